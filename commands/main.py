@@ -1,0 +1,50 @@
+"""The `videomae` command: one line per sub-command, each imported only when it is called."""
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "demo": ("videomae.commands.demo", "make a synthetic data set, pre-train, fine-tune, test and label a video"),
+    "evaluate": ("videomae.commands.evaluation", "multi-view test of a classifier, as the papers do it"),
+    "detect": ("videomae.commands.detect", "who does what, when and where in a video"),
+    "probe": ("videomae.commands.probe", "linear, attentive and k-NN probes on frozen features"),
+    "convert": ("videomae.convert_original_checkpoint", "a released checkpoint to a from_pretrained folder"),
+    "publish": ("videomae.commands.publish", "check a model folder and upload it to the Hub"),
+    "cards": ("videomae.model_cards.build", "make the model cards from zoo.yaml"),
+    "check-data": ("videomae.data.check", "look over a data set before training"),
+    "prepare-data": ("videomae.data.prepare", "re-encode a data set once into shards or a folder"),
+    "pretrain": ("videomae.train_pretrain", "pre-train VideoMAE or VideoMAE V2"),
+    "finetune": ("videomae.train_classification", "fine-tune a classifier"),
+    "train-detection": ("videomae.train_detection", "train an action detector"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: videomae COMMAND [options]", "", *lines, "", "`videomae COMMAND --help` explains one."])
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        print(f"videomae: no command {name!r}{hint}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[name][0])
+    try:
+        return module.main(rest) or 0
+    except (ValueError, TypeError, OSError) as error:
+        # What a user can cause is one line, not a traceback.
+        print(f"videomae {name}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
