@@ -1,0 +1,227 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from videomae import sampling_videomae as sampling
+from videomae.sampling_videomae import (
+    ClipSampling,
+    hybrid_stride,
+    inference_clip,
+    pretrain_clip,
+    train_clip,
+    validation_clip,
+)
+from videomae.sampling_videomae import test_clips as clips_of_the_test
+
+DENSE = ClipSampling()
+EXACT = ClipSampling(rule="exact")
+UNIFORM = ClipSampling(strategy="uniform", clips=2)
+EVERY_POLICY = [
+    ClipSampling(strategy, num_frames, stride, clips, 3, short, rule)
+    for strategy in ("dense", "uniform", "spread", "all")
+    for num_frames, stride, clips in ((16, 4, 5), (8, 3, 2), (1, 1, 1), (16, 1, 3))
+    for short in ("repeat_last", "loop")
+    for rule in ("reference", "exact")
+]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def official_dense(n, start=None, T=16, stride=4):
+    """The rule of `VideoClsDataset.loadvideo_decord`, restated with the window's start given."""
+    window = T * stride
+    if n <= window:
+        index = np.concatenate([np.linspace(0, n, num=n // stride), np.full(T - n // stride, n)])
+        return np.clip(index, 0, n - 1).astype(np.int64).tolist()
+    return np.clip(np.linspace(start, start + window, num=T), start, start + window - 1).astype(np.int64).tolist()
+
+
+def official_pretraining(n, start, T=16, stride=4):
+    """`_video_TSN_decord_batch_loader`, restated: a one-based cursor that stops one short of the end."""
+    frames, cursor = [], start + 1
+    for _ in range(T):
+        frames.append(cursor - 1)
+        if cursor + stride < n:
+            cursor += stride
+    return frames
+
+
+def test_the_first_dense_training_window_has_the_published_uneven_strides():
+    indices = sampling._dense(0, DENSE)
+    assert indices == [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 15, 16, 17, 33, 60, 61, 62, 63, 64])
+def test_a_dense_clip_of_a_short_video_is_the_official_one(n):
+    assert train_clip(n, DENSE, seeded()) == validation_clip(n, DENSE) == official_dense(n)
+
+
+@pytest.mark.parametrize("n", [65, 66, 100, 300])
+def test_a_dense_training_clip_is_the_official_one_for_its_start_and_every_start_comes(n):
+    clips = [train_clip(n, DENSE, seeded(seed)) for seed in range(400)]
+    assert all(clip == official_dense(n, clip[0]) for clip in clips)
+    starts = {clip[0] for clip in clips}
+    assert min(starts) >= 0 and max(starts) < n - 64
+    if n <= 66:
+        assert starts == set(range(n - 64))  # the window that ends the video is never drawn
+
+
+@pytest.mark.parametrize("n", [65, 66, 129, 301])
+def test_the_validation_clip_is_the_centre_window(n):
+    assert validation_clip(n, DENSE) == official_dense(n, (64 + n) // 2 - 64)
+
+
+def test_the_exact_rule_has_even_strides_and_reaches_the_last_frame():
+    clips = [train_clip(63, EXACT, seeded(seed)) for seed in range(100)]
+    assert {clip[0] for clip in clips} == {0, 1, 2}
+    assert all(set(np.diff(clip)) == {4} for clip in clips)
+    assert validation_clip(63, EXACT) == list(range(1, 62, 4))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 16, 30, 59, 60, 61, 62, 63])
+def test_pretraining_of_a_short_video_is_the_official_one(n):
+    assert pretrain_clip(n, DENSE, seeded()) == official_pretraining(n, 0)
+
+
+def test_pretraining_has_the_exact_stride_and_starts_in_the_first_n_minus_63_frames():
+    clips = [pretrain_clip(70, DENSE, seeded(seed)) for seed in range(200)]
+    assert {clip[0] for clip in clips} == set(range(7))
+    assert all(clip == official_pretraining(70, clip[0]) for clip in clips)
+    assert set(np.diff(clips[0])) == {4}
+
+
+def test_pretraining_of_something_something_uses_stride_two():
+    half = dataclasses.replace(DENSE, stride_frames=hybrid_stride("SomethingV2/frames/17"))
+    assert half.stride_frames == 2
+    clips = [pretrain_clip(40, half, seeded(seed)) for seed in range(200)]
+    assert {clip[0] for clip in clips} == set(range(9)) and set(np.diff(clips[0])) == {2}
+
+
+def test_the_hybrid_stride_depends_on_the_source_and_can_be_switched_off():
+    assert hybrid_stride("k710/train/a.mp4") == 4
+    assert hybrid_stride("data/SomethingV2/1.mp4", half_rate_sources=()) == 4
+
+
+def test_uniform_training_takes_one_frame_of_each_whole_segment():
+    clips = np.array([train_clip(50, UNIFORM, seeded(seed)) for seed in range(200)])
+    assert (clips // 3 == np.arange(16)).all()  # segments of 50 // 16 = 3 frames; the last two frames never come
+    assert all(set(clips[:, i] % 3) == {0, 1, 2} for i in range(16))
+
+
+def test_uniform_training_of_fewer_frames_than_segments_repeats_the_first_as_the_official_code_does():
+    assert train_clip(15, UNIFORM, seeded()) == [0] * 16
+
+
+def test_the_exact_uniform_rule_covers_the_whole_video():
+    exact = dataclasses.replace(UNIFORM, rule="exact")
+    clips = [train_clip(50, exact, seeded(seed)) for seed in range(300)]
+    assert {index for clip in clips for index in clip} == set(range(50))
+    assert train_clip(4, exact, seeded()) == [i // 4 for i in range(16)]
+
+
+def test_uniform_validation_takes_the_middles_of_the_segments():
+    assert validation_clip(50, UNIFORM) == [3 * i + 1 for i in range(16)]
+    assert inference_clip(50, UNIFORM) == validation_clip(50, UNIFORM)
+    assert validation_clip(8, UNIFORM) == [0] * 16
+    assert inference_clip(8, UNIFORM) == [i // 2 for i in range(16)]
+
+
+def test_uniform_test_clips_are_the_segments_starts_and_middles():
+    tick = 50 / 16
+    starts, middles = clips_of_the_test(50, UNIFORM)
+    assert starts == [int(tick * i) for i in range(16)]
+    assert middles == [int(tick / 2 + tick * i) for i in range(16)]
+
+
+@pytest.mark.parametrize("n", [1, 10, 60, 61, 64, 65, 128, 250, 300, 1000])
+def test_dense_test_clips_are_windows_over_every_fourth_frame(n):
+    kept = list(range(0, n, 4))
+    while len(kept) < 16:
+        kept.append(kept[-1])
+    step = max(1.0 * (len(kept) - 16) / 4, 0)
+    assert clips_of_the_test(n, DENSE) == [kept[int(k * step) : int(k * step) + 16] for k in range(5)]
+
+
+def test_a_single_test_clip_is_the_centre_one_instead_of_a_division_by_zero():
+    assert clips_of_the_test(200, dataclasses.replace(DENSE, clips=1)) == [list(range(68, 132, 4))]
+    assert clips_of_the_test(32, dataclasses.replace(UNIFORM, clips=1)) == [list(range(1, 32, 2))]
+
+
+def test_spread_takes_evenly_spaced_frames_from_the_first():
+    assert validation_clip(160, ClipSampling("spread")) == list(range(0, 160, 10))
+
+
+def test_all_takes_every_frame_everywhere():
+    policy = ClipSampling("all", short="error")
+    assert train_clip(3, policy, seeded()) == inference_clip(3, policy) == [0, 1, 2]
+    assert clips_of_the_test(3, policy) == [[0, 1, 2]]
+
+
+def test_a_short_video_loops_when_asked():
+    loop = ClipSampling(short="loop")
+    expected = [i * 4 % 10 for i in range(16)]
+    assert train_clip(10, loop, seeded()) == validation_clip(10, loop) == pretrain_clip(10, loop, seeded()) == expected
+    assert clips_of_the_test(10, loop) == [expected] * 5
+    assert validation_clip(5, ClipSampling("uniform", short="loop")) == [i % 5 for i in range(16)]
+    # 61 to 64 frames hold the clip: nothing has to be repeated, though the official window claims 64
+    assert validation_clip(61, loop) == pretrain_clip(61, loop, seeded()) == list(range(0, 61, 4))
+
+
+@pytest.mark.parametrize("function", [validation_clip, inference_clip, clips_of_the_test])
+def test_a_short_video_is_an_error_when_asked(function):
+    with pytest.raises(ValueError, match=r"16 frames at stride 4 span 61 frames, but the video has 60; .*repeat_last"):
+        function(60, ClipSampling(short="error"))
+    with pytest.raises(ValueError, match="16 frames, but the video has 15"):
+        function(15, ClipSampling("uniform", short="error"))
+    assert function(61, ClipSampling(short="error"))
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda policy: "-".join(map(str, policy.to_dict().values())))
+def test_every_policy_gives_the_right_number_of_frames_that_exist(policy):
+    for n in [*range(1, 80), 121, 300]:
+        T = n if policy.strategy == "all" else policy.num_frames
+        clips = [train_clip(n, policy, seeded(n)), validation_clip(n, policy), inference_clip(n, policy)]
+        clips += clips_of_the_test(n, policy)
+        for clip in clips:
+            assert len(clip) == T and all(type(index) is int and 0 <= index < n for index in clip)
+        assert len(clips) == 3 + (1 if policy.strategy == "all" else policy.clips)
+        pretraining = pretrain_clip(n, policy, seeded(n))
+        assert len(pretraining) == policy.num_frames and 0 <= min(pretraining) <= max(pretraining) < n
+
+
+def test_a_clip_is_a_function_of_the_generator():
+    assert train_clip(300, DENSE, seeded(3)) == train_clip(300, DENSE, seeded(3))
+    assert train_clip(300, DENSE, seeded(3)) != train_clip(300, DENSE, seeded(4))
+
+
+def test_a_policy_survives_json():
+    policy = ClipSampling("uniform", clips=2, short="loop", rule="exact")
+    assert ClipSampling.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
+    assert ClipSampling.from_dict({"stride_frames": 2}) == ClipSampling(stride_frames=2)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"strategy": "sparse"}, "strategy must be one of dense, uniform, spread, all, not 'sparse'"),
+        ({"short": "pad"}, "short must be one of"),
+        ({"rule": "Exact"}, "rule must be one of"),
+        ({"num_frames": 0}, "num_frames must be at least 1, not 0"),
+        ({"frames": 16}, "no field 'frames'; its fields are strategy, num_frames"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_the_way_out(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ClipSampling.from_dict(fields)
+    with pytest.raises(TypeError, match=r"stride_frames must be an integer, not 4\.0"):
+        ClipSampling(stride_frames=4.0)
+
+
+def test_an_empty_video_has_no_clip():
+    with pytest.raises(ValueError, match="at least 1 frame, not 0"):
+        inference_clip(0, DENSE)
