@@ -31,7 +31,7 @@ def test_a_label_without_a_score_is_an_error():
 
 def test_views_are_averaged_before_the_video_is_judged():
     result = scores.video_accuracy([[0.6, 0.4], [0.1, 0.9], [0.3, 0.7]], [1, 1, 0], ["a", "a", "b"])
-    assert result["video_top1"] == 50 and result["view_top1"] == pytest.approx(100 / 3)
+    assert result["video_top1"] == 0.5 and result["view_top1"] == pytest.approx(1 / 3)
     assert (result["num_videos"], result["num_views"]) == (2, 3)
     assert "video_top5" not in result  # of two classes
 
@@ -50,7 +50,7 @@ def test_two_labels_for_one_video_are_an_error():
 def test_top5_equals_a_sort():
     generator = np.random.default_rng(0)
     table, labels = generator.normal(size=(200, 12)), generator.integers(0, 12, 200)
-    expected = 100 * np.mean([label in np.argsort(-row)[:5] for row, label in zip(table, labels)])
+    expected = np.mean([label in np.argsort(-row)[:5] for row, label in zip(table, labels)])
     assert scores.video_accuracy(table, labels, list(range(200)))["video_top5"] == pytest.approx(expected)
 
 
@@ -60,8 +60,8 @@ def test_the_class_table_has_no_number_for_a_class_without_videos():
         "index": 0,
         "class": "a",
         "videos": 3,
-        "accuracy": pytest.approx(100 / 3),
-        "precision": 100.0,
+        "accuracy": pytest.approx(1 / 3),
+        "precision": 1.0,
         "most_taken_for": "b",
     }
     assert rows[2]["accuracy"] is None and rows[2]["precision"] is None and rows[2]["videos"] == 0
@@ -70,13 +70,13 @@ def test_the_class_table_has_no_number_for_a_class_without_videos():
 def test_confusion_pairs_come_most_frequent_first_and_without_the_right_answers():
     pairs = scores.confusion_pairs([1, 1, 0, 1, 2], [0, 0, 0, 2, 2], ["a", "b", "c"])
     assert [(pair["true"], pair["predicted"], pair["videos"]) for pair in pairs] == [("a", "b", 2), ("c", "b", 1)]
-    assert pairs[1]["share_of_class"] == 50
+    assert pairs[1]["share_of_class"] == 0.5
 
 
 def test_average_precision_of_a_known_ranking():
     # Positives at ranks 1 and 3: (1/1 + 2/3) / 2.
     value, by_class = scores.mean_average_precision([[0.9, 0], [0.8, 0], [0.7, 0]], [[1, 0], [0, 0], [1, 0]])
-    assert value == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert value == pytest.approx((1 + 2 / 3) / 2)
     assert by_class[1] is None
 
 

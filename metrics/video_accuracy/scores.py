@@ -64,10 +64,10 @@ def rows_counted_once(video_ids: list, view_ids: list | None) -> list[int]:
 def video_accuracy(
     scores: np.ndarray, labels: np.ndarray, video_ids: list, view_ids: list | None = None
 ) -> dict[str, float | int]:
-    """Top-1 and top-5 of videos (scores averaged over views) and of single views, in percent.
+    """Top-1 and top-5 of videos (scores averaged over views) and of single views, as fractions of one.
 
     `scores` are probabilities: averaging logits is another rule and gives other numbers. Top-5 is left out where there
-    are at most five classes, since it could only be 100.
+    are at most five classes, since it could only be 1.
     """
     labels = np.asarray(labels, dtype=np.int64)
     videos, means, first = average_views(scores, video_ids, view_ids)
@@ -79,18 +79,18 @@ def video_accuracy(
     kept = rows_counted_once(video_ids, view_ids)
     view_ranks = label_ranks(np.asarray(scores)[kept], labels[kept])
     result = {
-        "video_top1": percent(video_ranks < 1),
-        "view_top1": percent(view_ranks < 1),
+        "video_top1": share(video_ranks < 1),
+        "view_top1": share(view_ranks < 1),
         "num_videos": len(means),
         "num_views": len(view_ranks),
     }
     if means.shape[1] > 5:
-        result |= {"video_top5": percent(video_ranks < 5), "view_top5": percent(view_ranks < 5)}
+        result |= {"video_top5": share(video_ranks < 5), "view_top5": share(view_ranks < 5)}
     return result
 
 
-def percent(hits: np.ndarray) -> float:
-    return 100.0 * float(np.mean(hits)) if len(hits) else 0.0
+def share(hits: np.ndarray) -> float:
+    return float(np.mean(hits)) if len(hits) else 0.0
 
 
 def per_class_table(predictions: np.ndarray, labels: np.ndarray, names: list[str]) -> list[dict]:
@@ -109,8 +109,8 @@ def per_class_table(predictions: np.ndarray, labels: np.ndarray, names: list[str
                 "index": index,
                 "class": name,
                 "videos": videos,
-                "accuracy": 100.0 * right / videos if videos else None,
-                "precision": 100.0 * right / predicted if predicted else None,
+                "accuracy": right / videos if videos else None,
+                "precision": right / predicted if predicted else None,
                 "most_taken_for": names[int(others.argmax())] if others.any() else None,
             }
         )
@@ -129,7 +129,7 @@ def confusion_pairs(predictions: np.ndarray, labels: np.ndarray, names: list[str
             "true": names[t],
             "predicted": names[p],
             "videos": int(counts[t, p]),
-            "share_of_class": 100.0 * float(counts[t, p]) / float(totals[t]),
+            "share_of_class": float(counts[t, p]) / float(totals[t]),
         }
         for t, p in order
     ]
@@ -143,7 +143,7 @@ def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: i
 
 
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> tuple[float, list[float | None]]:
-    """Multi-label mAP in percent, and the average precision of each class (None where a class has no positive).
+    """Multi-label mAP, and the average precision of each class (None where a class has no positive).
 
     Average precision is the mean, over a class's positives, of the precision at the rank of each; equal scores keep
     the order of the rows. Classes without a positive are left out of the mean.
@@ -158,6 +158,6 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> tuple[flo
             precisions.append(None)
             continue
         found = np.cumsum(hits)
-        precisions.append(100.0 * float((found / np.arange(1, len(hits) + 1))[hits].mean()))
+        precisions.append(float((found / np.arange(1, len(hits) + 1))[hits].mean()))
     present = [value for value in precisions if value is not None]
     return (float(np.mean(present)) if present else 0.0), precisions

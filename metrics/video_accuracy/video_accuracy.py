@@ -19,13 +19,13 @@ Args:
     view_ids: only with the configuration "views": which view of the video it is. A view that arrives twice, as when
         processes pad their last batch, counts once.
 Returns:
-    video_top1, video_top5, view_top1, view_top5 in percent (top-5 only with more than five classes), num_videos,
+    video_top1, video_top5, view_top1, view_top5 as fractions of one (top-5 only with more than five classes), num_videos,
     num_views.
 Examples:
     >>> metric = evaluate.load("metrics/video_accuracy")
     >>> metric.compute(
     ...     predictions=[[0.6, 0.4], [0.1, 0.9], [0.3, 0.7]], references=[1, 1, 0], video_ids=["a", "a", "b"])
-    {'video_top1': 50.0, 'view_top1': 33.33333333333333, 'num_videos': 2, 'num_views': 3}
+    {'video_top1': 0.5, 'view_top1': 0.3333333333333333, 'num_videos': 2, 'num_views': 3}
 """
 
 _CITATION = """
