@@ -46,7 +46,9 @@ def running_cell_mask(grid: Grid, ratio: float = 0.5, generator: torch.Generator
     """
     t, h, w = _checked(grid, ratio)
     if ratio != 0.5:
-        raise ValueError(f"running_cell_mask has ratio 0.5 (half of each 2x2 cell), not {ratio}; use random_mask for others")
+        raise ValueError(
+            f"running_cell_mask has ratio 0.5 (half of each 2x2 cell), not {ratio}; use random_mask for others"
+        )
     phase = int(torch.randint(len(_CELL), (1,), generator=generator))
     cell = torch.tensor(_CELL)
     slots = [cell.roll(-(phase + slot + 1)).view(2, 2).repeat((h + 1) // 2, (w + 1) // 2)[:h, :w] for slot in range(t)]
