@@ -1,13 +1,47 @@
 """The card of one's own run: what was trained, on what, how, and what came out, written from the run's own records.
 
-The trainers call `write_run_card` for every checkpoint folder they keep; `videomae publish` renders the card again from
-the record (`run.json`) that lies beside it. Cards of the released checkpoints are made by build.py.
+The trainers call `write_run_card` for every checkpoint folder they keep. Beside the card lies the record that it was
+rendered from (`run.json`), so that `videomae publish` can render it again under the final name and licence. Cards of the
+released checkpoints are made by build.py.
 """
 
+import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from videomae.configuration_videomae import PRESETS, VideoMAEConfig
+from videomae.files import write_atomic, write_json
+from videomae.model_cards.cards import (
+    PAPERS,
+    Result,
+    architecture,
+    clip_from_frames,
+    describe_sampling,
+    head_of,
+    is_non_commercial,
+    licence_of,
+    metadata,
+    render,
+    text,
+)
+
+RECORD = "run.json"
+CURVES = "curves.png"
+TASKS = {"pretrain": "pre-trained", "classify": "fine-tuned to label videos", "detect": "trained to detect actions"}
+METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "map": "frame mAP at IoU 0.5"}
+# What belongs into one panel of the curves: its title, and how a key of the log is recognised.
+PANELS = (
+    ("loss", lambda key: "loss" in key and "scale" not in key),
+    ("accuracy", lambda key: any(word in key for word in ("top1", "top5", "acc", "map"))),
+    ("learning rate", lambda key: key in ("lr", "learning_rate")),
+)
+TABLE_ROWS = 10  # of the log, where no picture can be drawn
 
 
 def write_run_card(
@@ -29,13 +63,328 @@ def write_run_card(
     `folder` is a finished `save_pretrained` folder (config.json is read from it).
     `task` is "pretrain", "classify" or "detect".
     `recipe` is the effective configuration as the run saved it (plain JSON values; nested mappings are flattened).
-    `clips_per_step` is the effective batch in decoded clips; `steps` the optimiser steps made so far.
+    `clips_per_step` is the effective batch in decoded clips; `steps` the optimizer steps made so far.
     `data` describes the training data: "name" (what a reader would call it), "manifest_sha256", "clips", and
     optionally "validation", "label_source" or any other short facts; all are shown.
     `log` is the run's JSONL file: one object a line with "step" and numbers ("loss", "lr", "val_top1", ...).
     `results` are evaluations, each {"dataset": str, "protocol": str, "metrics": {"top1": 0.81, ...}} with fractions
     of one, and optionally "split", "videos", "date", "dataset_id" (the data set's name on the Hub), "data_sha256".
-    `base_model` is the folder or Hub name that the weights started from; its licence is inherited when `license` is
-    not given. `command` is the command line that started the run.
+    `base_model` is the folder or Hub name that the weights started from; its licence is inherited, and a licence that
+    forbids commercial use cannot be replaced by `license`. `command` is the command line that started the run.
     """
-    raise NotImplementedError
+    folder = Path(folder)
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if base_model in PRESETS:
+        base_model = None  # a size, not weights
+    base = base_facts(base_model)
+    points = read_log(log) if log else []
+    record = {
+        "task": task,
+        "recipe": json.loads(json.dumps(recipe, default=str)),
+        "clips_per_step": clips_per_step,
+        "steps": steps,
+        "data": json.loads(json.dumps(data, default=str)),
+        "results": json.loads(json.dumps(list(results), default=str)),
+        "base_model": base["name"],
+        "base_license": base["license"],
+        "license": license,
+        "command": command,
+        "environment": environment(),
+        "date": date.today().isoformat(),
+        "curves": "picture" if draw_curves(points, folder / CURVES) else table_of(points),
+    }
+    write_json(folder / RECORD, record)
+    return write_atomic(folder / "README.md", render_run_card(folder, record, name=folder.name))
+
+
+def render_run_card(folder: Path, record: Mapping[str, Any], *, name: str, license: str | None = None) -> str:
+    """The card of a recorded run under `name`, which stands in its snippets; `license` overrides an unset one."""
+    config = VideoMAEConfig.from_pretrained(folder)
+    head = head_of(config.to_dict())
+    licence, source = choose_licence(license or record["license"], record["base_license"], record["base_model"])
+    results = recorded_results(record["results"])
+    data = record["data"]
+    sampling = read_sampling(folder)
+    recipe = flatten(record["recipe"])
+    return render(
+        "run_card.md.jinja",
+        card_data=metadata(
+            name=name,
+            head=head,
+            license=licence,
+            tags=["videomae", *(["action-detection"] if head == "detect" else [])],
+            datasets=[data["dataset_id"]] if data.get("dataset_id") else [],
+            base_model=hub_name(record["base_model"]),
+            results=results,
+        ),
+        title=f"{name.rsplit('/', 1)[-1]}",
+        name=name,
+        head=head,
+        config=config,
+        num_labels=config.num_labels,
+        license=licence,
+        license_source=source,
+        non_commercial=is_non_commercial(licence),
+        summary=summary_of(record, config),
+        architecture=architecture(config, head=head, parameters=count_parameters(folder)),
+        data=[(text(key.replace("_", " ")), text(value)) for key, value in data.items()],
+        data_hash=any("sha256" in key for key in data),
+        sampling=describe_sampling(sampling),
+        stock_clip=clip_from_frames(sampling, config.num_frames),
+        mask_ratio=record["recipe"].get("mask_ratio", 0.9),
+        dual_mask=bool(record["recipe"].get("decoder_mask")),
+        steps=f"{record['steps']:,}",
+        clips_per_step=record["clips_per_step"],
+        peak_lr=_peak_lr(record["recipe"], record["clips_per_step"]),
+        command=record["command"],
+        recipe=[(text(key), text(value)) for key, value in recipe],
+        curves=record["curves"],
+        environment=text(", ".join(f"{key} {value}" for key, value in record["environment"].items())),
+        results=results,
+        result_notes=[text(note) for note in notes_of(record["results"])],
+        base_model=text(record["base_model"]) if record["base_model"] else None,
+        papers=[PAPERS["videomae_v2" if _is_v2(record["recipe"]) else "videomae"]],
+    )
+
+
+def summary_of(record: Mapping[str, Any], config: VideoMAEConfig) -> str:
+    size = next((name for name, shape in PRESETS.items() if shape["width"] == config.hidden_size), None)
+    model = ("VideoMAE V2" if _is_v2(record["recipe"]) else "VideoMAE") + (f" {size}" if size else "")
+    start = f"starting from {text(record['base_model'])}" if record["base_model"] else "starting from random weights"
+    data = text(record["data"].get("name", "a data set that the run did not name"))
+    return f"{model}, {TASKS[record['task']]} on {data}, {start}, with the `videomae` package."
+
+
+def _is_v2(recipe: Mapping[str, Any]) -> bool:
+    return recipe.get("version") == 2
+
+
+def _peak_lr(recipe: Mapping[str, Any], clips_per_step: int) -> str | None:
+    base = recipe.get("base_lr")
+    return f"{base * clips_per_step / recipe.get('lr_batch', 256):.3g}" if base else None
+
+
+# -- where it comes from --
+
+
+def base_facts(base_model: str | None) -> dict[str, str | None]:
+    """Name and licence of the weights that a run started from: a folder with a card, or a released checkpoint.
+
+    A folder of an earlier run passes on the Hub name that it started from, if it knows one.
+    """
+    if base_model is None:
+        return {"name": None, "license": None}
+    card = Path(base_model) / "README.md"
+    if card.is_file():
+        content = card.read_text(encoding="utf-8")
+        try:
+            licence = licence_of(content)
+        except ValueError:
+            licence = None
+        record = Path(base_model) / RECORD
+        earlier = json.loads(record.read_text(encoding="utf-8"))["base_model"] if record.is_file() else None
+        proof = Path(base_model) / "conversion.json"
+        converted = json.loads(proof.read_text(encoding="utf-8")).get("name") if proof.is_file() else None
+        return {"name": earlier or converted or Path(base_model).name, "license": licence}
+    if Path(base_model).is_dir():
+        return {"name": Path(base_model).resolve().name, "license": None}
+    return {"name": base_model, "license": released_licence(base_model)}
+
+
+def released_licence(name: str) -> str | None:
+    """The licence of a released checkpoint by its name in zoo.yaml or on the Hub."""
+    from videomae.model_cards.zoo import load_zoo
+
+    for entry in load_zoo():
+        if name in (entry.name, entry.hub_name):
+            return entry.licence
+    return None
+
+
+def choose_licence(given: str | None, inherited: str | None, base_model: str | None) -> tuple[str | None, str]:
+    """The licence of the weights and where it comes from. Non-commercial terms cannot be shed by training on."""
+    if is_non_commercial(inherited) and not is_non_commercial(given):
+        return inherited, f"inherited from {base_model}"
+    if given:
+        return given, "chosen by whoever trained them"
+    return inherited, f"inherited from {base_model}" if inherited else ""
+
+
+def hub_name(name: str | None) -> str | None:
+    """`name` if it can be a repository on the Hub (owner/name), for the card's metadata."""
+    return name if name and name.count("/") == 1 and not name.startswith((".", "/")) else None
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware that the run had."""
+    import torch
+
+    found = {"Python": platform.python_version(), "torch": torch.__version__}
+    for package in ("transformers", "accelerate", "videomae"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout that was not installed
+            continue
+    if torch.cuda.is_available():
+        found["device"] = torch.cuda.get_device_name()
+    else:
+        found["device"] = f"CPU, {os.cpu_count()} cores"
+    if (world := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        found["processes"] = str(world)
+    return found
+
+
+# -- what came out --
+
+
+def recorded_results(records: Iterable[Mapping[str, Any]]) -> list[Result]:
+    """Results of evaluations as cards show them, in percent."""
+    found = []
+    for record in records:
+        for metric, value in record["metrics"].items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"results: metric {metric!r} of {record.get('dataset')!r} is {value!r}, not a number")
+            found.append(
+                Result(
+                    dataset=str(record["dataset"]),
+                    metric=METRIC_NAMES.get(metric, str(metric)),
+                    value=round(100 * value, 2),
+                    protocol=str(record["protocol"]),
+                    measured=True,
+                    split=str(record.get("split", "validation")),
+                    dataset_id=str(record.get("dataset_id", "")),
+                    date=str(record.get("date", "")),
+                )
+            )
+    return found
+
+
+def notes_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each evaluation that says on how many videos and on which list it was made."""
+    notes = []
+    for record in records:
+        facts = []
+        if "videos" in record:
+            facts.append(f"{record['videos']} videos")
+        if "data_sha256" in record:
+            facts.append(f"list with SHA-256 {record['data_sha256']}")
+        if facts:
+            notes.append(f"{record['dataset']}, {record['protocol']}: {', '.join(facts)}.")
+    return notes
+
+
+# -- records --
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Rows of a settings table; nested mappings become dotted names, unset values are left out."""
+    rows = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{prefix}{key}.")
+        elif value is not None and value != [] and value != ():
+            rows.append((f"{prefix}{key}", value))
+    return rows
+
+
+def read_log(path: str | os.PathLike) -> list[dict[str, float]]:
+    """The points of a JSONL log that carry a step; a torn last line, as a crash leaves it, is passed over."""
+    points = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            point = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(point, dict) and "step" in point:
+            points.append(point)
+    return points
+
+
+def read_sampling(folder: Path) -> dict[str, Any] | None:
+    """The sampling policy that the folder's processor carries."""
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        path = folder / name
+        if path.is_file() and (sampling := json.loads(path.read_text(encoding="utf-8")).get("sampling")):
+            return sampling
+    return None
+
+
+def count_parameters(folder: Path) -> int:
+    """How many numbers the folder's safetensors files hold, from their headers."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, framework="np") as tensors:
+            total += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    return total
+
+
+# -- curves --
+
+
+def series_of(points: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """The log by key: (step, value), finite numbers only."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for point in points:
+        for key, value in point.items():
+            if (
+                key != "step"
+                and isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and math.isfinite(value)
+            ):
+                series.setdefault(key, []).append((point["step"], value))
+    return series
+
+
+def panels_of(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, list[tuple[int, float]]]]]:
+    """What the picture shows: panels with their series, without those that have fewer than two points."""
+    series = {key: values for key, values in series_of(points).items() if len(values) > 1}
+    panels = [(title, {key: series[key] for key in series if belongs(key)}) for title, belongs in PANELS]
+    return [(title, inside) for title, inside in panels if inside]
+
+
+def draw_curves(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
+    """Draw the run's curves to a PNG; False where there is nothing to draw or matplotlib is not installed."""
+    panels = panels_of(points)
+    if not panels:
+        return False
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    import io
+
+    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    for axes, (title, inside) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for key, values in inside.items():
+            steps, heights = zip(*values, strict=True)
+            axes.plot(steps, heights, label=key, linewidth=1.4, marker="o" if len(values) < 25 else None, markersize=3)
+        axes.set(title=title, xlabel="optimizer step")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(inside) > 1:
+            axes.legend(frameon=False)
+        if title == "learning rate":
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    write_atomic(path, picture.getvalue())
+    return True
+
+
+def table_of(points: Sequence[Mapping[str, Any]]) -> dict[str, list] | None:
+    """Evenly spaced points of the log as a table, for machines without matplotlib."""
+    keys = [key for _, inside in panels_of(points) for key in inside]
+    rows = [point for point in points if any(key in point for key in keys)]
+    if not rows:
+        return None
+    count = min(TABLE_ROWS, len(rows))
+    chosen = [rows[round(i * (len(rows) - 1) / max(count - 1, 1))] for i in range(count)]
+    return {
+        "columns": ["step", *keys],
+        "rows": [[str(row["step"]), *(f"{row[key]:.4g}" if key in row else "" for key in keys)] for row in chosen],
+    }

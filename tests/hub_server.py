@@ -138,7 +138,9 @@ def _handler_for(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self.answer(403, {"error": f"You don't have the rights to create a model under {owner}"})
             name = f"{owner}/{asked['name']}"
             if name in hub.repos:
-                return self.answer(409, {"error": "You already created this model repo", "url": f"{hub.endpoint}/{name}"})
+                return self.answer(
+                    409, {"error": "You already created this model repo", "url": f"{hub.endpoint}/{name}"}
+                )
             hub.repos[name] = Repo(private=asked.get("visibility") == "private")
             return self.answer(200, {"url": f"{hub.endpoint}/{name}", "name": name, "id": name})
 
@@ -208,7 +210,9 @@ def _handler_for(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                     return self.answer(400, {"error": f"the stand-in has no {key}"})
             with hub.lock:
                 commit = hub.commit(repo, message, files, deleted)
-            return self.answer(200, {"commitUrl": f"{hub.endpoint}/{repo}/commit/{commit.oid}", "commitOid": commit.oid})
+            return self.answer(
+                200, {"commitUrl": f"{hub.endpoint}/{repo}/commit/{commit.oid}", "commitOid": commit.oid}
+            )
 
         def repo_info(self, repo):
             if repo not in hub.repos:

@@ -1,0 +1,392 @@
+"""What every model card here shares: metadata, facts about data sets, licences and papers, rendering, and the checks.
+
+`build.py` fills the templates for the released checkpoints, `run_cards.py` for one's own runs; `commands/publish.py`
+reads cards back. The sentences live in the .jinja files.
+"""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model of one kind is called, in code and on the Hub."""
+
+    model_class: str
+    auto_class: str
+    pipeline_tag: str
+    in_stock: bool  # transformers has a class of that name which loads the same folder
+    title: str  # "VideoMAE base, <title>"
+
+
+HEADS = {
+    "pretrain": Head("VideoMAEForPreTraining", "AutoModelForPreTraining", "feature-extraction", True, "pre-trained"),
+    "classify": Head(
+        "VideoMAEForVideoClassification", "AutoModelForVideoClassification", "video-classification", True, "fine-tuned"
+    ),
+    "features": Head("VideoMAEModel", "AutoModel", "feature-extraction", False, "feature extractor"),
+    "detect": Head("VideoMAEForActionDetection", "AutoModel", "object-detection", False, "action detection"),
+}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as cards name it; `hub_id` where the Hub has it under a name that others' cards use."""
+
+    title: str
+    about: str
+    url: str
+    hub_id: str
+
+
+# Sizes are those of the papers that introduce the sets and of the VideoMAE papers.
+DATA_SETS = {
+    "kinetics400": DataSet(
+        "Kinetics-400",
+        "about 240,000 training and 20,000 validation clips of 10 seconds from YouTube, 400 human actions",
+        "https://arxiv.org/abs/1705.06950",
+        "AlexFierro9/Kinetics400",
+    ),
+    "kinetics600": DataSet(
+        "Kinetics-600",
+        "YouTube clips of 10 seconds, 600 human actions",
+        "https://arxiv.org/abs/1808.01340",
+        "kinetics600",
+    ),
+    "kinetics700": DataSet(
+        "Kinetics-700",
+        "YouTube clips of 10 seconds, 700 human actions",
+        "https://arxiv.org/abs/1907.06987",
+        "kinetics700",
+    ),
+    "kinetics710": DataSet(
+        "Kinetics-710",
+        "Kinetics-400, -600 and -700 merged by class name, without duplicates and without the clips of any test set: "
+        "710 human actions",
+        "https://arxiv.org/abs/2303.16727",
+        "kinetics710",
+    ),
+    "something-something-v2": DataSet(
+        "Something-Something V2",
+        "168,913 training and 24,777 validation clips of people doing something with an object, filmed for the "
+        "purpose; 174 actions, many of which differ only in direction",
+        "https://arxiv.org/abs/1706.04261",
+        "HuggingFaceM4/something_something_v2",
+    ),
+    "ucf101": DataSet("UCF101", "13,320 YouTube clips, 101 human actions", "https://arxiv.org/abs/1212.0402", "ucf101"),
+    "hmdb51": DataSet("HMDB51", "6,766 clips from films and the web, 51 human actions", "", "hmdb51"),
+    "ava": DataSet(
+        "AVA 2.2",
+        "430 clips of 15 minutes from films, with a box and up to 80 actions for every person once a second",
+        "https://arxiv.org/abs/1705.08421",
+        "ava",
+    ),
+    "ava-kinetics": DataSet(
+        "AVA-Kinetics",
+        "AVA 2.2 and key frames of Kinetics-700 clips, with a box and up to 80 actions for every person",
+        "https://arxiv.org/abs/2005.00214",
+        "ava-kinetics",
+    ),
+    "unlabeledhybrid": DataSet(
+        "UnlabeledHybrid",
+        "1.35 million unlabelled clips: Kinetics-710, Something-Something V2, AVA, WebVid2M and clips of Instagram",
+        "https://arxiv.org/abs/2303.16727",
+        "unlabeledhybrid",
+    ),
+}
+
+# SPDX-like names as the Hub spells them. Anything that is not here may still be given; it is then not judged.
+NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|non-?commercial", re.IGNORECASE)
+LICENCE_URLS = {
+    "cc-by-nc-4.0": "https://creativecommons.org/licenses/by-nc/4.0/",
+    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "mit": "https://opensource.org/license/mit",
+}
+
+PAPERS = {
+    "videomae": """@inproceedings{tong2022videomae,
+  title = {{VideoMAE}: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training},
+  author = {Tong, Zhan and Song, Yibing and Wang, Jue and Wang, Limin},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2022},
+  url = {https://arxiv.org/abs/2203.12602}
+}""",
+    "videomae_v2": """@inproceedings{wang2023videomaev2,
+  title = {{VideoMAE V2}: Scaling Video Masked Autoencoders with Dual Masking},
+  author = {Wang, Limin and Huang, Bingkun and Zhao, Zhiyu and Tong, Zhan and He, Yinan and Wang, Yi and Wang, Yali and Qiao, Yu},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2023},
+  url = {https://arxiv.org/abs/2303.16727}
+}""",
+    "mmaction2": """@misc{mmaction2,
+  title = {OpenMMLab's Next Generation Video Understanding Toolbox and Benchmark},
+  author = {{MMAction2 Contributors}},
+  year = {2020},
+  url = {https://github.com/open-mmlab/mmaction2}
+}""",
+}
+
+# Words that say that a section was not written.
+UNWRITTEN = re.compile(r"\bto[- ]do\b|\bTODO\b|more information needed|\bTBD\b|\bFIXME\b|lorem ipsum", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One number of an evaluation, in percent, and where it comes from."""
+
+    dataset: str  # a key of DATA_SETS, or what a reader would call one's own data
+    metric: str  # top-1 accuracy, top-5 accuracy, frame mAP at IoU 0.5
+    value: float  # percent
+    protocol: str  # "16x5x3": frames x clips x crops
+    measured: bool  # here, or only published
+    source: str = ""  # URL of a published number
+    split: str = "validation"
+    dataset_id: str = ""
+    date: str = ""
+
+    @property
+    def dataset_title(self) -> str:
+        known = DATA_SETS.get(self.dataset)
+        return known.title if known else self.dataset
+
+    @property
+    def hub_dataset(self) -> str:
+        known = DATA_SETS.get(self.dataset)
+        return self.dataset_id or (known.hub_id if known else slug(self.dataset))
+
+
+METRIC_IDS = {"top-1 accuracy": "accuracy", "top-5 accuracy": "top_5_accuracy"}
+
+
+def metric_id(metric: str) -> str:
+    return METRIC_IDS.get(metric, slug(metric))
+
+
+def slug(text: str) -> str:
+    """A lower-case name of letters, digits, dots and hyphens."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+def metadata(
+    *,
+    name: str,
+    head: str,
+    license: str | None,
+    tags: Iterable[str] = (),
+    datasets: Iterable[str] = (),
+    base_model: str | None = None,
+    results: Iterable[Result] = (),
+) -> ModelCardData:
+    """The YAML block of a card. `base_model` must be a Hub name; a local folder has no place in it."""
+    results = list(results)
+    kind = HEADS[head]
+    task = "video-classification" if head == "classify" else kind.pipeline_tag
+    scores = [
+        EvalResult(
+            task_type=task,
+            task_name={"classify": "Video Classification", "detect": "Action Detection"}.get(head, "Video Features"),
+            dataset_type=result.hub_dataset,
+            dataset_name=result.dataset_title,
+            dataset_split=result.split,
+            metric_type=metric_id(result.metric),
+            metric_name=f"{result.metric} ({result.protocol})" + ("" if result.measured else ", published"),
+            metric_value=result.value,
+            source_name="published" if result.source else None,
+            source_url=result.source or None,
+        )
+        for result in results
+    ]
+    return ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag=kind.pipeline_tag,
+        tags=list(dict.fromkeys(["videomae", "video", *tags])),
+        datasets=list(dict.fromkeys(datasets)) or None,
+        metrics=list(dict.fromkeys(metric_id(result.metric) for result in results)) or None,
+        base_model=base_model,
+        model_name=name.rsplit("/", 1)[-1] if scores else None,
+        eval_results=scores or None,
+    )
+
+
+def eval_results_files(results: Iterable[Result], *, date: str | None = None) -> dict[str, str]:
+    """`.eval_results/*.yaml`, by path: one file a data set and protocol, as huggingface_hub 2 describes them.
+
+    The Hub shows a result on the data set's leaderboard when that data set is registered there as a benchmark, and
+    keeps quiet about the others.
+    """
+    files: dict[str, list[EvalResultEntry]] = {}
+    for result in results:
+        path = f".eval_results/{slug(result.dataset)}_{slug(result.protocol)}.yaml"
+        files.setdefault(path, []).append(
+            EvalResultEntry(
+                dataset_id=result.hub_dataset,
+                task_id=metric_id(result.metric),
+                value=result.value,
+                date=result.date or date,
+                source_url=result.source or None,
+                source_name="published" if result.source else None,
+                notes=f"{result.metric}, frames x clips x crops {result.protocol}"
+                + ("" if result.measured else "; published, not measured again"),
+            )
+        )
+    return {
+        path: yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) for path, entries in files.items()
+    }
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    # A field that a template asks for and nobody gave is an error, not an empty place in a published card.
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def render(template: str, *, card_data: ModelCardData, **fields: Any) -> str:
+    """Fill a template of this folder and check the result; fields that a user wrote are escaped by `text`."""
+    try:
+        content = _templates().get_template(template).render(card_data=card_data, **fields)
+    except jinja2.UndefinedError as error:
+        raise ValueError(f"the card {template} needs a field that was not given: {error}") from None
+    content = re.sub(r"\n{3,}", "\n\n", content).strip() + "\n"
+    check_card(content)
+    return content
+
+
+def text(value: Any) -> str:
+    """A value that came from outside, made harmless inside a table cell or a sentence of Markdown."""
+    one_line = " ".join(str(value).split())
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", one_line)
+
+
+def check_card(content: str, *, where: str = "the card") -> ModelCardData:
+    """Raise for a card that the Hub would refuse or that was not finished; returns its metadata."""
+    if not content.startswith("---"):
+        raise ValueError(f"{where} has no metadata: it must begin with a YAML block between two lines of ---")
+    try:
+        card = ModelCard(content)
+        data = card.data.to_dict()
+        if index := data.get("model-index"):
+            model_index_to_eval_results(index)
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"the metadata of {where} cannot be read: {error}") from None
+    if found := UNWRITTEN.search(card.text):
+        raise ValueError(f"{where} has an unwritten place ({found.group()!r}); write it or take the section out")
+    return card.data
+
+
+def python_snippets(content: str) -> list[str]:
+    """The Python code blocks of a card, in order."""
+    return re.findall(r"^```python\n(.*?)^```", content, flags=re.MULTILINE | re.DOTALL)
+
+
+def is_non_commercial(license: str | None) -> bool:
+    return bool(license and NON_COMMERCIAL.search(license))
+
+
+def licence_of(content: str) -> str | None:
+    """The licence that a card names, `license_name` standing in for "other"; None where there is none."""
+    data = check_card(content)
+    licence = data.get("license")
+    return data.get("license_name") or licence if licence == "other" else licence
+
+
+def architecture(config: Any, *, head: str, parameters: int) -> list[tuple[str, str]]:
+    """Rows of the architecture table, from a VideoMAEConfig."""
+    height, width = config.image_hw
+    patch = "×".join(str(side) for side in config.patch_hw)
+    t, h, w = config.grid
+    rows = [
+        ("parameters", f"{parameters / 1e6:,.1f} M" if parameters < 1e9 else f"{parameters / 1e9:,.2f} B"),
+        ("input", f"{config.num_frames} frames of {height}×{width}, {config.num_channels} channels"),
+        ("tokens", f"{t}×{h}×{w} = {config.num_patches}, each {config.tubelet_size} frames × {patch} pixels"),
+        (
+            "encoder",
+            f"{config.num_hidden_layers} blocks, width {config.hidden_size}, {config.num_attention_heads} heads, "
+            f"MLP {config.intermediate_size}",
+        ),
+    ]
+    if head == "pretrain":
+        rows.append(
+            (
+                "decoder",
+                f"{config.decoder_num_hidden_layers} blocks, width {config.decoder_hidden_size}, "
+                f"{config.decoder_num_attention_heads} heads",
+            )
+        )
+    if head == "detect":
+        side = config.roi_output_size
+        rows.append(
+            ("box head", f"mean over time, RoIAlign {side}×{side} ({'' if config.roi_aligned else 'not '}aligned), max")
+        )
+    if head in ("classify", "detect"):
+        rows.append(("classes", str(config.num_labels)))
+    epsilons = sorted({config.layer_norm_eps, config.norm_eps})
+    rows.append(("norm epsilon", " and ".join(f"{epsilon:g}" for epsilon in epsilons)))
+    return rows
+
+
+def head_of(config: Mapping[str, Any]) -> str:
+    """Which of HEADS a `config.json` describes, by its architecture."""
+    classes = config.get("architectures") or []
+    for head, kind in HEADS.items():
+        if kind.model_class in classes and (head != "features" or config.get("pooled_features")):
+            return head
+    if "VideoMAEModel" in classes:
+        return "features"
+    raise ValueError(
+        f"config.json names the architectures {classes}; expected one of "
+        f"{', '.join(kind.model_class for kind in HEADS.values())}"
+    )
+
+
+def describe_sampling(sampling: Mapping[str, Any] | None) -> str:
+    """A processor's sampling policy in words; the policy's fields are those of ClipSampling."""
+    if not sampling:
+        return "not recorded in the processor"
+    frames, stride = sampling["num_frames"], sampling["stride_frames"]
+    words = {
+        "dense": f"{frames} frames, one in {stride}, from one window of the video",
+        "uniform": f"{frames} frames, one from each of {frames} equal parts of the video",
+        "spread": f"{frames} frames spread evenly over the whole video",
+        "all": "every frame of the video",
+    }[sampling["strategy"]]
+    views = sampling["clips"] * sampling["crops"]
+    return words + (f"; tested with {sampling['clips']} × {sampling['crops']} views" if views > 1 else "")
+
+
+def clip_from_frames(sampling: Mapping[str, Any] | None, num_frames: int) -> str:
+    """A line of Python that picks `clip` out of `frames` as the policy does, for readers without the package.
+
+    The window of a dense clip lies in the middle of the video; short videos repeat their last frame.
+    """
+    if sampling and sampling["strategy"] == "dense":
+        stride = sampling["stride_frames"]
+        return (
+            f"start = max(0, (len(frames) - {num_frames * stride}) // 2)  # one window, every {_ordinal(stride)} frame\n"
+            f"clip = [frames[min(start + {stride} * i, len(frames) - 1)] for i in range({num_frames})]"
+        )
+    middle = (
+        f"(2 * i + 1) // {2 * num_frames}" if sampling and sampling["strategy"] == "uniform" else f"i // {num_frames}"
+    )
+    return f"clip = [frames[len(frames) * {middle}] for i in range({num_frames})]  # spread over the whole video"
+
+
+def _ordinal(number: int) -> str:
+    return {1: "single", 2: "second", 3: "third"}.get(number, f"{number}th")
