@@ -88,7 +88,8 @@ class Checkpoint:
     post_pretraining: str | None = None  # supervised training between pre-training and the last fine-tuning
     finetuning: str | None = None
     labels: str | None = None
-    sampling: dict[str, Any] | None = None  # how frames of a clip were chosen
+    sampling: dict[str, Any] | None = None  # how frames of a clip were chosen: fields of a ClipSampling
+    recipe: str | None = None  # of the last stage, in training/recipes.py
     results: tuple[Result, ...] = ()
     base_model: str | None = None
     teacher: str | None = None

@@ -7,6 +7,8 @@ import pytest
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.model_cards import zoo
 from videomae.model_cards.zoo import entry, load_zoo, releases
+from videomae.sampling_videomae import ClipSampling
+from videomae.training import recipes
 
 ENTRIES = list(load_zoo().values())
 
@@ -36,7 +38,7 @@ def test_each_entry_has_what_its_head_needs_and_nothing_that_contradicts_it(chec
     if checkpoint.head in ("classify", "detect"):
         assert checkpoint.finetuning and checkpoint.labels and checkpoint.results
     if checkpoint.head != "pretrain":
-        assert checkpoint.sampling["num_frames"] == config.num_frames == 16
+        assert ClipSampling.from_dict(checkpoint.sampling).num_frames == config.num_frames == 16
         uniform = checkpoint.finetuning == "something-something-v2"
         assert (checkpoint.sampling["strategy"] == "uniform") == uniform
     if checkpoint.pretraining:
@@ -78,6 +80,25 @@ def test_a_fine_tuned_entry_starts_from_one_of_its_own_size():
     for checkpoint in ENTRIES:
         if checkpoint.base_model:
             assert entry(checkpoint.base_model).preset == checkpoint.preset
+
+
+def test_each_recipe_exists_and_trains_what_the_entry_says():
+    kinds = {"pretrain": recipes.PRETRAINING, "features": recipes.PRETRAINING}
+    kinds |= {"classify": recipes.FINETUNING, "detect": recipes.DETECTION}
+    for checkpoint in ENTRIES:
+        if checkpoint.recipe is None:  # ported, distilled without released code, or without weights
+            assert checkpoint.teacher or checkpoint.weights == "none" or checkpoint.release == "mmaction2"
+            continue
+        recipe = kinds[checkpoint.head][checkpoint.recipe]
+        assert recipe.model == checkpoint.preset and recipe.version == checkpoint.version
+        if checkpoint.head == "pretrain":
+            passes = recipe.epochs * recipe.num_samples
+            assert (passes, recipe.mask_ratio) == (checkpoint.pretraining.epochs, checkpoint.pretraining.mask_ratio)
+            assert recipe.stride_frames == checkpoint.pretraining.stride_frames
+        if checkpoint.head == "classify":
+            assert recipe.sampling == checkpoint.sampling["strategy"]
+            views = checkpoint.results[0].views
+            assert (recipe.test_clips, recipe.test_crops) == views[1:]
 
 
 def test_an_entry_is_found_by_its_hub_name_and_a_typing_error_gets_a_suggestion():
