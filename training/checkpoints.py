@@ -1,0 +1,258 @@
+"""Checkpoints: each a model folder with the training state inside, hashed, and either whole or not there.
+
+    RUN/checkpoint-1000/            `from_pretrained` reads it as it is
+        config.json, model.safetensors, processor files, README.md
+        ema/                        the averaged weights, a model folder too, where the recipe keeps an average
+        training/state.json         step, counters, loss scale: whatever is not a tensor
+        training/optimizer.safetensors
+        training/sharded/           what FSDP or DeepSpeed wrote instead, where one of them ran
+        manifest.json               size and SHA-256 of every file above but the cards
+
+A folder is written beside its place, flushed and renamed (videomae.files), so a crash leaves the last one alone. Before
+anything is read, the hashes are compared; a damaged checkpoint is named and the one before it is used. Nothing here is
+a pickle except the engines' own files, and those are read only after their hashes agree.
+
+Random numbers need no state: clips, crops, masks and dropout follow from (seed, epoch, index) or (seed, step).
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from videomae.files import new_folder, sha256_of, write_json
+from videomae.training.optimisation import Ema
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+STATE = "training/state.json"
+OPTIMIZER = "training/optimizer.safetensors"
+SHARDED = "training/sharded"
+EMA = "ema"
+_FOLDER_NAME = re.compile(r"checkpoint-(\d+)$")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, with the reason and the way out."""
+
+
+def checkpoint_folder(run: str | os.PathLike, step: int) -> Path:
+    return Path(run) / f"checkpoint-{step}"
+
+
+def checkpoints(run: str | os.PathLike) -> list[Path]:
+    """The checkpoint folders of a run, oldest first, whole or not."""
+    found = [
+        (int(match.group(1)), path)
+        for path in Path(run).glob("checkpoint-*")
+        if (match := _FOLDER_NAME.search(path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+# ---------------------------------------------------------------------------------------------------------- save
+
+
+def save_checkpoint(
+    run: str | os.PathLike,
+    *,
+    state: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None = None,
+    write_more: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write RUN/checkpoint-STEP for an unsharded model (one process, or the main one under DDP).
+
+    `state` must hold "step" and be plain JSON. `model` is the unwrapped model; `optimizer` may be accelerate's wrapper.
+    `write_more(folder)` adds the processor, a card and whatever else belongs to the model folder. An error (a full
+    disk, say) leaves the run as it was. Sharded models are saved by `videomae.training.engines.save_sharded`.
+    """
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        if ema is not None:
+            model.save_pretrained(folder / EMA, state_dict=ema.state)
+        save_tensors(optimizer_tensors(model, optimizer), folder / OPTIMIZER)
+
+    return write_checkpoint(run, state, [write, *([write_more] if write_more else [])])
+
+
+def write_checkpoint(
+    run: str | os.PathLike, state: Mapping[str, Any], writers: Iterable[Callable[[Path], None]]
+) -> Path:
+    """Let `writers` fill a folder beside RUN/checkpoint-STEP, add state and manifest, and rename it there."""
+    target = checkpoint_folder(run, state["step"])
+    with new_folder(target, replace=True) as folder:
+        for write in writers:
+            write(folder)
+        write_json(folder / STATE, {"format": FORMAT, **state})
+        write_manifest(folder)
+    return target
+
+
+def write_manifest(folder: Path) -> None:
+    """Record size and SHA-256 of every file; not of cards, which people edit."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".md"
+    }
+    write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state by parameter name, as `KIND/PARAMETER` (exp_avg/..., exp_avg_sq/..., step/...)."""
+    state = optimizer.state
+    return {
+        f"{kind}/{name}": value
+        for name, parameter in model.named_parameters()
+        for kind, value in state.get(parameter, {}).items()
+    }
+
+
+def prune(run: str | os.PathLike, *, keep_last: int, keep_every: int | None = None) -> list[Path]:
+    """Delete old checkpoints but the last `keep_last` and those whose step `keep_every` divides. Returns what went."""
+    old = checkpoints(run)[: -max(keep_last, 1)]
+    gone = [path for path in old if keep_every is None or _step_of(path) % keep_every]
+    for path in gone:
+        # Rename first: a kill in the middle of a deletion must not leave a folder that looks like a checkpoint.
+        dying = path.with_name(f".{path.name}.old")
+        os.replace(path, dying)
+        shutil.rmtree(dying, ignore_errors=True)
+    return gone
+
+
+def remove_leftovers(run: str | os.PathLike) -> None:
+    """Delete what a killed process was writing or deleting. Only for the process that owns the run."""
+    for pattern in (".checkpoint-*.tmp", ".checkpoint-*.old"):
+        for path in Path(run).glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- load
+
+
+def damage(folder: str | os.PathLike) -> str | None:
+    """What is wrong with a checkpoint folder, or None where every file is what was written."""
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        files = manifest["files"]
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is not readable"
+    if manifest.get("format") != FORMAT:
+        return f"its format is {manifest.get('format')!r} and this version reads {FORMAT}"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes of {expected['bytes']}"
+        if sha256_of(path) != expected["sha256"]:
+            return f"{name} has other content than was written"
+    return None
+
+
+def latest_checkpoint(run: str | os.PathLike, say: Callable[[str], None] = print) -> Path | None:
+    """The newest undamaged checkpoint of a run, or None; each damaged one is named through `say`."""
+    for folder in reversed(checkpoints(run)):
+        reason = damage(folder)
+        if reason is None:
+            return folder
+        say(f"{folder} is damaged ({reason}); looking for the one before it")
+    return None
+
+
+def read_state(folder: str | os.PathLike) -> dict[str, Any]:
+    """The JSON state of a checkpoint: "step" and what the trainer put there."""
+    return json.loads((Path(folder) / STATE).read_text("utf-8"))
+
+
+def load_checkpoint(
+    folder: str | os.PathLike,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    ema: Ema | None = None,
+) -> dict[str, Any]:
+    """Put weights, optimizer state and average back, bit for bit, and return the JSON state.
+
+    The caller has chosen the folder with `latest_checkpoint`. A model of another architecture is refused, field by field.
+    """
+    folder = Path(folder)
+    check_same_model(folder, model)
+    restore_weights(model, folder)
+    if ema is not None:
+        if not (folder / EMA).is_dir():
+            raise CheckpointError(f"{folder} holds no averaged weights; resume without ema_decay, or start another run")
+        ema.load(read_weights(type(model), folder / EMA))
+    if optimizer is not None:
+        if not (folder / OPTIMIZER).is_file():
+            raise CheckpointError(
+                f"{folder} has no {OPTIMIZER}: it was written by FSDP or DeepSpeed; resume with the same engine, or "
+                f"start a new run from its weights with --model {folder}"
+            )
+        restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
+    return read_state(folder)
+
+
+def check_same_model(folder: Path, model: nn.Module) -> None:
+    """Raise with the names and both values of the configuration fields in which model and checkpoint differ."""
+    saved = json.loads((folder / "config.json").read_text("utf-8"))
+    current = json.loads(model.config.to_json_string(use_diff=False))
+    skip = {"transformers_version", "dtype", "torch_dtype", "architectures", "_name_or_path", "auto_map"}
+    differing = [
+        f"{name}: checkpoint {saved[name]!r}, now {current.get(name)!r}"
+        for name in sorted(set(saved) & set(current) - skip)
+        if saved[name] != current[name]
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{folder} is of another model ({'; '.join(differing)}); resume with the recipe of that run, or start a new "
+            "run in another folder"
+        )
+
+
+def read_weights(model_class: type, folder: Path) -> dict[str, torch.Tensor]:
+    """A model folder's weights under the model's own names, whatever names the files use."""
+    return model_class.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def restore_weights(model: nn.Module, folder: Path) -> None:
+    model.load_state_dict(read_weights(type(model), folder), strict=True)
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """The inverse of `optimizer_tensors`; parameters without saved state (never stepped) start afresh."""
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition("/")
+        by_name.setdefault(name, {})[kind] = tensor.clone()  # off the mapped file, aligned as fresh tensors are
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    if unknown := sorted(set(by_name) - set(order)):
+        raise CheckpointError(
+            f"the optimizer state is of other parameters ({', '.join(unknown[:3])}); was something frozen since?"
+        )
+    # torch's own loader puts each tensor where the optimizer wants it; rates and groups stay those of this run.
+    state = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _step_of(folder: Path) -> int:
+    return int(_FOLDER_NAME.search(folder.name).group(1))
