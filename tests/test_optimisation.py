@@ -56,7 +56,7 @@ def test_weight_decay_is_constant_unless_it_has_an_end():
     schedule = Schedule(peak_lr=1, final_lr=0, warmup_steps=0, total_steps=10, weight_decay=0.05)
     assert {schedule.weight_decay_at(step) for step in range(10)} == {0.05}
     schedule = Schedule(peak_lr=1, final_lr=0, warmup_steps=0, total_steps=10, weight_decay=0.05, weight_decay_end=0.5)
-    assert schedule.weight_decay_at(0) == 0.05 and schedule.weight_decay_at(5) == pytest.approx(0.275)
+    assert schedule.weight_decay_at(0) == pytest.approx(0.05) and schedule.weight_decay_at(5) == pytest.approx(0.275)
 
 
 def test_a_warm_up_longer_than_the_training_is_refused():

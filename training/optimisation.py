@@ -167,7 +167,7 @@ def step_unless(bad: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     if getattr(optimizer, "scaler", None) is not None:
         optimizer.step()
     elif inner.defaults.get("fused"):
-        inner.found_inf = bad.to(torch.float32).reshape(1)
+        inner.found_inf = bad.to(torch.float32)
         try:
             optimizer.step()
         finally:
