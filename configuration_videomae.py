@@ -26,6 +26,32 @@ PRESETS = {
     "giant": dict(width=1408, layers=40, heads=16, mlp=6144, patch=14, decoder={2: (512, 8, 4)}),
 }
 
+# How the two released families of action detectors differ, beside their training: RoIAlign, frames that patches do not
+# tile, widening of boxes at test, jitter in training, and the pixels (VideoMAE-Action-Detection kept the scaling of the
+# detection code it grew from; mmaction2 uses ImageNet's, which is what an unset mean means).
+DETECTION_FAMILIES = {
+    "videomae": dict(
+        roi_output_size=7,
+        roi_aligned=False,
+        detection_size_rule="pad",
+        box_test_scale=[0.1, 0.05],
+        box_train_jitter=[0.2, 0.1, 0.1, 0.05],
+        head_dropout_prob=0.0,
+        pixel_mean=[122.7717 / 255, 115.9465 / 255, 102.9801 / 255],
+        pixel_std=[57.375 / 255] * 3,
+    ),
+    "mmaction2": dict(
+        roi_output_size=8,
+        roi_aligned=True,
+        detection_size_rule="drop",
+        box_test_scale=[0.0, 0.0],
+        box_train_jitter=[0.0, 0.0, 0.0, 0.0],
+        head_dropout_prob=0.5,
+        pixel_mean=None,
+        pixel_std=None,
+    ),
+}
+
 
 @strict
 class VideoMAEConfig(PreTrainedConfig):
@@ -101,7 +127,7 @@ class VideoMAEConfig(PreTrainedConfig):
 
         `head` says what it is for: "pretrain" and "detect" keep the encoder's final norm, "classify" mean-pools and
         starts from a small head, "features" is the V2 Hub models' pooled encoder. `version` picks the decoder.
-        Anything else can be overridden by name.
+        Anything else can be overridden by name; for "detect", `detection_family` brings that family's own fields.
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
@@ -128,6 +154,11 @@ class VideoMAEConfig(PreTrainedConfig):
             pooled_features=head == "features",
             init_scale=0.001 if head == "classify" else 1.0,
         )
+        if head == "detect":
+            family = overrides.get("detection_family", "videomae")
+            if family not in DETECTION_FAMILIES:
+                raise ValueError(f"unknown detection_family {family!r}; choose one of {', '.join(DETECTION_FAMILIES)}")
+            fields.update(DETECTION_FAMILIES[family])
         return cls(**{**fields, **overrides})
 
     @property

@@ -86,7 +86,7 @@ def roi_patches(
                 bins=side_bins,
                 sampling_ratio=sampling_ratio,
                 aligned=aligned,
-                max_samples=math.ceil(cells / side_bins) if boxes_inside else None,
+                max_samples=math.ceil((cells + 1) / side_bins) if boxes_inside else None,
             )
             for start, end, cells, side_bins in zip((y1, x1), (y2, x2), feature_map.shape[2:], bins)
         )
@@ -109,8 +109,8 @@ def roi_align(
     """(B, C, h, w) and B tensors of (n, 4) xyxy boxes -> (N, C, P, P), in the order of the boxes.
 
     `spatial_scale` takes box units to cells. A map that is channels-last in memory is not copied. `boxes_inside`
-    promises that no box leaves the map, which bounds the number of adaptive samples by the map's size alone: nothing
-    waits for the device. Differentiable with respect to the map; boxes carry no gradient.
+    promises that no box is more than one cell longer than the map, which bounds the number of adaptive samples by the
+    map's size alone: nothing waits for the device. Differentiable with respect to the map; boxes carry no gradient.
     """
     with torch.autocast(feature_map.device.type, enabled=False):  # bfloat16 weights would move a sample by 1/256
         patches = roi_patches(
@@ -133,6 +133,7 @@ def roi_max(feature_map: torch.Tensor, boxes: list[torch.Tensor], **options) -> 
     The keyword arguments are those of `roi_align`, all of them required.
     """
     with torch.autocast(feature_map.device.type, enabled=False):
-        none = feature_map.new_zeros(0, feature_map.shape[1], dtype=torch.float32)
         pooled = [patch.amax((1, 2)) for patch in roi_patches(feature_map, boxes, **options)]
-        return torch.cat([none, *pooled]).to(feature_map.dtype)
+        if not pooled:  # no rows, but still a function of the map: data-parallel training waits for every gradient
+            pooled = [feature_map.permute(0, 2, 3, 1).flatten(0, 2)[:0]]
+        return torch.cat(pooled).to(feature_map.dtype)
