@@ -1,7 +1,7 @@
-"""What every model card here shares: metadata, facts about data sets, licences and papers, rendering, and the checks.
+"""What every model card here shares: metadata, results, rendering, and the checks.
 
 `build.py` fills the templates for the released checkpoints, `run_cards.py` for one's own runs; `commands/publish.py`
-reads cards back. The sentences live in the .jinja files.
+reads cards back. The sentences live in the .jinja files, what they say about data sets and papers in facts.py.
 """
 
 import functools
@@ -16,6 +16,8 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from videomae.model_cards.facts import DATA_SETS
+
 HERE = Path(__file__).parent
 
 
@@ -24,10 +26,10 @@ class Head:
     """What a model of one kind is called, in code and on the Hub."""
 
     model_class: str
-    auto_class: str
-    pipeline_tag: str
+    auto_class: str  # what loads it with the code of its repository
+    pipeline_tag: str  # the Hub has none for action detection
     in_stock: bool  # transformers has a class of that name which loads the same folder
-    title: str  # "VideoMAE base, <title>"
+    title: str
 
 
 HEADS = {
@@ -35,107 +37,10 @@ HEADS = {
     "classify": Head(
         "VideoMAEForVideoClassification", "AutoModelForVideoClassification", "video-classification", True, "fine-tuned"
     ),
-    "features": Head("VideoMAEModel", "AutoModel", "feature-extraction", False, "feature extractor"),
-    "detect": Head("VideoMAEForActionDetection", "AutoModel", "object-detection", False, "action detection"),
+    "features": Head("VideoMAEModel", "AutoModel", "feature-extraction", False, "features pre-trained"),
+    "detect": Head("VideoMAEForActionDetection", "AutoModel", "video-classification", False, "action detector"),
 }
 
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set as cards name it; `hub_id` where the Hub has it under a name that others' cards use."""
-
-    title: str
-    about: str
-    url: str
-    hub_id: str
-
-
-# Sizes are those of the papers that introduce the sets and of the VideoMAE papers.
-DATA_SETS = {
-    "kinetics400": DataSet(
-        "Kinetics-400",
-        "about 240,000 training and 20,000 validation clips of 10 seconds from YouTube, 400 human actions",
-        "https://arxiv.org/abs/1705.06950",
-        "AlexFierro9/Kinetics400",
-    ),
-    "kinetics600": DataSet(
-        "Kinetics-600",
-        "YouTube clips of 10 seconds, 600 human actions",
-        "https://arxiv.org/abs/1808.01340",
-        "kinetics600",
-    ),
-    "kinetics700": DataSet(
-        "Kinetics-700",
-        "YouTube clips of 10 seconds, 700 human actions",
-        "https://arxiv.org/abs/1907.06987",
-        "kinetics700",
-    ),
-    "kinetics710": DataSet(
-        "Kinetics-710",
-        "Kinetics-400, -600 and -700 merged by class name, without duplicates and without the clips of any test set: "
-        "710 human actions",
-        "https://arxiv.org/abs/2303.16727",
-        "kinetics710",
-    ),
-    "something-something-v2": DataSet(
-        "Something-Something V2",
-        "168,913 training and 24,777 validation clips of people doing something with an object, filmed for the "
-        "purpose; 174 actions, many of which differ only in direction",
-        "https://arxiv.org/abs/1706.04261",
-        "HuggingFaceM4/something_something_v2",
-    ),
-    "ucf101": DataSet("UCF101", "13,320 YouTube clips, 101 human actions", "https://arxiv.org/abs/1212.0402", "ucf101"),
-    "hmdb51": DataSet("HMDB51", "6,766 clips from films and the web, 51 human actions", "", "hmdb51"),
-    "ava": DataSet(
-        "AVA 2.2",
-        "430 clips of 15 minutes from films, with a box and up to 80 actions for every person once a second",
-        "https://arxiv.org/abs/1705.08421",
-        "ava",
-    ),
-    "ava-kinetics": DataSet(
-        "AVA-Kinetics",
-        "AVA 2.2 and key frames of Kinetics-700 clips, with a box and up to 80 actions for every person",
-        "https://arxiv.org/abs/2005.00214",
-        "ava-kinetics",
-    ),
-    "unlabeledhybrid": DataSet(
-        "UnlabeledHybrid",
-        "1.35 million unlabelled clips: Kinetics-710, Something-Something V2, AVA, WebVid2M and clips of Instagram",
-        "https://arxiv.org/abs/2303.16727",
-        "unlabeledhybrid",
-    ),
-}
-
-# SPDX-like names as the Hub spells them. Anything that is not here may still be given; it is then not judged.
-NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|non-?commercial", re.IGNORECASE)
-LICENCE_URLS = {
-    "cc-by-nc-4.0": "https://creativecommons.org/licenses/by-nc/4.0/",
-    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
-    "mit": "https://opensource.org/license/mit",
-}
-
-PAPERS = {
-    "videomae": """@inproceedings{tong2022videomae,
-  title = {{VideoMAE}: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training},
-  author = {Tong, Zhan and Song, Yibing and Wang, Jue and Wang, Limin},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2022},
-  url = {https://arxiv.org/abs/2203.12602}
-}""",
-    "videomae_v2": """@inproceedings{wang2023videomaev2,
-  title = {{VideoMAE V2}: Scaling Video Masked Autoencoders with Dual Masking},
-  author = {Wang, Limin and Huang, Bingkun and Zhao, Zhiyu and Tong, Zhan and He, Yinan and Wang, Yi and Wang, Yali and Qiao, Yu},
-  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year = {2023},
-  url = {https://arxiv.org/abs/2303.16727}
-}""",
-    "mmaction2": """@misc{mmaction2,
-  title = {OpenMMLab's Next Generation Video Understanding Toolbox and Benchmark},
-  author = {{MMAction2 Contributors}},
-  year = {2020},
-  url = {https://github.com/open-mmlab/mmaction2}
-}""",
-}
 
 # Words that say that a section was not written.
 UNWRITTEN = re.compile(r"\bto[- ]do\b|\bTODO\b|more information needed|\bTBD\b|\bFIXME\b|lorem ipsum", re.IGNORECASE)
@@ -191,10 +96,9 @@ def metadata(
     """The YAML block of a card. `base_model` must be a Hub name; a local folder has no place in it."""
     results = list(results)
     kind = HEADS[head]
-    task = "video-classification" if head == "classify" else kind.pipeline_tag
     scores = [
         EvalResult(
-            task_type=task,
+            task_type=kind.pipeline_tag,
             task_name={"classify": "Video Classification", "detect": "Action Detection"}.get(head, "Video Features"),
             dataset_type=result.hub_dataset,
             dataset_name=result.dataset_title,
@@ -294,10 +198,6 @@ def check_card(content: str, *, where: str = "the card") -> ModelCardData:
 def python_snippets(content: str) -> list[str]:
     """The Python code blocks of a card, in order."""
     return re.findall(r"^```python\n(.*?)^```", content, flags=re.MULTILINE | re.DOTALL)
-
-
-def is_non_commercial(license: str | None) -> bool:
-    return bool(license and NON_COMMERCIAL.search(license))
 
 
 def licence_of(content: str) -> str | None:

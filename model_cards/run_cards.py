@@ -18,18 +18,17 @@ from typing import Any
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.files import write_atomic, write_json
 from videomae.model_cards.cards import (
-    PAPERS,
     Result,
     architecture,
     clip_from_frames,
     describe_sampling,
     head_of,
-    is_non_commercial,
     licence_of,
     metadata,
     render,
     text,
 )
+from videomae.model_cards.facts import PAPERS, is_non_commercial
 
 RECORD = "run.json"
 CURVES = "curves.png"
@@ -144,7 +143,7 @@ def render_run_card(folder: Path, record: Mapping[str, Any], *, name: str, licen
         results=results,
         result_notes=[text(note) for note in notes_of(record["results"])],
         base_model=text(record["base_model"]) if record["base_model"] else None,
-        papers=[PAPERS["videomae_v2" if _is_v2(record["recipe"]) else "videomae"]],
+        papers=[PAPERS["2303.16727" if _is_v2(record["recipe"]) else "2203.12602"]],
     )
 
 
@@ -193,13 +192,14 @@ def base_facts(base_model: str | None) -> dict[str, str | None]:
 
 
 def released_licence(name: str) -> str | None:
-    """The licence of a released checkpoint by its name in zoo.yaml or on the Hub."""
-    from videomae.model_cards.zoo import load_zoo
+    """The licence of a released checkpoint, by its name in zoo.yaml or on the Hub."""
+    from videomae.model_cards.build import licence_of_release
+    from videomae.model_cards.zoo import entry
 
-    for entry in load_zoo():
-        if name in (entry.name, entry.hub_name):
-            return entry.licence
-    return None
+    try:
+        return licence_of_release(entry(name))[0]
+    except ValueError:  # a model that is not in the zoo
+        return None
 
 
 def choose_licence(given: str | None, inherited: str | None, base_model: str | None) -> tuple[str | None, str]:
