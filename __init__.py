@@ -22,7 +22,7 @@ _MODULE_OF = {
     "register_auto_classes": "auto_videomae",
 }
 
-__all__ = [*_MODULE_OF, "__version__"]  # noqa: PLE0604
+__all__ = [*_MODULE_OF, "__version__"]
 
 
 def __getattr__(name):

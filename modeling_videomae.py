@@ -7,7 +7,7 @@ indices once, and nothing waits for the device when the caller gives the counts.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,25 @@ def sincos_table(length: int, width: int, device: torch.device | str = "cpu") ->
     return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float().to(device)
 
 
+def device_constant(build):
+    """Cache what `build` makes for its (hashable) arguments, so that a step neither rebuilds it nor copies it over.
+
+    A compiled or exported graph holds the value as a constant of its own, where a cache would be a side effect.
+    """
+
+    @lru_cache(maxsize=32)
+    def cached(*args):
+        with torch.inference_mode(False), torch.no_grad():  # an inference tensor could not be used in training later
+            return build(*args)
+
+    @wraps(build)
+    def constant(*args):
+        return build(*args) if torch.compiler.is_compiling() else cached(*args)
+
+    return constant
+
+
+@device_constant
 def position_table(
     base: tuple[int, int, int],
     grid: tuple[int, int, int],
@@ -71,12 +90,6 @@ def position_table(
     Height and width are interpolated bicubically within each tubelet slot, as the released detectors do, and time
     linearly. The table is no parameter and no buffer: nothing to load, and right after construction on any device.
     """
-    # A compiled or exported graph holds the table as a constant of its own; a cache would be a side effect in it.
-    build = _position_table if torch.compiler.is_compiling() else _cached_position_table
-    return build(base, grid, width, device, dtype)
-
-
-def _position_table(base, grid, width, device, dtype):
     table = sincos_table(math.prod(base), width, device)
     if grid[1:] != base[1:]:
         maps = table.view(*base, width).permute(0, 3, 1, 2)  # (t, D, h, w)
@@ -89,10 +102,10 @@ def _position_table(base, grid, width, device, dtype):
     return table.to(dtype)
 
 
-@lru_cache(maxsize=32)
-def _cached_position_table(base, grid, width, device, dtype):
-    with torch.inference_mode(False), torch.no_grad():  # an inference tensor could not be used in training later
-        return _position_table(base, grid, width, device, dtype)
+@device_constant
+def channel_column(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """One float per channel, (C, 1); a fresh tensor from Python numbers would wait for the device at every step."""
+    return torch.tensor(values, device=device)[:, None]
 
 
 def patchify(video: torch.Tensor, tubelet: int, patch_hw: tuple[int, int]) -> torch.Tensor:
@@ -193,6 +206,9 @@ class VideoMAESelfAttention(nn.Module):
         self.query = nn.Linear(width, width, bias=config.qv_bias)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=config.qv_bias)
+        for projection in (self.query, self.key, self.value):
+            # The release draws one (3D, D) matrix, so with the bound of that: sqrt(6 / (D + 3D)), not sqrt(6 / 2D).
+            projection.xavier_gain = 0.5**0.5
 
     def forward(
         self,
@@ -385,7 +401,7 @@ class VideoMAEPreTrainedModel(PreTrainedModel):
             init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.Linear):
             if getattr(self, "for_pretraining", False):
-                init.xavier_uniform_(module.weight)
+                init.xavier_uniform_(module.weight, gain=getattr(module, "xavier_gain", 1.0))
             else:
                 scale = self.config.init_scale if module is getattr(self, "classifier", None) else 1.0
                 init.trunc_normal_(module.weight, std=std * scale, a=-2 * scale, b=2 * scale)
@@ -396,10 +412,6 @@ class VideoMAEPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, VideoMAEForPreTraining):
             init.trunc_normal_(module.mask_token, std=std, a=-std, b=std)
-        if isinstance(module, VideoMAESelfAttention) and getattr(self, "for_pretraining", False):
-            bound = math.sqrt(6 / (4 * module.query.in_features))
-            for projection in (module.query, module.key, module.value):
-                init.uniform_(projection.weight, -bound, bound)
 
     def _grid_of(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool) -> tuple[int, int, int]:
         """Check the shape and type of a batch of clips and return its token grid."""
@@ -726,9 +738,7 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
         """
         config = self.config
         pixels = select_patches(patchify(pixel_values, config.tubelet_size, config.patch_hw), positions).float()
-        mean, std = (
-            torch.tensor(values, device=pixels.device)[:, None] for values in config.pixel_statistics
-        )  # (C, 1): made from Python numbers, which is a copy but no wait
+        mean, std = (channel_column(tuple(values), pixels.device) for values in config.pixel_statistics)
         pixels = pixels.flatten(-3) * std + mean  # (B, R, C, u*p*p)
         if config.norm_pix_loss:
             variance, average = torch.var_mean(pixels, dim=-1, unbiased=True, keepdim=True)

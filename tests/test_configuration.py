@@ -1,0 +1,126 @@
+"""The configuration: transformers' fields, ours, the released sizes, and what is refused."""
+
+import dataclasses
+import json
+import warnings
+
+import pytest
+import torch
+import transformers
+from support import TINY
+
+from videomae import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
+
+
+def test_every_field_of_transformers_is_here_with_its_default():
+    stock = transformers.VideoMAEConfig
+    ours = {field.name: field.default for field in dataclasses.fields(VideoMAEConfig)}
+    for field in dataclasses.fields(stock):
+        assert ours[field.name] == field.default, field.name
+    assert VideoMAEConfig.model_type == stock.model_type
+
+
+def test_a_config_goes_both_ways_through_its_json(tmp_path):
+    ours = VideoMAEConfig.preset("small", head="classify", num_labels=7, drop_path_rate=0.1)
+    ours.save_pretrained(tmp_path)
+    stock = transformers.VideoMAEConfig.from_pretrained(tmp_path)
+    assert stock.hidden_size == 384 and stock.num_labels == 7 and stock.drop_path_rate == 0.1
+    stock.save_pretrained(tmp_path / "stock")
+    again = VideoMAEConfig.from_pretrained(tmp_path / "stock")
+    assert again.to_diff_dict() == ours.to_diff_dict() | {"transformers_version": transformers.__version__}
+
+
+def test_an_old_hub_config_loads(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "videomae", "qkv_bias": False, "torch_dtype": "float32", "something_new": [1, 2]})
+    )
+    config = VideoMAEConfig.from_pretrained(tmp_path)
+    assert config.qv_bias is False and config.something_new == [1, 2] and config.norm_eps == 1e-5
+
+
+@pytest.mark.parametrize(
+    "name, version, millions",
+    [("small", 1, 22), ("base", 1, 87), ("large", 1, 305), ("huge", 1, 633), ("giant", 2, 1013)],
+)
+def test_preset_encoders_have_the_published_sizes(name, version, millions):
+    """Parameters of a Kinetics-400 classifier, in millions: the papers give 22, 87, 305, 633 and 1013."""
+    config = VideoMAEConfig.preset(name, version=version, head="classify", num_labels=400)
+    with torch.device("meta"):
+        assert abs(VideoMAEForVideoClassification(config).num_parameters() / 1e6 - millions) < 1
+
+
+def test_preset_heads_set_the_norms_that_go_with_them():
+    pretrain, classify, features = (
+        VideoMAEConfig.preset("base", head=head) for head in ("pretrain", "classify", "features")
+    )
+    assert not pretrain.use_mean_pooling and classify.use_mean_pooling and features.use_mean_pooling
+    assert features.pooled_features and not classify.pooled_features
+    assert classify.init_scale == 0.001
+    assert {config.layer_norm_eps for config in (pretrain, classify, features)} == {1e-6}
+
+
+def test_giant_has_patches_of_14_and_2048_tokens():
+    config = VideoMAEConfig.preset("giant", version=2)
+    assert config.grid == (8, 16, 16) and config.num_patches == 2048
+
+
+def test_unknown_presets_say_what_exists():
+    with pytest.raises(ValueError, match="unknown preset 'tiny'; choose one of small, base, large, huge, giant"):
+        VideoMAEConfig.preset("tiny")
+    with pytest.raises(ValueError, match="preset 'giant' exists in version 2, not 1"):
+        VideoMAEConfig.preset("giant")
+    with pytest.raises(ValueError, match="unknown head 'classifier'; choose one of pretrain, classify"):
+        VideoMAEConfig.preset("base", head="classifier")
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(num_attention_heads=5), "hidden_size=48 is not divisible by num_attention_heads=5"),
+        (
+            dict(decoder_num_attention_heads=5),
+            "decoder_hidden_size=36 is not divisible by decoder_num_attention_heads=5",
+        ),
+        (
+            dict(image_size=30),
+            r"image_size=30 is not divisible by patch_size=8 \(height 30 by 8\); the nearest size is 24",
+        ),
+        (dict(num_frames=5), "num_frames=5 is not divisible by tubelet_size=2"),
+        (dict(hidden_act="gelo"), "unknown hidden_act 'gelo'"),
+        (dict(pixel_mean=[0.5]), "pixel_mean has 1 values for num_channels=3"),
+        (dict(pixel_std=[0.5, 0.0, 0.5]), "pixel_std must be positive"),
+        (dict(drop_path_rate=1.5), r"drop_path_rate must lie in \[0, 1\), got 1.5"),
+    ],
+)
+def test_what_no_model_can_be_built_from_is_refused_when_one_is_built(fields, message):
+    config = VideoMAEConfig(**{**TINY, **fields})  # the configuration alone may be odd
+    with pytest.raises(ValueError, match=message):
+        VideoMAEModel(config)
+
+
+def test_a_wrong_type_is_refused_at_once():
+    with pytest.raises(Exception, match="num_frames.*expected int"):
+        VideoMAEConfig(num_frames="16")
+
+
+def test_a_small_model_with_sixteen_heads_is_named():
+    config = VideoMAEConfig(**{**TINY, "hidden_size": 384, "num_attention_heads": 16})
+    with pytest.warns(UserWarning, match="released VideoMAE small has 6 heads"):
+        VideoMAEModel(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VideoMAEModel(VideoMAEConfig(**{**TINY, "hidden_size": 384, "num_attention_heads": 6}))
+
+
+def test_a_classifier_that_reads_one_token_is_named(caplog, monkeypatch):
+    from transformers.utils import logging
+
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.get_logger("videomae.modeling_videomae"), "propagate", True)
+    VideoMAEForVideoClassification(VideoMAEConfig(**TINY, use_mean_pooling=False))
+    assert "VideoMAE has no CLS token" in caplog.text
+
+
+def test_a_config_of_transformers_is_taken_as_it_is():
+    model = VideoMAEModel(transformers.VideoMAEConfig(**TINY))
+    assert isinstance(model.config, VideoMAEConfig) and model.config.hidden_size == 48
