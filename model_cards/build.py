@@ -23,18 +23,15 @@ from videomae.model_cards.cards import (
 )
 from videomae.model_cards.facts import DATA_SETS, PAPERS, is_non_commercial, licence_link
 from videomae.model_cards.zoo import Checkpoint, entry, label_sets, load_zoo, releases
-from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, Recipe
+from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, Recipe, find_recipe
 
 CARDS = HERE / "cards"
-# zoo.yaml's names of data sets and those that the recipes use.
-RECIPE_DATA = {
-    "kinetics400": "K400",
-    "kinetics600": "K600",
-    "k710": "K710",
-    "something-something-v2": "SSV2",
-    "ucf101": "UCF101",
-    "hmdb51": "HMDB51",
-    "unlabeledhybrid": "UnlabeledHybrid",
+# A stage of training by the head that it ends with: its title, where its recipe stands, the command that runs it.
+STAGES = {
+    "pretrain": ("Pre-training", PRETRAINING, "videomae pretrain"),
+    "features": ("Pre-training", PRETRAINING, "videomae pretrain"),
+    "classify": ("Fine-tuning", FINETUNING, "videomae finetune"),
+    "detect": ("Detection", DETECTION, "videomae train-detection"),
 }
 # Fields of a recipe that a card shows, and how it calls them; a field that a recipe does not use is left out.
 RECIPE_ROWS = {
@@ -117,6 +114,7 @@ def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, proof: Mapping[
     ]
     labels = label_sets()[checkpoint.labels] if checkpoint.labels else None
     pretraining = checkpoint.pretraining
+    stages = procedure(checkpoint)
     return render(
         "zoo_card.md.jinja",
         card_data=metadata(
@@ -128,7 +126,7 @@ def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, proof: Mapping[
             base_model=_base_on_hub(checkpoint),
             results=results,
         ),
-        title=title_of(checkpoint),
+        title=f"{(name or checkpoint.name).rsplit('/', 1)[-1]}: {title_of(checkpoint)}",
         name=name or checkpoint.name,
         entry_name=checkpoint.name,
         head=checkpoint.head,
@@ -142,7 +140,7 @@ def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, proof: Mapping[
         released=checkpoint.released,
         weights=checkpoint.weights,
         source=checkpoint.source,
-        has_recipe=bool(list(procedure(checkpoint))) and all(step["recipe"] for step in procedure(checkpoint)),
+        has_recipe=all(stage["recipe"] for stage in stages),
         sixteen_heads=checkpoint.preset == "small" and bool(checkpoint.hub),
         hub=checkpoint.hub,
         hub_loads=checkpoint.release == "videomae",
@@ -151,7 +149,7 @@ def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, proof: Mapping[
         architecture=architecture(config, head=checkpoint.head, parameters=parameters_of(checkpoint)),
         training_data=list(training_data(checkpoint)),
         preprocessing=list(preprocessing(checkpoint)),
-        procedure=list(procedure(checkpoint)),
+        procedure=stages,
         results=results,
         protocol_note=DETECTION_NOTE if checkpoint.head == "detect" else PROTOCOL_NOTE,
         measured=list(measured(proof)),
@@ -205,8 +203,10 @@ def summary_of(checkpoint: Checkpoint) -> str:
 
 def config_of(checkpoint: Checkpoint) -> VideoMAEConfig:
     labels = {"num_labels": checkpoint.num_labels} if checkpoint.labels else {}
-    roi = {"roi_output_size": 8, "roi_aligned": True} if _is_mmaction_detector(checkpoint) else {}
-    return VideoMAEConfig.preset(checkpoint.preset, head=checkpoint.head, version=checkpoint.version, **labels, **roi)
+    family = {"detection_family": "mmaction2"} if _is_mmaction_detector(checkpoint) else {}
+    return VideoMAEConfig.preset(
+        checkpoint.preset, head=checkpoint.head, version=checkpoint.version, **labels, **family
+    )
 
 
 def parameters_of(checkpoint: Checkpoint) -> int:
@@ -298,78 +298,44 @@ def preprocessing(checkpoint: Checkpoint) -> Iterator[str]:
         )
 
 
-def procedure(checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
-    """The steps of the training, each with the recipe that states the release's numbers where there is one."""
-    if checkpoint.pretraining:
-        yield _step("Pre-training", pretraining_recipe(checkpoint), "videomae pretrain")
-    if checkpoint.head == "detect":
-        recipe = detection_recipe(checkpoint)
-        if recipe:
-            yield _step("Detection", recipe, "videomae train-detection")
-        else:
-            yield {"title": "Detection", "recipe": None, "text": "No script was released for this result."}
-    elif checkpoint.teacher:
-        yield {
-            "title": "Distillation",
-            "recipe": None,
-            "text": f"From `{checkpoint.teacher}`; neither the settings nor the code of it were released.",
+def procedure(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """The stages of the training, first to last, each with the recipe that states the release's numbers if one does."""
+    stages = []
+    stage: Checkpoint | None = checkpoint
+    while stage:
+        stages.insert(0, _stage(stage))
+        stage = entry(stage.base_model) if stage.base_model else None
+    return stages
+
+
+def _stage(checkpoint: Checkpoint) -> dict[str, Any]:
+    title, recipes, command = STAGES[checkpoint.head]
+    if checkpoint.recipe:
+        recipe = find_recipe(checkpoint.recipe, recipes)
+        return {
+            "title": title,
+            "recipe": recipe.name,
+            "source": recipe.source,
+            "rows": _recipe_rows(recipe),
+            "notes": [f"Paper and script differ in {note}." for note in recipe.differs],
+            "command": f"{command} --recipe {recipe.name} --data LIST --output RUN",
         }
-    elif checkpoint.finetuning:
-        yield _step("Fine-tuning", finetuning_recipe(checkpoint), "videomae finetune")
+    if checkpoint.release == "mmaction2":
+        text = f"None of its own: the weights of `{checkpoint.base_model}`, ported."
+        return {"title": "Port to MMAction2", "recipe": None, "text": text}
+    if checkpoint.teacher:
+        text = f"From `{checkpoint.teacher}`; neither the settings nor the code were released."
+        return {"title": "Distillation", "recipe": None, "text": text}
+    return {"title": title, "recipe": None, "text": "The release has no script for this result."}
 
 
-def _step(title: str, recipe: Recipe | None, command: str) -> dict[str, Any]:
-    if recipe is None:
-        return {"title": title, "recipe": None, "text": "The release has no script for this setting."}
+def _recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
     rows = []
     for field, label in RECIPE_ROWS.items():
         value = getattr(recipe, field, None)
         if value not in (None, 0, 0.0, ()) and not (field == "num_samples" and value == 1):
             rows.append((label.format(lr_batch=recipe.lr_batch), _number(value)))
-    return {
-        "title": title,
-        "recipe": recipe.name,
-        "source": recipe.source,
-        "rows": rows,
-        "notes": [f"Paper and script differ in {note}." for note in recipe.differs],
-        "command": f"{command} --recipe {recipe.name} --data LIST --output RUN",
-    }
-
-
-def pretraining_recipe(checkpoint: Checkpoint) -> Recipe | None:
-    """The released pre-training of these weights; V2's zoo counts the copies of a clip in its epochs."""
-    wanted = checkpoint.pretraining
-    fitting = [
-        recipe
-        for recipe in PRETRAINING.values()
-        if (recipe.model, recipe.dataset) == (checkpoint.preset, RECIPE_DATA.get(wanted.data))
-    ]
-    exact = [recipe for recipe in fitting if recipe.epochs * recipe.num_samples == wanted.epochs]
-    # The Hub page of V2 large counts 800 epochs where the only script makes 1200; zoo.yaml's note says so.
-    return next(iter(exact or (fitting if checkpoint.version == 2 else [])), None)
-
-
-def finetuning_recipe(checkpoint: Checkpoint) -> Recipe | None:
-    """The released fine-tuning: same size, data and start."""
-    start = pretraining_recipe(checkpoint) if checkpoint.pretraining else None
-    fitting = [
-        recipe
-        for recipe in FINETUNING.values()
-        if (recipe.version, recipe.model, recipe.dataset)
-        == (checkpoint.version, checkpoint.preset, RECIPE_DATA.get(checkpoint.finetuning))
-    ]
-    if checkpoint.post_pretraining:
-        after = f"-{checkpoint.post_pretraining}"
-        return next((recipe for recipe in fitting if recipe.start.endswith(after)), None)
-    return next((recipe for recipe in fitting if start and recipe.start == start.name), None)
-
-
-def detection_recipe(checkpoint: Checkpoint) -> Recipe | None:
-    if checkpoint.pretraining.data != "kinetics400":
-        return None
-    if _is_mmaction_detector(checkpoint):
-        return DETECTION.get(f"mm-{checkpoint.preset}-k400")
-    return DETECTION.get(f"ad-{checkpoint.preset}-k400" + ("-finetuned" if checkpoint.post_pretraining else ""))
+    return rows
 
 
 # -- what is known about it --
