@@ -68,21 +68,53 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     ema: Ema | None = None,
     write_more: Callable[[Path], None] | None = None,
+    main: bool = True,
 ) -> Path:
-    """Write RUN/checkpoint-STEP for an unsharded model (one process, or the main one under DDP).
+    """Write RUN/checkpoint-STEP; the folder appears whole or not at all.
 
     `state` must hold "step" and be plain JSON. `model` is the unwrapped model; `optimizer` may be accelerate's wrapper.
-    `write_more(folder)` adds the processor, a card and whatever else belongs to the model folder. An error (a full
-    disk, say) leaves the run as it was. Sharded models are saved by `videomae.training.engines.save_sharded`.
+    `write_more(folder)` adds the processor, a card and whatever else belongs to the model folder. Where several
+    processes train, all call this and one is `main`: the others only bring their shards (FSDP2), which are written as
+    whole tensors, so that any number of processes, sharded or not, can go on from them. An error (a full disk, say)
+    leaves the run as it was.
     """
+    weights = whole_tensors(model.state_dict(), keep=main)
+    moments = whole_tensors(optimizer_tensors(model, optimizer), keep=main)
+    average = whole_tensors(ema.state, keep=main) if ema is not None else None
+    target = checkpoint_folder(run, state["step"])
+    if not main:
+        return target
 
     def write(folder: Path) -> None:
-        model.save_pretrained(folder)
-        if ema is not None:
-            model.save_pretrained(folder / EMA, state_dict=ema.state)
-        save_tensors(optimizer_tensors(model, optimizer), folder / OPTIMIZER)
+        model.save_pretrained(folder, state_dict=weights)
+        if average is not None:
+            model.save_pretrained(folder / EMA, state_dict=average)
+        save_tensors(moments, folder / OPTIMIZER)
 
     return write_checkpoint(run, state, [write, *([write_more] if write_more else [])])
+
+
+def whole_tensors(tensors: Mapping[str, torch.Tensor], *, keep: bool = True) -> dict[str, torch.Tensor]:
+    """Sharded tensors put together, on the CPU where they are kept; a collective when any is sharded."""
+    whole = {}
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "full_tensor"):
+            tensor = tensor.full_tensor().cpu() if keep else tensor.full_tensor()
+        if keep:
+            whole[name] = tensor
+    return whole
+
+
+def sharded_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a whole tensor, laid out as the parameter is; the tensor itself where nothing is sharded."""
+    if not hasattr(parameter, "placements") or tensor.shape != parameter.shape:
+        return tensor.clone()  # off a mapped file, and aligned as fresh tensors are
+    from torch.distributed.tensor import distribute_tensor
+
+    # Every process has read the whole tensor from the file, so none needs to be sent it.
+    return distribute_tensor(
+        tensor.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )
 
 
 def write_checkpoint(
@@ -200,7 +232,8 @@ def load_checkpoint(
     if ema is not None:
         if not (folder / EMA).is_dir():
             raise CheckpointError(f"{folder} holds no averaged weights; resume without ema_decay, or start another run")
-        ema.load(read_weights(type(model), folder / EMA))
+        saved = read_weights(_plain_class(model), folder / EMA)
+        ema.load({name: sharded_like(saved[name], value) for name, value in ema.state.items()})
     if optimizer is not None:
         if not (folder / OPTIMIZER).is_file():
             raise CheckpointError(
@@ -234,24 +267,36 @@ def read_weights(model_class: type, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def restore_weights(model: nn.Module, folder: Path) -> None:
-    model.load_state_dict(read_weights(type(model), folder), strict=True)
+    current = model.state_dict()
+    saved = read_weights(_plain_class(model), folder)
+    model.load_state_dict({name: sharded_like(saved[name], current[name]) for name in current}, strict=True)
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """The inverse of `optimizer_tensors`; parameters without saved state (never stepped) start afresh."""
+    parameters = dict(model.named_parameters())
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
-        by_name.setdefault(name, {})[kind] = tensor.clone()  # off the mapped file, aligned as fresh tensors are
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+        by_name.setdefault(name, {})[kind] = tensor
+    names = {id(parameter): name for name, parameter in parameters.items()}
     order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     if unknown := sorted(set(by_name) - set(order)):
         raise CheckpointError(
             f"the optimizer state is of other parameters ({', '.join(unknown[:3])}); was something frozen since?"
         )
     # torch's own loader puts each tensor where the optimizer wants it; rates and groups stay those of this run.
-    state = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
+    state = {
+        index: {kind: sharded_like(tensor, parameters[name]) for kind, tensor in by_name[name].items()}
+        for index, name in enumerate(order)
+        if name in by_name
+    }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _plain_class(model: nn.Module) -> type:
+    """The model's own class, below the one that FSDP2 puts over it."""
+    return next(kind for kind in type(model).__mro__ if not kind.__name__.startswith("FSDP"))
 
 
 def _step_of(folder: Path) -> int:

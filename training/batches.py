@@ -1,0 +1,128 @@
+"""Which clips belong to which optimizer step, and the loader that brings them.
+
+A step is `clips_per_step` consecutive clips of the epoch's global order, whatever the number of processes, devices,
+workers or micro-batches. So a step is the same set of clips everywhere, and a position in the data is just a step.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from videomae.data.randomness import sample_key
+from videomae.data.sampler import EpochSampler
+from videomae.training.recipes import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """How a training is cut into epochs, steps, processes and micro-batches. Clips here are decoded videos."""
+
+    num_clips: int
+    clips_per_step: int
+    clips_per_device: int
+    processes: int
+    epochs: int
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, *, num_clips: int, processes: int = 1, clips_per_device: int | None = None
+    ) -> "StepPlan":
+        """Check that the batch fits the data and divides over the devices, and fill in the micro-batch."""
+        total = recipe.clips_per_step
+        if num_clips == 0:
+            raise ValueError("the data set has no videos; check --data")
+        if num_clips < total:
+            raise ValueError(
+                f"the data set has {num_clips} videos, fewer than clips_per_step {total}; lower --clips_per_step "
+                "(the learning rate follows)"
+            )
+        if total % processes:
+            near = max(processes, round(total / processes) * processes)
+            raise ValueError(
+                f"clips_per_step {total} does not divide over {processes} processes; --clips_per_step {near} would"
+            )
+        share = total // processes
+        micro = share if clips_per_device is None else clips_per_device
+        if micro < 1 or share % micro:
+            fitting = [size for size in range(1, share + 1) if share % size == 0]
+            near = min(fitting, key=lambda size: (abs(size - micro), size))
+            raise ValueError(
+                f"clips_per_device {micro} does not divide the {share} clips that each of {processes} processes has in a "
+                f"step; --clips_per_device {near} would"
+            )
+        return cls(
+            num_clips=num_clips, clips_per_step=total, clips_per_device=micro, processes=processes, epochs=recipe.epochs
+        )
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one device in a step."""
+        return self.clips_per_step // (self.processes * self.clips_per_device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole steps only, as in the official scripts: what is left of an epoch is dropped."""
+        return self.num_clips // self.clips_per_step
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def position(self, step: int) -> tuple[int, int]:
+        """(epoch, clips of it already used) at the start of a step."""
+        epoch, done = divmod(step, self.steps_per_epoch)
+        return epoch, done * self.clips_per_step
+
+
+def step_batches(
+    dataset: Dataset,
+    collate: Callable[[list], Any],
+    plan: StepPlan,
+    *,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    rank: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[tuple[int, list[Any], float]]:
+    """Yield (step, its micro-batches for this process, seconds waited for them), from any step on.
+
+    The micro-batches of one step are fetched together, since the step needs them all.
+    """
+    step = first_step
+    while step < last_step:
+        epoch, start = plan.position(step)
+        dataset.set_epoch(epoch)
+        sampler = EpochSampler(plan.num_clips, seed, epoch, start=start, rank=rank, world=plan.processes)
+        loader = DataLoader(
+            dataset,
+            batch_size=plan.clips_per_device,
+            sampler=sampler,
+            collate_fn=collate,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            drop_last=True,
+        )
+        batches = iter(loader)
+        epoch_end = min((epoch + 1) * plan.steps_per_epoch, last_step)
+        while step < epoch_end:
+            began = time.perf_counter()
+            micro_batches = [next(batches) for _ in range(plan.accumulation)]
+            yield step, micro_batches, time.perf_counter() - began
+            step += 1
+        del batches  # ends the workers of this epoch
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's global generators (dropout, drop path) for one step of one process; no state to save then."""
+    torch.manual_seed(sample_key(seed, step, rank, 0))
+
+
+def default_workers(processes_here: int, cores: int) -> int:
+    """Decoding processes per device: all cores but one shared among the devices of this machine, at most 12."""
+    return max(1, min(12, (cores - 1) // max(processes_here, 1)))

@@ -1,0 +1,195 @@
+"""Accelerate and what stands behind it: one process, DDP, FSDP2, DeepSpeed.
+
+The traps that stay silent are errors here: a run that asks for FSDP or DeepSpeed and does not get it, a launch of several
+processes that are each alone. What is sharded is listed once (`blocks_to_shard`), for Accelerate and for tests alike.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, GradScalerKwargs, broadcast_object_list
+from torch import nn
+
+from videomae.modeling_videomae import VideoMAELayer
+from videomae.training.checkpoints import (
+    SHARDED,
+    check_same_model,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+    write_checkpoint,
+)
+from videomae.training.optimisation import Ema
+from videomae.training.options import RunOptions
+
+
+def start_accelerator(options: RunOptions, *, project_dir: Path | None = None) -> Accelerator:
+    """The Accelerator of this process, with precision and engine checked."""
+    accelerator = Accelerator(
+        mixed_precision=precision(options.mixed_precision),
+        log_with=list(options.trackers) or None,
+        project_dir=project_dir,
+        kwargs_handlers=[GradScalerKwargs(init_scale=min(2.0**16, options.max_loss_scale))],
+        step_scheduler_with_optimizer=False,
+    )
+    check_engine(accelerator)
+    return accelerator
+
+
+def precision(asked: str) -> str:
+    """ "auto" is bf16 on an accelerator that has it and full precision elsewhere, the CPU included."""
+    if asked == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if asked == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise ValueError("mixed_precision fp16 needs an accelerator; on a CPU use bf16 or no")
+    return asked
+
+
+def check_engine(accelerator: Accelerator) -> None:
+    """Raise where the launch asked for an engine, or for several processes, and this process has something else."""
+    kind = accelerator.distributed_type
+    for variable, wanted in (
+        ("ACCELERATE_USE_FSDP", DistributedType.FSDP),
+        ("ACCELERATE_USE_DEEPSPEED", DistributedType.DEEPSPEED),
+    ):
+        if os.environ.get(variable, "false").lower() == "true" and kind != wanted:
+            raise ValueError(
+                f"the launch asks for {wanted.value} and the run would go on with {kind.value}, in full copies on every "
+                "device; it needs accelerators and more than one process (on a CPU Accelerate ignores it)"
+            )
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != accelerator.num_processes:
+        raise ValueError(
+            f"the launch started {world} processes, and each of them is one of {accelerator.num_processes}; on CPUs start "
+            "with `torchrun --nproc_per_node N` (accelerate launch --cpu starts one process)"
+        )
+
+
+def blocks_to_shard(model: nn.Module) -> list[nn.Module]:
+    """The modules that FSDP gathers one at a time: every transformer block, of the encoder and of a decoder."""
+    return [module for module in model.modules() if isinstance(module, VideoMAELayer)]
+
+
+def shard(model: nn.Module, mesh: Any = None) -> nn.Module:
+    """FSDP2 as Accelerate applies it: each block, then the rest as one unit."""
+    from torch.distributed.fsdp import fully_shard
+
+    for block in blocks_to_shard(model):
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def prepare(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    clips_per_device: int,
+    accumulation: int,
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Hand model and optimizer to the engine; both may come back wrapped."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        plugin = accelerator.state.fsdp_plugin
+        plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks_to_shard(model)})
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = clips_per_device
+        settings["gradient_accumulation_steps"] = accumulation
+    return accelerator.prepare(model, optimizer)
+
+
+def share(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
+    """Run `make` in the main process and give everyone its result, or its error."""
+    if accelerator.num_processes == 1:
+        return make()
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = make()
+        except (ValueError, TypeError, OSError) as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether the flag is set in any process. All processes must ask together."""
+    if accelerator.num_processes == 1:
+        return flag
+    flags = torch.tensor([float(flag)], device=accelerator.device)
+    return bool(accelerator.reduce(flags, reduction="sum").item() > 0)
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+
+def save(
+    accelerator: Accelerator,
+    run: Path,
+    *,
+    state: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None = None,
+    write_more: Callable[[Path], None] | None = None,
+) -> None:
+    """Write RUN/checkpoint-STEP under any engine; every process calls it, and leaves it together with the others."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        _save_deepspeed(accelerator, run, state, model, write_more)
+    else:
+        plain = accelerator.unwrap_model(model, keep_torch_compile=False)
+        main = accelerator.is_main_process
+        more = {"ema": ema, "write_more": write_more, "main": main}
+        save_checkpoint(run, state=state, model=plain, optimizer=optimizer, **more)
+    accelerator.wait_for_everyone()
+
+
+def load(
+    accelerator: Accelerator,
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None = None,
+) -> dict[str, Any]:
+    """Go on from a checkpoint whose hashes agree (`latest_checkpoint`), under any engine; returns its state."""
+    plain = accelerator.unwrap_model(model, keep_torch_compile=False)
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return load_checkpoint(folder, model=plain, optimizer=optimizer, ema=ema)
+    if not (folder / SHARDED).is_dir():
+        raise ValueError(f"{folder} was not written under DeepSpeed; resume with the engine of that run")
+    check_same_model(folder, plain)
+    model.load_checkpoint(str(folder / SHARDED), tag="state")
+    return read_state(folder)
+
+
+def _save_deepspeed(accelerator: Accelerator, run: Path, state: dict[str, Any], model: nn.Module, write_more) -> None:
+    """DeepSpeed writes its own files, one a process, into the folder that the main process opens and closes."""
+    plain = accelerator.unwrap_model(model)
+    weights = accelerator.get_state_dict(model)
+
+    def write_together(folder: Path | None) -> None:
+        folder = Path(share(accelerator, lambda: str(folder)))
+        model.save_checkpoint(str(folder / SHARDED), tag="state")
+        accelerator.wait_for_everyone()
+
+    if not accelerator.is_main_process:
+        write_together(None)
+        return
+    writers = [write_together, lambda folder: plain.save_pretrained(folder, state_dict=weights)]
+    write_checkpoint(run, state, writers + ([write_more] if write_more else []))
+
+
+def cap_loss_scale(accelerator: Accelerator, largest: float) -> None:
+    """fp16: torch's scaler doubles without end while nothing overflows; past 2^24 or so it only breeds infinities.
+
+    Asked at log lines only: the scale doubles once in 2000 steps, and reading it waits for the device.
+    """
+    if accelerator.scaler is not None and accelerator.scaler.get_scale() > largest:
+        accelerator.scaler.update(new_scale=largest)

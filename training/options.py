@@ -1,0 +1,273 @@
+"""Recipes and run options on the command line and in files: both are dataclasses whose fields say what they are.
+
+`add_fields` turns a dataclass into grouped, explained flags; `recipe_from` picks a recipe by name or file and applies
+the flags that were given; `write_recipe` and `read_recipe` keep one as YAML. What a training *is* stands in
+`recipes.py`; `RunOptions` below is where and on what it runs, and never changes the result.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from videomae.files import write_atomic
+from videomae.training.recipes import Recipe, find_recipe, option
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a training runs, what it writes and how often; the same recipe gives the same weights under all of them."""
+
+    output: str = option("", "run", "folder of the run: recipe, log, checkpoints")
+    resume: str = option(
+        "never", "run", "auto: go on from the newest whole checkpoint in the folder; never: start anew"
+    )
+
+    clips_per_device: int | None = option(
+        None, "devices", "videos on one device at a time; the rest of a step is accumulated (default: all at once)"
+    )
+    mixed_precision: str = option(
+        "auto", "devices", "auto: bf16 on accelerators that have it", choices=("auto", "bf16", "fp16", "no")
+    )
+    num_workers: int | None = option(
+        None, "devices", "processes that decode videos, per device (default: by CPU cores)"
+    )
+    compile: bool = option(False, "devices", "torch.compile the model; needs a C++ compiler")
+    max_loss_scale: float = option(2.0**16, "devices", "fp16: the loss scale never grows above this")
+
+    save_every: int = option(1000, "checkpoints", "steps between checkpoints; one is always written at the end")
+    keep_last: int = option(2, "checkpoints", "newest checkpoints to keep")
+    keep_every: int | None = option(None, "checkpoints", "also keep every checkpoint whose step this divides")
+
+    log_every: int = option(10, "logging", "steps between lines of the log")
+    trackers: tuple[str, ...] = option((), "logging", "also log to these (tensorboard, wandb, trackio, ...)")
+
+    max_steps: int | None = option(None, "checks", "stop after this many steps; the schedule stays the full one")
+    max_bad_steps: int = option(20, "checks", "stop after this many steps in a row with a non-finite gradient")
+    dry_run: bool = option(False, "checks", "build everything, make one step, print memory, write nothing")
+
+
+# ----------------------------------------------------------------------------------------------- the command line
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that names the nearest flag when one is unknown."""
+
+    def __init__(self, **settings: Any):
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)
+
+    def parse_args(self, args=None, namespace=None):
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hints = []
+            for flag in unknown:
+                near = difflib.get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)
+                hints.append(
+                    f"unknown {flag!r}" + (f"; did you mean {near[0]}?" if near and flag.startswith("-") else "")
+                )
+            self.error("; ".join(hints))
+        return namespace
+
+
+def add_fields(parser: argparse.ArgumentParser, fields_of: type) -> None:
+    """One flag a field, grouped under its heading. Only flags that were given end up in the namespace."""
+    groups: dict[str, Any] = {}
+    hints = typing.get_type_hints(fields_of)
+    for field in dataclasses.fields(fields_of):
+        if "help" not in field.metadata:
+            continue
+        heading = field.metadata["group"]
+        group = (
+            groups.setdefault(heading, parser.add_argument_group(heading)) if heading not in groups else groups[heading]
+        )
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        text = field.metadata["help"]
+        if default not in (None, (), {}, ""):
+            text += f" [{_text(default)}]"
+        group.add_argument(
+            f"--{field.name}",
+            default=argparse.SUPPRESS,
+            help=text.replace("%", "%%"),
+            metavar=field.name.upper(),
+            **_flag_shape(hints[field.name]),
+        )
+
+
+def given_fields(arguments: argparse.Namespace, fields_of: type) -> dict[str, Any]:
+    """Values of the flags that were given, as the fields' types, with a clear error where one does not fit."""
+    names = {field.name for field in dataclasses.fields(fields_of)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return checked_values(fields_of, given)
+
+
+def options_from(arguments: argparse.Namespace, options_class: type[T]) -> T:
+    return options_class(**given_fields(arguments, options_class))
+
+
+def recipe_from(arguments: argparse.Namespace, recipes: Mapping[str, Recipe]) -> Recipe:
+    """The recipe that `--recipe` names or points to, with the fields that were given on the command line."""
+    recipe_class = type(next(iter(recipes.values())))
+    name = arguments.recipe
+    recipe = read_recipe(name, recipe_class) if name.endswith((".yaml", ".yml")) else find_recipe(name, recipes)
+    return dataclasses.replace(recipe, **given_fields(arguments, recipe_class))
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+def write_recipe(path: str | os.PathLike, recipe: Recipe) -> Path:
+    """The whole recipe as YAML, every field written out, so that a later version's defaults change nothing."""
+    content = yaml.safe_dump({"kind": recipe.kind, **plain(recipe)}, sort_keys=False, allow_unicode=True, width=120)
+    return write_atomic(
+        path, f"# A {recipe.kind} recipe, complete; `--recipe {Path(path).name}` repeats the run.\n{content}"
+    )
+
+
+def read_recipe(path: str | os.PathLike, recipe_class: type[Recipe]) -> Recipe:
+    try:
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold one recipe, `field: value` a line")
+    kind = content.pop("kind", recipe_class.kind)
+    if kind != recipe_class.kind:
+        raise ValueError(f"{path} is a {kind} recipe; this script needs one for {recipe_class.kind}")
+    return recipe_class(**checked_values(recipe_class, content, where=f"{path}: "))
+
+
+def plain(value: Any) -> Any:
+    """A dataclass (or part of one) as JSON and YAML values."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def changed_fields(recorded: Any, current: Any) -> list[str]:
+    """`name: old -> new` for every field in which two dataclasses of one type differ."""
+    old, new = plain(recorded), plain(current)
+    return [f"{name}: {old[name]!r} -> {new[name]!r}" for name in old if old[name] != new[name]]
+
+
+def checked_values(fields_of: type, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Values (from flags as text, from YAML as values) as the types of a dataclass's fields."""
+    hints = typing.get_type_hints(fields_of)
+    fields = {field.name: field for field in dataclasses.fields(fields_of)}
+    result = {}
+    for name, value in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise ValueError(f"{where}no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        try:
+            result[name] = _converted(value, hints[name])
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{where}{name} must be {_type_text(hints[name])}, not {_text(value)!r}") from None
+        choices = fields[name].metadata.get("choices")
+        if choices and result[name] not in choices:
+            raise ValueError(f"{where}{name} must be one of {', '.join(map(str, choices))}, not {result[name]!r}")
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------- types
+
+
+def _flag_shape(hint: Any) -> dict[str, Any]:
+    """How many words a flag takes."""
+    hint, _ = _without_none(hint)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        inner = typing.get_args(hint)
+        return {"nargs": "*" if inner[-1] is Ellipsis else len(inner)}
+    if _is_mapping(origin):
+        return {"nargs": "*"}
+    return {"nargs": "?", "const": "true"} if hint is bool else {}
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    hint, optional = _without_none(hint)
+    if optional and (value is None or (isinstance(value, str) and value.lower() == "none")):
+        return None
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise TypeError
+        inner = typing.get_args(hint)
+        if inner[-1] is not Ellipsis and len(inner) != len(value):
+            raise ValueError
+        return tuple(_converted(entry, inner[0]) for entry in value)
+    if _is_mapping(origin):
+        pairs = value.items() if isinstance(value, Mapping) else map(_pair, value)
+        return {key: _scalar(entry) for key, entry in pairs}
+    if hint is bool:
+        if isinstance(value, str):
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if isinstance(value, bool) or value is None or isinstance(value, (list, tuple, Mapping)):
+        raise TypeError
+    if hint is int and isinstance(value, float) and value != int(value):
+        raise ValueError
+    return hint(value)
+
+
+def _pair(text: Any) -> tuple[str, Any]:
+    name, separator, value = str(text).partition("=")
+    if not separator:
+        raise ValueError
+    return name, _scalar(yaml.safe_load(value))
+
+
+def _scalar(value: Any) -> Any:
+    """YAML 1.1 reads 1e-6, without a dot, as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return kinds[0], len(kinds) < len(typing.get_args(hint))
+    return hint, False
+
+
+def _is_mapping(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _type_text(hint: Any) -> str:
+    hint, optional = _without_none(hint)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        inner = typing.get_args(hint)
+        count = "some" if inner[-1] is Ellipsis else str(len(inner))
+        text = f"{count} values, each {names[inner[0]]}"
+    else:
+        text = "NAME=VALUE pairs" if _is_mapping(origin) else names[hint]
+    return text + (" or none" if optional else "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(str, value))
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={entry}" for key, entry in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,215 @@
+"""The folder of a run: whose it is, what was asked for, the log, and how a run is interrupted.
+
+RUN/recipe.yaml     the effective recipe, complete
+RUN/run.json        every start of the run: options, effective numbers, versions, command
+RUN/log.jsonl       one JSON object a line, by step; rewound to the checkpoint on resume
+RUN/checkpoint-N/   see checkpoints.py
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videomae.files import write_atomic, write_json
+from videomae.training.checkpoints import checkpoints, damage, latest_checkpoint, remove_leftovers
+from videomae.training.options import changed_fields, plain, read_recipe, write_recipe
+from videomae.training.recipes import Recipe
+
+RECIPE = "recipe.yaml"
+RECORD = "run.json"
+LOG = "log.jsonl"
+
+# What a process returns after SIGTERM or SIGUSR1, once its checkpoint is written: "try again" in sysexits.h. A queue
+# system can take it as the sign to put the job back in line with `--resume auto`.
+EXIT_INTERRUPTED = 75
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder are then not noticed
+    fcntl = None
+
+
+class Run:
+    """The folder of one run, opened by its main process; other processes get the same answers through `engines.share`.
+
+    `resume_from` is the checkpoint to go on from, or None for a fresh start.
+    """
+
+    def __init__(self, folder: Path, resume_from: Path | None, lock: Any):
+        self.folder = folder
+        self.resume_from = resume_from
+        self._lock = lock
+
+    @property
+    def log(self) -> Path:
+        return self.folder / LOG
+
+
+def open_run(output: str | os.PathLike, recipe: Recipe, *, resume: str, say=print) -> Run:
+    """Claim a folder for a run, or for going on with the one in it; every conflict is an error before any work.
+
+    `resume` is "never", "auto" (the newest whole checkpoint, or a fresh start where there is none yet) or the path of
+    one checkpoint of this run.
+    """
+    if not output:
+        raise ValueError("--output is missing: the folder that the run writes to")
+    folder = Path(output)
+    recorded = folder / RECIPE
+    started = bool(checkpoints(folder)) or (folder / LOG).exists()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {folder} is a file; name a folder")
+    if not recorded.exists():
+        if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+            raise ValueError(
+                f"--output {folder} is not empty and not a run ({RECIPE} is missing); choose another folder"
+            )
+    elif started and resume == "never":
+        raise ValueError(
+            f"--output {folder} holds another run; add --resume auto to go on with it, or choose another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _locked(folder)
+    if not started:  # new, or stopped by an error before its first step
+        write_recipe(recorded, recipe)
+        return Run(folder, None, lock)
+
+    if changes := changed_fields(read_recipe(recorded, type(recipe)), recipe):
+        raise ValueError(
+            f"the run in {folder} has another recipe ({'; '.join(changes)}); resume with --recipe {recorded} and no "
+            "overrides, or start a new run in another folder (its --model may be a checkpoint of this one)"
+        )
+    remove_leftovers(folder)
+    return Run(folder, _checkpoint_to_resume(folder, resume, say), lock)
+
+
+def _checkpoint_to_resume(folder: Path, resume: str, say) -> Path | None:
+    if resume != "auto":
+        chosen = Path(resume)
+        if chosen.resolve().parent != folder.resolve():
+            raise ValueError(
+                f"--resume {resume} is not a checkpoint in {folder}; use --resume auto, or --model to start from it"
+            )
+        if reason := damage(chosen):
+            raise ValueError(f"--resume {resume} is damaged: {reason}; --resume auto uses the newest whole one")
+        return chosen
+    found = latest_checkpoint(folder, say)
+    if found is None and checkpoints(folder):
+        raise ValueError(f"every checkpoint in {folder} is damaged; start again in another folder")
+    if found is None:
+        say(f"{folder} has no checkpoint yet; starting from the beginning")
+    return found
+
+
+def _locked(folder: Path) -> Any:
+    """Hold the folder for this process; the lock goes when the process does, however it ends."""
+    if fcntl is None:
+        return None
+    handle = open(folder / ".lock", "w")  # noqa: SIM115 (held for the life of the run)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another process is training in {folder}; wait for it or choose another folder") from None
+    except OSError:
+        pass  # a file system without locks
+    return handle
+
+
+def record_start(run: Path, *, options: Any, effective: Mapping[str, Any], data: Mapping[str, Any], step: int) -> None:
+    """Add one start to RUN/run.json: what was asked for, what it came to, and with which versions."""
+    path = run / RECORD
+    starts = json.loads(path.read_text("utf-8"))["starts"] if path.exists() else []
+    starts.append(
+        {
+            "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "from_step": step,
+            "command": shlex.join(sys.argv),
+            "options": plain(options),
+            "effective": dict(effective),
+            "data": dict(data),
+            "versions": versions(),
+        }
+    )
+    write_json(path, {"starts": starts})
+
+
+def versions() -> dict[str, str]:
+    import accelerate
+    import transformers
+
+    import videomae
+
+    return {
+        "videomae": videomae.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ log
+
+
+def append_log(path: Path, values: Mapping[str, Any]) -> None:
+    """Add one line; what a crash cuts short is dropped by `rewind_log`."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+def rewind_log(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and a line that was cut short, so that a resumed run's log reads like one run."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            if json.loads(line).get("step", 0) <= step:
+                kept.append(line + "\n")
+    write_atomic(path, "".join(kept))
+
+
+def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+
+
+# ----------------------------------------------------------------------------------------------------- interruption
+
+
+class Interruption:
+    """Set by SIGTERM or SIGUSR1 (what queue systems send before the time is up); the loop asks after each step."""
+
+    def __init__(self):
+        self.signal: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def _note(self, number, frame) -> None:
+        self.signal = signal.Signals(number).name
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Catch SIGTERM and SIGUSR1 inside the block; the handlers from before come back after it."""
+    interruption = Interruption()
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    try:
+        before = {number: signal.signal(number, interruption._note) for number in wanted}
+    except ValueError:  # not the main thread (a notebook's worker, a test): nothing to catch there
+        before = {}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
