@@ -1,0 +1,183 @@
+"""AVA frame mAP in numpy: the public evaluation restated without its loops.
+
+A detection can only match the annotated box of its own key frame and class that it overlaps most, whatever the other
+detections do; of those that reach the threshold the best-scored one is the true positive. So matching is one table of
+pairs, one maximum per detection and one first-of-its-kind per annotated box. Names, CSV files and label lists are read
+by videomae.data.ava; ava_map.py makes an `evaluate` metric of this.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# AVA's 80 actions are numbered by kind: poses and movements, then what is done to objects, then to other persons.
+AVA_CATEGORIES = {"pose": range(1, 15), "object": range(15, 64), "person": range(64, 81)}
+# The 60 classes of ava_action_list_v2.2_for_activitynet_2019.pbtxt: those with enough validation boxes.
+AVA_EVALUATED = (
+    *(1, *range(3, 16), 17, 20, 22, 24, *range(26, 31), 34, *range(36, 39), 41, 43, *range(45, 50)),
+    *(51, 52, 54, *range(56, 71), *range(72, 75), *range(76, 81)),
+)
+
+
+class LabelledBoxes(NamedTuple):
+    """n boxes with one action each; a person with three actions stands here three times.
+
+    frame: (n,) ints that name key frames. box: (n, 4) x1, y1, x2, y2, in one unit for annotations and detections.
+    label: (n,) class numbers. score: (n,), higher is surer; annotations need none.
+    """
+
+    frame: np.ndarray
+    box: np.ndarray
+    label: np.ndarray
+    score: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, frame, box, label, score=None) -> "LabelledBoxes":
+        """From any sequences, checked: equal lengths and finite numbers."""
+        frame = np.asarray(frame, dtype=np.int64).reshape(-1)
+        columns = dict(
+            box=np.asarray(box, dtype=np.float64).reshape(-1, 4), label=np.asarray(label, dtype=np.int64).reshape(-1)
+        )
+        if score is not None:
+            columns["score"] = np.asarray(score, dtype=np.float64).reshape(-1)
+        for name, values in columns.items():
+            if len(values) != len(frame):
+                raise ValueError(f"{len(frame)} frames but {len(values)} values of {name}; each box needs one")
+            if not np.isfinite(values).all():
+                row = int(np.argwhere(~np.isfinite(values.reshape(len(frame), -1)).all(1))[0, 0])
+                raise ValueError(f"{name} of box {row} is not finite")
+        return cls(frame, **columns)
+
+    def take(self, rows: np.ndarray) -> "LabelledBoxes":
+        return LabelledBoxes(*(None if column is None else column[rows] for column in self))
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes paired row by row; 0 where both are empty."""
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    intersection = sides.clip(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def true_positives(truth: LabelledBoxes, detections: LabelledBoxes, iou_threshold: float) -> np.ndarray:
+    """(n,) bool over detections. Equal scores count in the order of the rows."""
+    hits = np.zeros(len(detections.frame), dtype=bool)
+    if not len(truth.frame) or not len(detections.frame):
+        return hits
+    # One number for key frame and class; annotated boxes in its order, so that those of a detection lie together.
+    num_labels = max(truth.label.max(), detections.label.max()) + 1
+    truth_key, key = truth.frame * num_labels + truth.label, detections.frame * num_labels + detections.label
+    by_key = np.argsort(truth_key, kind="stable")
+    first = np.searchsorted(truth_key[by_key], key, side="left")
+    count = np.searchsorted(truth_key[by_key], key, side="right") - first
+
+    candidates = np.flatnonzero(count)  # detections with anything to match
+    if not len(candidates):
+        return hits
+    first, count = first[candidates], count[candidates]
+    starts = np.cumsum(count) - count
+    within = np.arange(count.sum()) - np.repeat(starts, count)
+    pair_truth = by_key[np.repeat(first, count) + within]
+    overlap = iou(detections.box[np.repeat(candidates, count)], truth.box[pair_truth])
+    best = np.maximum.reduceat(overlap, starts)
+    first_best = np.minimum.reduceat(
+        np.where(overlap == np.repeat(best, count), np.arange(len(overlap)), len(overlap)), starts
+    )
+
+    near = best >= iou_threshold
+    candidates, matched = candidates[near], pair_truth[first_best[near]]
+    by_score = np.argsort(-detections.score[candidates], kind="stable")
+    _, winners = np.unique(matched[by_score], return_index=True)  # the best-scored detection of each annotated box
+    hits[candidates[by_score[winners]]] = True
+    return hits
+
+
+def average_precision(hits: np.ndarray, num_truth: int) -> float:
+    """Area under precision over recall, precision made monotone from the right (PASCAL VOC 2010). `hits` by score."""
+    found = np.cumsum(hits)
+    precision = found / np.arange(1, len(hits) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(precision[hits].sum() / num_truth)
+
+
+def best_per_frame(detections: LabelledBoxes, most: int) -> LabelledBoxes:
+    """The `most` best-scored boxes of every key frame, in the order they had."""
+    order = np.lexsort((-detections.score, detections.frame))
+    frame = detections.frame[order]
+    rank = np.arange(len(frame)) - np.searchsorted(frame, frame, side="left")
+    return detections.take(np.sort(order[rank < most]))
+
+
+def ava_map(
+    truth: LabelledBoxes,
+    detections: LabelledBoxes,
+    *,
+    classes: Sequence[int] = AVA_EVALUATED,
+    categories: Mapping[str, Sequence[int]] | None = None,
+    key_frames: Sequence[int] | None = None,
+    iou_threshold: float = 0.5,
+    most_per_frame: int | None = None,
+) -> dict:
+    """Frame mAP: the mean over `classes` that have annotated boxes of their average precision.
+
+    `key_frames` are the frames that count, with or without annotations; detections elsewhere are left out and
+    counted. Without it every frame of either side counts, as in the public evaluation, where frames that a detector
+    did not visit go unnoticed. `categories` groups classes for means of their own (AVA's where the classes are AVA's).
+    `most_per_frame` keeps the best-scored labelled boxes of a frame, as the challenge server did with 50. Boxes
+    without area are left out and counted. Ties of scores are broken by the order of the rows.
+    """
+    if detections.score is None:
+        raise ValueError("detections need scores")
+    classes = np.unique(np.asarray(list(classes), dtype=np.int64))
+    if not len(classes):
+        raise ValueError("classes is empty; name at least one class to evaluate")
+    given = len(detections.frame)
+    if key_frames is not None:
+        counted = np.unique(np.asarray(key_frames, dtype=np.int64))
+        truth = truth.take(np.isin(truth.frame, counted))
+        detections = detections.take(np.isin(detections.frame, counted))
+        num_frames = len(counted)
+    else:
+        num_frames = len(np.union1d(truth.frame, detections.frame))
+    elsewhere = given - len(detections.frame)
+
+    truth = truth.take(np.isin(truth.label, classes))
+    detections = detections.take(np.isin(detections.label, classes))
+    if most_per_frame is not None:
+        detections = best_per_frame(detections, most_per_frame)
+    solid = (detections.box[:, 2:] > detections.box[:, :2]).all(1)
+    empty = len(solid) - int(solid.sum())
+    detections = detections.take(solid)
+    if not len(truth.frame):
+        raise ValueError("no annotated box of the evaluated classes lies in the evaluated key frames; mAP is undefined")
+
+    hits = true_positives(truth, detections, iou_threshold)
+    by_class = np.lexsort((-detections.score, detections.label))
+    labels, hits = detections.label[by_class], hits[by_class]
+    starts, ends = np.searchsorted(labels, classes, "left"), np.searchsorted(labels, classes, "right")
+    num_truth = np.bincount(truth.label, minlength=classes[-1] + 1)
+    per_class = {
+        int(label): average_precision(hits[start:end], int(num_truth[label])) if num_truth[label] else None
+        for label, start, end in zip(classes, starts, ends)
+    }
+
+    def mean_of(some) -> float | None:
+        values = [per_class[label] for label in some if per_class.get(label) is not None]
+        return float(np.mean(values)) if values else None
+
+    if categories is None and set(classes.tolist()) <= set(range(1, 81)):
+        categories = AVA_CATEGORIES
+    return {
+        "mAP": mean_of(per_class),
+        "per_category": {name: mean_of(members) for name, members in (categories or {}).items()},
+        "per_class": per_class,
+        "classes_without_truth": [label for label, value in per_class.items() if value is None],
+        "iou_threshold": iou_threshold,
+        "num_key_frames": num_frames,
+        "num_truth": len(truth.frame),
+        "num_detections": len(detections.frame),
+        "num_detections_elsewhere": elsewhere,
+        "num_detections_without_area": empty,
+    }
