@@ -79,6 +79,7 @@ def write_run_card(
     base = base_facts(base_model)
     points = read_log(log) if log else []
     record = {
+        "folder": folder.name,
         "task": task,
         "recipe": json.loads(json.dumps(recipe, default=str)),
         "clips_per_step": clips_per_step,
@@ -98,53 +99,75 @@ def write_run_card(
 
 
 def render_run_card(folder: Path, record: Mapping[str, Any], *, name: str, license: str | None = None) -> str:
-    """The card of a recorded run under `name`, which stands in its snippets; `license` overrides an unset one."""
-    config = VideoMAEConfig.from_pretrained(folder)
-    head = head_of(config.to_dict())
+    """The card of a recorded run under `name`, which stands in its snippets; `license` fills an unset one."""
     licence, source = choose_licence(license or record["license"], record["base_license"], record["base_model"])
     results = recorded_results(record["results"])
-    data = record["data"]
-    sampling = read_sampling(folder)
-    recipe = flatten(record["recipe"])
+    data, recipe = record["data"], record["recipe"]
+    fields = folder_fields(folder, name)
     return render(
         "run_card.md.jinja",
         card_data=metadata(
             name=name,
-            head=head,
+            head=fields["head"],
             license=licence,
-            tags=["videomae", *(["action-detection"] if head == "detect" else [])],
+            tags=["action-detection"] if fields["head"] == "detect" else [],
             datasets=[data["dataset_id"]] if data.get("dataset_id") else [],
             base_model=hub_name(record["base_model"]),
             results=results,
         ),
-        title=f"{name.rsplit('/', 1)[-1]}",
-        name=name,
-        head=head,
-        config=config,
-        num_labels=config.num_labels,
         license=licence,
         license_source=source,
         non_commercial=is_non_commercial(licence),
-        summary=summary_of(record, config),
-        architecture=architecture(config, head=head, parameters=count_parameters(folder)),
+        summary=summary_of(record, fields["config"]),
         data=[(text(key.replace("_", " ")), text(value)) for key, value in data.items()],
         data_hash=any("sha256" in key for key in data),
-        sampling=describe_sampling(sampling),
-        stock_clip=clip_from_frames(sampling, config.num_frames),
-        mask_ratio=record["recipe"].get("mask_ratio", 0.9),
-        dual_mask=bool(record["recipe"].get("decoder_mask")),
+        mask_ratio=recipe.get("mask_ratio", 0.9),
+        dual_mask=bool(recipe.get("decoder_mask")),
         steps=f"{record['steps']:,}",
         clips_per_step=record["clips_per_step"],
-        peak_lr=_peak_lr(record["recipe"], record["clips_per_step"]),
-        command=record["command"],
-        recipe=[(text(key), text(value)) for key, value in recipe],
+        peak_lr=_peak_lr(recipe, record["clips_per_step"]),
+        command=record["command"].replace("`", "'") if record["command"] else None,
+        recipe=[(text(key), text(value)) for key, value in flatten(recipe)],
         curves=record["curves"],
         environment=text(", ".join(f"{key} {value}" for key, value in record["environment"].items())),
         results=results,
         result_notes=[text(note) for note in notes_of(record["results"])],
         base_model=text(record["base_model"]) if record["base_model"] else None,
-        papers=[PAPERS["2303.16727" if _is_v2(record["recipe"]) else "2203.12602"]],
+        papers=[PAPERS["2303.16727" if _is_v2(recipe) else "2203.12602"]],
+        **fields,
     )
+
+
+def render_plain_card(folder: Path, *, name: str, license: str | None) -> str:
+    """The card of a folder without any record: what its files show, and that nothing else is known."""
+    fields = folder_fields(folder, name)
+    return render(
+        "plain_card.md.jinja",
+        card_data=metadata(name=name, head=fields["head"], license=license),
+        license=license,
+        non_commercial=is_non_commercial(license),
+        mask_ratio=0.9,
+        dual_mask=False,
+        papers=[PAPERS["2203.12602"]],
+        **fields,
+    )
+
+
+def folder_fields(folder: Path, name: str) -> dict[str, Any]:
+    """What a card says of a model folder's own files."""
+    config = VideoMAEConfig.from_pretrained(folder)
+    head = head_of(config.to_dict())
+    sampling = read_sampling(folder)
+    return {
+        "title": name.rsplit("/", 1)[-1],
+        "name": name,
+        "head": head,
+        "config": config,
+        "num_labels": config.num_labels,
+        "architecture": architecture(config, head=head, parameters=count_parameters(folder)),
+        "sampling": describe_sampling(sampling),
+        "stock_clip": clip_from_frames(sampling, config.num_frames),
+    }
 
 
 def summary_of(record: Mapping[str, Any], config: VideoMAEConfig) -> str:

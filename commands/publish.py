@@ -1,0 +1,305 @@
+"""Publish a model folder on the Hub, whole or not at all.
+
+    videomae publish FOLDER OWNER/NAME --dry_run       show what would be uploaded, and the card
+    videomae publish FOLDER OWNER/NAME --license mit   check and upload
+
+The folder is loaded as a stranger would, in fresh processes where this package does not exist, before anything leaves the
+machine. All files go up in one commit: large ones first, and what has arrived once is not sent again when the same
+command is repeated after an interruption.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from videomae.commands import stranger
+from videomae.commands.publishing import MISSING, Publication, as_json, prepare, read_json
+from videomae.model_cards.cards import HEADS
+
+# Relative to a quantity's largest number. Our own code must agree but for the order of additions; transformers' class
+# fixes two epsilons at 1e-5 where released weights have 1e-6, and its processor rounds pixels to bytes on its way.
+TOLERANCE = 1e-4
+STOCK_PIXELS_TOLERANCE = 0.02
+# What a publication replaces when it updates a repository; anything else that is there stays.
+OURS = ("*.safetensors", "*.safetensors.index.json", "*.py", ".eval_results/*.yaml")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        url = publish(
+            args.folder,
+            args.name,
+            license=args.license,
+            allow_missing=args.allow_missing,
+            private=args.private,
+            update=args.update,
+            message=args.message,
+            check=not args.no_check,
+            dry_run=args.dry_run,
+        )
+    except _hub_errors() as error:
+        raise OSError(explain(error, args.name)) from error
+    if url:
+        print(f"published: {url}")
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="videomae publish", description="Check a model folder and upload it to the Hub."
+    )
+    parser.add_argument("folder", type=Path, help="what save_pretrained, a training run or `videomae convert` wrote")
+    parser.add_argument("name", metavar="OWNER/NAME", help="the repository on the Hub")
+    parser.add_argument("--license", metavar="NAME", help="terms of the weights, if the folder's card has none")
+    parser.add_argument(
+        "--allow_missing",
+        nargs="+",
+        choices=MISSING,
+        default=(),
+        metavar="WHAT",
+        help=f"go on without: {', '.join(MISSING)}",
+    )
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument(
+        "--update", action="store_true", help="the repository has files already: replace the model in it"
+    )
+    parser.add_argument("--message", default="Publish the model", help="of the commit (%(default)s)")
+    parser.add_argument("--no_check", action="store_true", help="do not load the folder in fresh processes first")
+    parser.add_argument("--dry_run", action="store_true", help="show the files and the card, upload nothing")
+    return parser.parse_args(argv)
+
+
+def publish(
+    folder: str | os.PathLike,
+    name: str,
+    *,
+    license: str | None = None,
+    allow_missing: Collection[str] = (),
+    private: bool = False,
+    update: bool = False,
+    message: str = "Publish the model",
+    check: bool = True,
+    dry_run: bool = False,
+) -> str | None:
+    """Check and upload a model folder; returns the URL of the commit, None for a dry run."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"{name!r} cannot be a repository on the Hub: {error}") from None
+    if name.count("/") != 1:
+        raise ValueError(f"{name!r} names no owner; write OWNER/{name}, with your user name or an organisation")
+    publication = prepare(Path(folder), name, license=license, allow_missing=allow_missing)
+    record = recorded_output(publication)
+    publication.files[stranger.RECORD] = as_json(record)
+    if check:
+        for line in check_as_stranger(publication):
+            print(f"checked: {line}")
+    for note in publication.notes:
+        print(f"note: {note}")
+    print(listing(publication))
+    if dry_run:
+        print(f"\n{publication.card}\nnothing was uploaded (--dry_run)")
+        return None
+    return upload(publication, private=private, update=update, message=message)
+
+
+def listing(publication: Publication) -> str:
+    sizes = publication.sizes()
+    lines = [f"{publication.name}: {len(sizes)} files, {_bytes(sum(sizes.values()))}"]
+    lines += [f"  {_bytes(size):>9}  {path}" for path, size in sizes.items()]
+    if publication.left_out:
+        shown = publication.left_out[:6]
+        more = f" and {len(publication.left_out) - len(shown)} more" if len(publication.left_out) > len(shown) else ""
+        lines.append(f"stays here: {', '.join(shown)}{more}")
+    return "\n".join(lines)
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+# -- the check --
+
+
+def recorded_output(publication: Publication) -> dict[str, Any]:
+    """What the model answers to the fixed input, computed here with our classes.
+
+    A record that already lies in the folder is kept and must agree: otherwise the weights are not those that were
+    recorded.
+    """
+    import torch
+
+    import videomae
+
+    head = publication.head
+    model = getattr(videomae, HEADS[head].model_class).from_pretrained(publication.folder)
+    torch.manual_seed(0)
+    outputs = stranger.answers(head, model, dual_mask=head == "pretrain")
+    with tempfile.TemporaryDirectory() as scratch:
+        publication.lay_out(Path(scratch))
+        processor = videomae.VideoMAEImageProcessor.from_pretrained(scratch)
+        pixels = processor(stranger.example_frames(model.config), return_tensors="pt").pixel_values
+    outputs["pixel_values"] = stranger.kept(pixels)
+    for quantity, values in outputs.items():
+        if not all(map(_is_finite, values)):
+            raise ValueError(
+                f"{publication.folder}: the model's {quantity} of a plain clip is not finite; its weights are broken"
+            )
+    earlier = read_json(publication.folder / stranger.RECORD)
+    if earlier:
+        worst = stranger.differences(outputs, earlier["outputs"])
+        if wrong := {quantity: value for quantity, value in worst.items() if value > TOLERANCE}:
+            raise ValueError(
+                f"{publication.folder / stranger.RECORD} was recorded with other weights: {_listed(wrong)}; delete it if the "
+                "weights were changed on purpose"
+            )
+        return earlier
+    about = "outputs for the fixed input that commands/stranger.py of the videomae package computes"
+    return {"about": about, "head": head, "outputs": outputs}
+
+
+def _is_finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")
+
+
+def check_as_stranger(publication: Publication) -> list[str]:
+    """Load what will be published in fresh processes without this package, with and without its code."""
+    lines = []
+    for with_code in (True, False):
+        report = run_stranger(publication, with_code=with_code)
+        what = (
+            f"{report['class']} ({'code of the repository' if with_code else 'transformers'}) and {report['processor']}"
+        )
+        wanted = HEADS[publication.head]
+        if with_code or wanted.in_stock:
+            lost = {key: report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]}
+            if report["class"] != wanted.model_class or lost:
+                raise ValueError(f"{publication.folder} loads as {what}, with {lost or 'another class than it should'}")
+        limits = {"pixel_values": TOLERANCE if with_code else STOCK_PIXELS_TOLERANCE}
+        wrong = {
+            quantity: value
+            for quantity, value in report["differences"].items()
+            if not value <= limits.get(quantity, TOLERANCE)
+        }
+        if wrong:
+            raise ValueError(f"{publication.folder} gives other answers as {what}: {_listed(wrong)}")
+        lines.append(f"{what}, {_listed(report['differences'])}")
+    return lines
+
+
+def run_stranger(publication: Publication, *, with_code: bool) -> dict[str, Any]:
+    """The report of stranger.py on the laid-out publication, in a process that cannot import this package."""
+    with tempfile.TemporaryDirectory(prefix="videomae_publish_") as scratch:
+        folder = Path(scratch) / publication.name.rsplit("/", 1)[-1]
+        folder.mkdir()
+        publication.lay_out(folder)
+        # -P and the empty module keep this package out, as on a machine that never had it.
+        code = "import runpy, sys; sys.modules['videomae'] = None; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+        command = [sys.executable, "-c", code, stranger.__file__, str(folder)]
+        result = subprocess.run(
+            command + ["--trust_remote_code"] * with_code,
+            cwd=scratch,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(scratch) / "modules")},
+            capture_output=True,
+            text=True,
+        )
+    if result.returncode:
+        last = result.stderr.strip().splitlines()[-1:] or ["no message"]
+        way = "with trust_remote_code=True" if with_code else "with transformers' own classes"
+        raise ValueError(f"{publication.folder} cannot be loaded {way} by a process without this package: {last[0]}")
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def _listed(differences: dict[str, float]) -> str:
+    return (
+        ", ".join(f"{quantity} differs by {value:.1e}" for quantity, value in sorted(differences.items()))
+        or "no outputs"
+    )
+
+
+# -- the upload --
+
+
+def upload(publication: Publication, *, private: bool, update: bool, message: str) -> str:
+    """Create the repository if it is not there and put everything into it in one commit."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    api = HfApi(library_name="videomae")
+    try:
+        user = api.whoami()["name"]
+    except OSError as error:
+        if (
+            getattr(getattr(error, "response", None), "status_code", None) in (401, 403)
+            or "oken" in type(error).__name__
+        ):
+            raise ValueError(
+                "the Hub does not know you: run `hf auth login`, or set HF_TOKEN to a token with write access"
+            ) from error
+        raise
+    try:
+        info = api.model_info(publication.name)
+        there = {file.rfilename for file in info.siblings or ()} - {".gitattributes"}
+        parent = info.sha
+    except RepositoryNotFoundError:
+        there, parent = set(), None
+    if there and not update:
+        raise ValueError(
+            f"{publication.name} exists already and holds {len(there)} files; choose another name, or --update to replace the "
+            "model in it"
+        )
+    if parent is None:
+        print(f"creating {publication.name} as {user}")
+        api.create_repo(publication.name, private=private or None, exist_ok=True)
+    stale = [
+        path for path in there - publication.files.keys() if any(fnmatch.fnmatch(path, pattern) for pattern in OURS)
+    ]
+    operations = [
+        CommitOperationAdd(path, str(content) if isinstance(content, Path) else content)
+        for path, content in sorted(publication.files.items())
+    ]
+    operations += [CommitOperationDelete(path) for path in sorted(stale)]
+    # create_commit, not upload_folder: the latter may split a large folder into several commits.
+    return api.create_commit(
+        publication.name, operations, commit_message=message, parent_commit=parent if there else None
+    ).commit_url
+
+
+def _hub_errors() -> tuple[type[BaseException], ...]:
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    return (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, RuntimeError)
+
+
+def explain(error: BaseException, name: str) -> str:
+    """What went wrong on the way to the Hub, and what to do."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the Hub is switched off by HF_HUB_OFFLINE; unset it to publish"
+    if status == 403:
+        return (
+            f"your token may not write to {name}: check the owner's name and that the token has write access ({error})"
+        )
+    if status is None:
+        return (
+            f"the connection to the Hub broke ({error}); nothing is visible there yet. Run the same command again: what has "
+            "arrived is not sent a second time"
+        )
+    return f"the Hub refused: {error}"

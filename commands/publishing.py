@@ -1,0 +1,311 @@
+"""What a published repository holds: a model folder read and checked, and the files made of it.
+
+Nothing here talks to the Hub; publish.py shows, checks and uploads what `prepare` returns.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import videomae
+from videomae.commands.stranger import RECORD
+from videomae.model_cards import build, cards, run_cards
+from videomae.model_cards.zoo import entry
+
+ROOT = Path(videomae.__file__).parent
+# Where transformers finds each class when it is told to trust the repository's code.
+AUTO_MAPS = {
+    "pretrain": {
+        "AutoModel": "modeling_videomae.VideoMAEModel",
+        "AutoModelForPreTraining": "modeling_videomae.VideoMAEForPreTraining",
+    },
+    "classify": {
+        "AutoModel": "modeling_videomae.VideoMAEModel",
+        "AutoModelForVideoClassification": "modeling_videomae.VideoMAEForVideoClassification",
+    },
+    "features": {"AutoModel": "modeling_videomae.VideoMAEModel"},
+    "detect": {"AutoModel": "modeling_videomae_detection.VideoMAEForActionDetection"},
+}
+CONFIG_CODE = "configuration_videomae.VideoMAEConfig"
+IMAGE_PROCESSOR, VIDEO_PROCESSOR = "preprocessor_config.json", "video_preprocessor_config.json"
+PROCESSOR_MAPS = {
+    IMAGE_PROCESSOR: {"AutoImageProcessor": "image_processing_videomae.VideoMAEImageProcessor"},
+    VIDEO_PROCESSOR: {"AutoVideoProcessor": "video_processing_videomae.VideoMAEVideoProcessor"},
+}
+# Records that say how the weights came about; they are published beside them.
+PROOFS = ("conversion.json", run_cards.RECORD, "results.json")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+UNNAMED_LABEL = re.compile(r"LABEL_\d+")
+MISSING = ("license", "labels")  # what --allow_missing can let pass
+
+
+@dataclass
+class Publication:
+    """Everything that goes into the repository, by path: bytes, or the file on disk that holds them."""
+
+    name: str
+    head: str
+    folder: Path
+    license: str | None
+    files: dict[str, bytes | Path] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def card(self) -> str:
+        return self.files["README.md"].decode()
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            path: content.stat().st_size if isinstance(content, Path) else len(content)
+            for path, content in sorted(self.files.items())
+        }
+
+    def lay_out(self, folder: Path) -> None:
+        """Put the files into an empty folder; weights become links, since they are large and only read."""
+        for path, content in self.files.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                try:
+                    target.symlink_to(content.resolve())
+                except OSError:  # a file system or a user without links
+                    shutil.copyfile(content, target)
+            else:
+                target.write_bytes(content)
+
+
+def prepare(folder: Path, name: str, *, license: str | None = None, allow_missing: Collection[str] = ()) -> Publication:
+    """Check a model folder and collect what will be published of it, all but the recorded output."""
+    config = read_config(folder)
+    head = cards.head_of(config)
+    publication = Publication(name, head, folder, license)
+    publication.files |= {path.name: path for path in weight_files(folder)}
+    if "labels" not in allow_missing:
+        check_labels(config, head)
+    auto_map = {"AutoConfig": CONFIG_CODE, **AUTO_MAPS[head]}
+    publication.files["config.json"] = as_json({**config, "auto_map": auto_map})
+    publication.files |= processor_files(publication, config)
+    publication.files |= code_files(auto_map)
+    for proof in PROOFS:
+        if (folder / proof).is_file():
+            publication.files[proof] = folder / proof
+
+    content, results = card_of(publication, license)
+    publication.license = cards.licence_of(content)
+    if publication.license is None and "license" not in allow_missing:
+        raise ValueError(
+            f"{folder} names no licence; say under which terms others may use the weights (--license apache-2.0, "
+            "--license cc-by-nc-4.0, ...), or --allow_missing license, which lets nobody use them"
+        )
+    if license and publication.license != license:
+        raise ValueError(
+            f"--license {license} contradicts the card, which says {publication.license}: terms of weights that others made "
+            "go on to what is made of them. Leave the option out, or correct the card"
+        )
+    publication.files["README.md"] = content.encode()
+    for picture in sorted(folder.glob("*.png")):
+        if picture.name in content:
+            publication.files[picture.name] = picture
+    publication.files |= {
+        path: text.encode() for path, text in cards.eval_results_files(results, date=date.today().isoformat()).items()
+    }
+    publication.left_out = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not _is_in(path, publication)
+    )
+    return publication
+
+
+def _is_in(path: Path, publication: Publication) -> bool:
+    relative = path.relative_to(publication.folder).as_posix()
+    return relative in publication.files or relative == RECORD
+
+
+# -- config and weights --
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give the folder that save_pretrained or a training run wrote")
+    path = folder / "config.json"
+    if not path.is_file():
+        checkpoints = sorted(item.name for item in folder.glob("checkpoint-*") if (item / "config.json").is_file())
+        hint = (
+            f"; did you mean {folder / checkpoints[-1]}?"
+            if checkpoints
+            else "; the run may have stopped before it saved"
+        )
+        raise ValueError(f"{folder} has no config.json{hint}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); the folder was not written to its end") from None
+    if config.get("model_type") != "videomae":
+        raise ValueError(f"{path} is of model_type {config.get('model_type')!r}, not 'videomae'")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model, complete and readable; shards with their index."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(_no_weights(folder, name))
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                if not list(tensors.keys()):
+                    raise ValueError(f"{path} holds no tensors")
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); it was not written to its end, save the model again"
+            ) from None
+    return [folder / name for name in names] + ([index] if index.is_file() else [])
+
+
+def _no_weights(folder: Path, name: str) -> str:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        return (
+            f"{folder} has no {name}, only {', '.join(pickles)}; pickles can run code when they are opened and are not "
+            "published: load the model and save_pretrained it again, or run `videomae convert`"
+        )
+    return f"{folder} has no {name}; the folder is not complete"
+
+
+def check_labels(config: Mapping[str, Any], head: str) -> None:
+    """Refuse a classifier whose classes have no names: nobody else could read its answers."""
+    if head not in ("classify", "detect"):
+        return
+    labels = config.get("id2label") or {}
+    if not labels or all(UNNAMED_LABEL.fullmatch(str(label)) for label in labels.values()):
+        raise ValueError(
+            f"the classes of the model have no names (id2label holds {', '.join(list(map(str, labels.values()))[:3]) or 'nothing'}"
+            "); set model.config.id2label and label2id and save it again, convert with --labels, or --allow_missing labels"
+        )
+
+
+# -- processors and code --
+
+
+def processor_files(publication: Publication, config: Mapping[str, Any]) -> dict[str, bytes]:
+    """Both processor files, for old and new loaders, with the way to their code.
+
+    What the folder lacks is made from what it has, and from the architecture where it has neither.
+    """
+    import tempfile
+
+    folder = publication.folder
+    with tempfile.TemporaryDirectory() as scratch:
+        if any((folder / name).is_file() for name in PROCESSOR_MAPS):
+            processor = videomae.VideoMAEVideoProcessor.from_pretrained(folder)
+        else:
+            size = config.get("image_size", 224)
+            height, width = size if isinstance(size, list) else (size, size)
+            processor = videomae.VideoMAEVideoProcessor(
+                size={"shortest_edge": min(height, width)}, crop_size={"height": height, "width": width}
+            )
+            publication.notes.append(
+                "the folder has no processor, so one was made: short side and crop of the model's size, ImageNet's mean and "
+                "deviation, dense clips; save the right one with the model if the training differed"
+            )
+        processor.save_pretrained(scratch)
+        files = {}
+        for name, auto_map in PROCESSOR_MAPS.items():
+            content = json.loads((Path(scratch) / name).read_text(encoding="utf-8"))
+            files[name] = as_json({**content, "auto_map": auto_map})
+    return files
+
+
+def code_files(auto_map: Mapping[str, str]) -> dict[str, Path]:
+    """The modules that the auto maps name and everything that they import from beside them."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    files = {}
+    for classes in (auto_map, *PROCESSOR_MAPS.values()):
+        for reference in classes.values():
+            module = ROOT / f"{reference.split('.')[0]}.py"
+            for path in (module, *map(Path, get_relative_import_files(module))):
+                files[path.name] = path
+    return files
+
+
+# -- the card --
+
+
+def card_of(publication: Publication, license: str | None) -> tuple[str, list[cards.Result]]:
+    """The card under the published name, and its results.
+
+    A run's or a conversion's card is made again from its record; a card that somebody wrote or changed is kept as it
+    is, but for the licence if it had none; a folder without any gets a plain one that claims nothing.
+    """
+    folder, name = publication.folder, publication.name
+    readme = folder / "README.md"
+    written = readme.read_text(encoding="utf-8") if readme.is_file() else None
+    if recorded := recorded_card(folder, name, license):
+        if written is None or written == recorded.untouched:
+            return recorded.content, recorded.results
+        publication.notes.append("README.md was changed by hand and is published as it is")
+    if written is not None:
+        data = cards.check_card(written, where=str(readme))
+        if publication.head in ("detect", "features") and "trust_remote_code" not in written:
+            raise ValueError(
+                f"{readme} does not say that this model needs trust_remote_code=True or the videomae package; without them "
+                "transformers loads another class and says nothing. Add it to the first lines"
+            )
+        return set_licence(written, license) if license and not data.get("license") else written, []
+    publication.notes.append("the folder has no record of its making, so the card says only what the files show")
+    return run_cards.render_plain_card(folder, name=name, license=license), []
+
+
+@dataclass(frozen=True)
+class RecordedCard:
+    content: str  # under the published name
+    results: list[cards.Result]
+    untouched: str  # as it was first written, to see whether somebody has changed it since
+
+
+def recorded_card(folder: Path, name: str, license: str | None) -> RecordedCard | None:
+    """The card of a folder that a run or a conversion has left its record in."""
+    if run := read_json(folder / run_cards.RECORD):
+        return RecordedCard(
+            run_cards.render_run_card(folder, run, name=name, license=license),
+            run_cards.recorded_results(run["results"]),
+            run_cards.render_run_card(folder, run, name=run["folder"]),
+        )
+    proof = read_json(folder / "conversion.json")
+    if proof and proof.get("name"):
+        checkpoint = entry(proof["name"])
+        return RecordedCard(
+            build.zoo_card(checkpoint, name=name, proof=proof),
+            build.results_of(checkpoint),
+            build.zoo_card(checkpoint, proof=proof),
+        )
+    return None
+
+
+def set_licence(content: str, license: str) -> str:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard(content)
+    card.data["license"] = license
+    return str(card)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
