@@ -41,6 +41,26 @@ def write_json(path: str | os.PathLike, value: Any) -> Path:
 
 
 @contextlib.contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `path`, for writers that want a name; on success it takes the place of `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(beside)
+        os.chmod(beside, 0o666 & ~_umask())
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
 def new_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success it takes the place of `path`, on failure it vanishes.
 
