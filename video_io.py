@@ -15,6 +15,7 @@ was, independent of time stamps. Where the packets alone do not tell the order, 
 import contextlib
 import http.client
 import io
+import itertools
 import os
 import stat
 import time
@@ -69,8 +70,9 @@ KEY_FRAME_CODECS = frozenset(
 SKIPPING_CODECS = frozenset(("h264", "mpeg2video", "mpeg4"))
 # Containers that store no presentation times. FFmpeg then makes some up, wrongly where pictures are reordered.
 UNTIMED_DEMUXERS = frozenset(("avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu", "vc1"))
-# A jump costs about as much as decoding these many packets: a seek, a flush, and a key frame to decode.
-JUMP_PACKETS = 4
+# Up to this many packets ahead, reading on through the file costs less than a seek.
+NEAR_PACKETS = 64
+_NOWHERE = -(1 << 62)  # a position in the file from which nothing is near
 
 
 class VideoReadError(ValueError):
@@ -272,11 +274,9 @@ class VideoReader:
         keys: list[int] = []
         shown: list[int] = []
         damage, self._first_picture = self._missing, None
-        self._demux = self._container.demux(self._stream)
+        self._demux, self._position = iter(()), _NOWHERE
         try:
-            for packet in self._demux:
-                if packet.size == 0:
-                    continue  # the flush at the end; an empty packet holds no picture
+            for packet in _pictures(self._container.demux(self._stream)):
                 self._deadline.check()
                 number = len(self._packets)
                 if number >= self.limits.max_frames:
@@ -398,8 +398,8 @@ class VideoReader:
     def _plan(self, indices: list[int], earlier_keys: int) -> list[tuple[int, int, set[int]]]:
         """Runs (first packet, last packet, wanted packets) that together hold the frames at `indices`.
 
-        A run begins at the last key frame that is shown no later than its first frame. A frame whose key frame lies
-        only a little beyond the run before is reached by decoding on.
+        A run begins at the last key frame that is shown no later than its first frame, and goes on while decoding on
+        is less work than a fresh start: until a key frame lies between one wanted frame and the next.
         """
         starts = []
         for index in indices:
@@ -410,7 +410,7 @@ class VideoReader:
             starts.append((number, self._key_numbers[at]))
         runs: list[tuple[int, int, set[int]]] = []
         for number, key in sorted(starts):
-            if runs and key <= runs[-1][1] + JUMP_PACKETS:
+            if runs and key <= runs[-1][1]:
                 first, _, wanted = runs.pop()
                 runs.append((first, number, wanted | {number}))
             else:
@@ -419,12 +419,14 @@ class VideoReader:
 
     def _run(self, first: int, last: int, wanted: set[int] | None) -> Iterator[tuple[int, "av.VideoFrame"]]:
         """Decode packets `first` to `last`; (number of its packet, picture) for each that comes out."""
-        codec = self._stream.codec_context
-        skipping = wanted is not None and codec.name in SKIPPING_CODECS
-        codec.flush_buffers()
         number = first
         try:
-            for packet in self._packets_from(first):
+            self._go_to(first)
+            codec = self._stream.codec_context
+            codec.flush_buffers()
+            skipping = wanted is not None and codec.name in SKIPPING_CODECS
+            for packet in self._demux:
+                self._position += 1
                 self._deadline.check()
                 if skipping:
                     codec.skip_frame = "DEFAULT" if number in wanted else "NONREF"
@@ -441,7 +443,7 @@ class VideoReader:
                 f"{self.name} cannot be decoded at packet {number} of {len(self._packets)}: {_reason(error)}"
             ) from None
         finally:
-            codec.skip_frame = "DEFAULT"
+            self._stream.codec_context.skip_frame = "DEFAULT"
 
     def _decode_alone(self, packet: "av.Packet") -> "av.VideoFrame | None":
         """The picture of the first packet, which tells size and rotation; None where it needs others."""
@@ -453,34 +455,35 @@ class VideoReader:
         codec.flush_buffers()
         return frames[0] if frames else None
 
-    def _packets_from(self, first: int) -> Iterator["av.Packet"]:
-        """The packets from number `first` on."""
-        if self._seekable:
-            # By presentation time, then by decoding time, which the index of MP4 is ordered by, then from the start.
-            for target in dict.fromkeys((*self._packets[first][:2], *self._packets[0][:2])):
-                if target is None:
-                    continue
-                try:
-                    self._container.seek(target, stream=self._stream)
-                except (av.FFmpegError, OSError):
-                    continue
-                packets = _pictures(self._container.demux(self._stream))
-                packet = next(packets, None)
-                landed = self._number_of.get((packet.pts, packet.dts, packet.size)) if packet else None
-                if landed is not None and landed <= first:
-                    for _ in range(first - landed):
-                        packet = next(packets)
-                    yield packet
-                    yield from packets
-                    return
-        self._container.close()
-        if isinstance(self._file, io.IOBase):
-            self._file.seek(0)
-        self._container, self._stream = _open_container(self._file, self.name, self.limits, self._threads)
-        packets = _pictures(self._container.demux(self._stream))
-        for _ in range(first):
-            next(packets)
-        yield from packets
+    def _go_to(self, first: int) -> None:
+        """Make packet `first` the next one of `_demux`."""
+        if not 0 <= first - self._position <= NEAR_PACKETS and not (self._seekable and self._seek(first)):
+            self._container.close()
+            if not isinstance(self._file, str):
+                self._file.seek(0)
+            self._container, self._stream = _open_container(self._file, self.name, self.limits, self._threads)
+            self._demux, self._position = _pictures(self._container.demux(self._stream)), 0
+        while self._position < first:
+            next(self._demux)
+            self._position += 1
+
+    def _seek(self, first: int) -> bool:
+        """Make packet `first` or one before it the next from `_demux`; False if the container cannot."""
+        # By presentation time, then by decoding time, which the index of MP4 is ordered by, then to the start.
+        for target in dict.fromkeys((*self._packets[first][:2], *self._packets[0][:2])):
+            if target is None:
+                continue
+            try:
+                self._container.seek(target, stream=self._stream)
+                self._demux = _pictures(self._container.demux(self._stream))
+                packet = next(self._demux, None)
+            except (av.FFmpegError, OSError):
+                continue
+            landed = self._number_of.get((packet.pts, packet.dts, packet.size), first + 1) if packet else first + 1
+            if landed <= first:
+                self._demux, self._position = itertools.chain([packet], self._demux), landed
+                return True
+        return False
 
 
 # Opening
@@ -683,6 +686,7 @@ class _Deadline:
 
 
 def _pictures(packets: Iterator["av.Packet"]) -> Iterator["av.Packet"]:
+    """Without the empty packets, which hold no picture; one ends every file."""
     return (packet for packet in packets if packet.size)
 
 
