@@ -33,20 +33,17 @@ OURS = ("*.safetensors", "*.safetensors.index.json", "*.py", ".eval_results/*.ya
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        url = publish(
-            args.folder,
-            args.name,
-            license=args.license,
-            allow_missing=args.allow_missing,
-            private=args.private,
-            update=args.update,
-            message=args.message,
-            check=not args.no_check,
-            dry_run=args.dry_run,
-        )
-    except _hub_errors() as error:
-        raise OSError(explain(error, args.name)) from error
+    url = publish(
+        args.folder,
+        args.name,
+        license=args.license,
+        allow_missing=args.allow_missing,
+        private=args.private,
+        update=args.update,
+        message=args.message,
+        check=not args.no_check,
+        dry_run=args.dry_run,
+    )
     if url:
         print(f"published: {url}")
     return 0
@@ -110,7 +107,10 @@ def publish(
     if dry_run:
         print(f"\n{publication.card}\nnothing was uploaded (--dry_run)")
         return None
-    return upload(publication, private=private, update=update, message=message)
+    try:
+        return upload(publication, private=private, update=update, message=message)
+    except _hub_errors() as error:
+        raise OSError(explain(error, name)) from error
 
 
 def listing(publication: Publication) -> str:
@@ -280,10 +280,10 @@ def upload(publication: Publication, *, private: bool, update: bool, message: st
 
 
 def _hub_errors() -> tuple[type[BaseException], ...]:
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    """What huggingface_hub raises when something is wrong on the way; a file that was cut off is a RuntimeError there."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-    return (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, RuntimeError)
+    return (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, ConnectionError, RuntimeError)
 
 
 def explain(error: BaseException, name: str) -> str:

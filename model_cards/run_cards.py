@@ -1,17 +1,16 @@
 """The card of one's own run: what was trained, on what, how, and what came out, written from the run's own records.
 
 The trainers call `write_run_card` for every checkpoint folder they keep. Beside the card lies the record that it was
-rendered from (`run.json`), so that `videomae publish` can render it again under the final name and licence. Cards of the
+rendered from (`training_record.json`), so that `videomae publish` can render it again under the final name and licence. Cards of the
 released checkpoints are made by build.py.
 """
 
+import contextlib
 import json
 import math
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,9 @@ from videomae.model_cards.cards import (
     text,
 )
 from videomae.model_cards.facts import PAPERS, is_non_commercial
+from videomae.training.runs import versions
 
-RECORD = "run.json"
+RECORD = "training_record.json"
 CURVES = "curves.png"
 TASKS = {"pretrain": "pre-trained", "classify": "fine-tuned to label videos", "detect": "trained to detect actions"}
 METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "map": "frame mAP at IoU 0.5"}
@@ -57,7 +57,7 @@ def write_run_card(
     license: str | None = None,
     command: str | None = None,
 ) -> Path:
-    """Write README.md, run.json and (with matplotlib) curves.png into a model folder; returns the card's path.
+    """Write README.md, training_record.json and (with matplotlib) curves.png into a model folder; returns the card's path.
 
     `folder` is a finished `save_pretrained` folder (config.json is read from it).
     `task` is "pretrain", "classify" or "detect".
@@ -77,7 +77,7 @@ def write_run_card(
     if base_model in PRESETS:
         base_model = None  # a size, not weights
     base = base_facts(base_model)
-    points = read_log(log) if log else []
+    points = log_points(log) if log else []
     record = {
         "folder": folder.name,
         "task": task,
@@ -241,21 +241,8 @@ def hub_name(name: str | None) -> str | None:
 
 def environment() -> dict[str, str]:
     """Versions and hardware that the run had."""
-    import torch
-
-    found = {"Python": platform.python_version(), "torch": torch.__version__}
-    for package in ("transformers", "accelerate", "videomae"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout that was not installed
-            continue
-    if torch.cuda.is_available():
-        found["device"] = torch.cuda.get_device_name()
-    else:
-        found["device"] = f"CPU, {os.cpu_count()} cores"
-    if (world := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        found["processes"] = str(world)
-    return found
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return {**versions(), **({"processes": str(world)} if world > 1 else {})}
 
 
 # -- what came out --
@@ -311,16 +298,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return rows
 
 
-def read_log(path: str | os.PathLike) -> list[dict[str, float]]:
-    """The points of a JSONL log that carry a step; a torn last line, as a crash leaves it, is passed over."""
+def log_points(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The lines of a JSONL log that carry a step. A line cut short is passed over: a card must not stop a run."""
     points = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
+        with contextlib.suppress(ValueError):
             point = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(point, dict) and "step" in point:
-            points.append(point)
+            if isinstance(point, dict) and "step" in point:
+                points.append(point)
     return points
 
 
