@@ -545,7 +545,7 @@ def convert_to_folder(
         planned.source.tensors.clear()
         save_processors(planned, beside)
         if verify:
-            record["proof"] = prove(planned, beside)
+            record |= prove(planned, beside)
         write_json(beside / "conversion.json", record)
     return record
 
@@ -566,12 +566,10 @@ def describe(planned: Plan, model: torch.nn.Module) -> dict[str, Any]:
     """What conversion.json says of the source and of what became of it."""
     config, source = planned.config, planned.source
     record = {
-        "source": {
-            "file": source.file.name,
-            "bytes": source.file.stat().st_size,
-            "sha256": sha256_of(source.file),
-            "weights_under": source.wrapper,
-        },
+        "source_file": source.file.name,
+        "source_bytes": source.file.stat().st_size,
+        "source_sha256": sha256_of(source.file),
+        "weights_under": source.wrapper,
         "family": planned.entry.release if planned.entry else planned.layout.release,
         "layout": planned.layout.title,
         "name": planned.entry.name if planned.entry else None,
@@ -581,7 +579,7 @@ def describe(planned: Plan, model: torch.nn.Module) -> dict[str, Any]:
         "layer_norm_eps": config.layer_norm_eps,
         "norm_eps": config.norm_eps,
         "notes": planned.notes,
-        "proof": None,
+        "largest_difference": None,  # prove() fills it in
         "versions": {package: version(package) for package in ("videomae", "torch", "transformers")},
     }
     if planned.layout.head == "pretrain":
@@ -685,16 +683,16 @@ def prove(planned: Plan, folder: Path) -> dict[str, Any]:
             f"{relative:.1e} of the largest value, the limit is {TOLERANCE:.0e}. Nothing was written; if the number of "
             "heads was given by hand, it may be wrong"
         )
+    stock = planned.layout.release == "transformers"
     name = next(iter(ours))
-    kind = "transformers' own class" if planned.layout.release == "transformers" else "reference_videomae.py"
     return {
-        "reference": kind,
-        "inputs": "proof_inputs() of convert_original_checkpoint.py, without randomness",
-        "outputs": list(ours),
+        "reference": "transformers' own class" if stock else "reference_videomae.py",
+        "compared": list(ours),
+        "inputs": "proof_inputs of convert_original_checkpoint.py, which has no randomness",
         "largest_difference": absolute,
         "largest_relative_difference": relative,
         "tolerance": TOLERANCE,
-        "expected": {"output": name, "first_values": [round(x, 6) for x in theirs[name].flatten()[:8].tolist()]},
+        "expected": {name: [round(value, 6) for value in theirs[name].flatten()[:8].tolist()]},
     }
 
 
@@ -826,13 +824,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"would write {output}: config.json, model.safetensors, the processor's files, conversion.json")
         return 0
     record = convert_to_folder(planned, output, verify=not args.no_verify, overwrite=args.overwrite)
-    if record["proof"]:
-        difference = record["proof"]["largest_relative_difference"]
-        print(
-            f"proof: {', '.join(record['proof']['outputs'])} agree with the source within {difference:.1e} (relative)"
-        )
-    else:
+    if args.no_verify:
         print("proof: skipped (--no_verify)")
+    else:
+        difference = record["largest_relative_difference"]
+        print(
+            f"proof: {', '.join(record['compared'])} agree with the source within {difference:.1e} of the largest value"
+        )
     print(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     return 0
 
