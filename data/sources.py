@@ -1,0 +1,139 @@
+"""One way to read an entry of a data set, whatever it is: a file, a folder of images, a member of a tar file, bytes.
+
+`open_clip` gives an object with `num_frames` and `read(indices)`; video files themselves are video_io.py's.
+"""
+
+# T frames  H W pixels
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from videomae.video_io import Limits, VideoReader, VideoReadError
+
+
+class FrameFolder(NamedTuple):
+    """Frames stored as images: `pattern.format(first)` is the first of `count`. first -1: all images, by number."""
+
+    folder: str
+    first: int
+    count: int
+    pattern: str
+
+
+class TarMember(NamedTuple):
+    """A video inside an uncompressed tar file."""
+
+    shard: str
+    offset: int
+    size: int
+    name: str
+
+
+Source = str | FrameFolder | TarMember | dict[str, Any] | bytes
+
+
+class Clip(Protocol):
+    num_frames: int
+
+    def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
+        """uint8 (T, H, W, 3)."""
+
+
+@contextlib.contextmanager
+def open_clip(source: Source, limits: Limits | None = None) -> Iterator[Clip]:
+    """Open an entry of a data set; every failure is a VideoReadError that names it."""
+    if isinstance(source, FrameFolder):
+        yield _FrameReader(source)
+        return
+    if isinstance(source, TarMember):
+        name, source = f"{source.name} in {source.shard}", read_member(source)
+    else:
+        name = None
+    try:
+        with VideoReader(source, limits=limits) as reader:
+            yield _FileReader(reader)
+    except VideoReadError as error:
+        raise error if name is None else VideoReadError(f"{name}: {error}") from None
+    except OSError as error:
+        raise VideoReadError(str(error)) from None
+
+
+def read_member(member: TarMember) -> bytes:
+    """The bytes of a video in a shard, with one read."""
+    try:
+        handle = os.open(member.shard, os.O_RDONLY)
+        try:
+            data = os.pread(handle, member.size, member.offset)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise VideoReadError(f"{member.name} in {member.shard}: {error.strerror or error}") from None
+    if len(data) != member.size:
+        raise VideoReadError(f"{member.name}: {member.shard} ends inside it; the shard is cut off, write it again")
+    return data
+
+
+class _FileReader:
+    def __init__(self, reader: VideoReader):
+        self._reader, self.num_frames = reader, reader.info.num_frames
+
+    def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
+        return self._reader.read(indices, short_side=short_side)
+
+
+class _FrameReader:
+    def __init__(self, source: FrameFolder):
+        self._source, self.num_frames = source, source.count
+        self._names = None
+        if source.first < 0:
+            self._names = sorted(_images(source.folder), key=_by_number)
+            self.num_frames = len(self._names)
+
+    def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
+        frames: dict[int, np.ndarray] = {}
+        for index in sorted(set(indices)):
+            frame = self._frame(index, short_side)
+            if frames and frame.shape != next(iter(frames.values())).shape:
+                raise VideoReadError(f"{self._source.folder}: frame {index} has another size than those before")
+            frames[index] = frame
+        return torch.from_numpy(np.stack([frames[index] for index in indices]))
+
+    def _frame(self, index: int, short_side: int | None) -> np.ndarray:
+        source = self._source
+        name = self._names[index] if self._names else source.pattern.format(source.first + index)
+        path = os.path.join(source.folder, name)
+        try:
+            with Image.open(path) as image:
+                image = image.convert("RGB")
+                if short_side is not None and min(image.size) > short_side:
+                    width, height = image.size
+                    scale = short_side / min(width, height)
+                    image = image.resize((max(int(width * scale), short_side), max(int(height * scale), short_side)))
+                return np.asarray(image)
+        except FileNotFoundError:
+            raise VideoReadError(f"frame {index} of {source.folder} is missing: {path}") from None
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise VideoReadError(f"{path} cannot be read: {error}") from None
+
+
+def _images(folder: str) -> list[str]:
+    suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+    try:
+        names = [name for name in os.listdir(folder) if name.lower().endswith(suffixes)]
+    except OSError as error:
+        raise VideoReadError(f"{folder}: {error.strerror or error}") from None
+    if not names:
+        raise VideoReadError(f"{folder} holds no frames")
+    return names
+
+
+def _by_number(name: str) -> list[int | str]:
+    """img_2 before img_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

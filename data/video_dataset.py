@@ -1,0 +1,246 @@
+"""A map-style data set of clips over a manifest: one decode, `num_samples` augmented copies, exact repeatability.
+
+    manifest = open_manifest("train.csv")
+    dataset = VideoDataset(manifest, mode="train", sampling=ClipSampling(), transform=TrainTransform(), num_samples=2)
+    loader = make_loader(dataset, EpochSampler(len(dataset), seed=0), 8, ClassificationCollator(), workers=4)
+
+What a sample is depends on (seed, epoch, index, sample number) only, never on workers, order or history.
+"""
+
+# S samples of one clip, or views of one video  T frames  C channels  H W pixels
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from videomae.data.manifests import Manifest, open_manifest
+from videomae.data.randomness import FRAMES, PIXELS, generator_for, sample_key
+from videomae.data.sources import open_clip
+from videomae.data.transforms import EvalTransform, PretrainTransform, TrainTransform
+from videomae.sampling_videomae import (
+    ClipSampling,
+    hybrid_stride,
+    pretrain_clip,
+    test_clips,
+    train_clip,
+    validation_clip,
+)
+from videomae.video_io import Limits, VideoReadError
+
+MODES = ("pretrain", "train", "validation", "test")
+BROKEN_POLICIES = ("replace", "exclude", "fail")
+DEFAULT_TRANSFORMS = {"pretrain": PretrainTransform, "train": TrainTransform}
+
+
+class BrokenVideosError(RuntimeError):
+    """Too many videos of a data set cannot be read; the message names some."""
+
+
+class VideoDataset(Dataset):
+    """Clips of the videos of a manifest.
+
+    mode: "pretrain" and "train" draw a random clip and `num_samples` augmentations of it; "validation" gives the one
+        clip and crop of `validation_clip`; "test" all `sampling.clips` x `sampling.crops` views, clips outermost, from
+        one decode. Left out: `transform` is the published one of the mode.
+    half_rate_sources: parts of paths whose videos are stored at half the frame rate and are read at half the stride in
+        pre-training (V2's mixed set).
+    broken: what becomes of a video that cannot be read. "replace" (training) takes the next readable entry of the
+        manifest; "exclude" (evaluation) gives an item without pixels, which collators leave out; "fail" raises. Each is
+        named in a warning and counted in `broken`; above a share of `max_broken` of the set, BrokenVideosError is
+        raised. By default training replaces and evaluation fails.
+    decode_seconds: a video that takes longer to read counts as broken.
+    decode_short_side: scale larger frames down while they are decoded (fast; not the resampling of the releases).
+
+    An item is a dict:
+        pixel_values  (S, T, C, H, W), uint8 or, if the transform normalises, float32; None for an excluded video
+        label         class number, float vector, or None where the manifest has no labels
+        index         the entry that was read (of a replaced video: the one in its place)
+        keys          the S sample keys, which seed masks and mixing
+        path          the entry's name
+        error         only for an excluded video: why
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest | Any,
+        *,
+        mode: str = "train",
+        sampling: ClipSampling | None = None,
+        transform: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
+        num_samples: int = 1,
+        seed: int = 0,
+        half_rate_sources: tuple[str, ...] = (),
+        broken: str | None = None,
+        max_broken: float = 0.01,
+        decode_seconds: float | None = 60.0,
+        decode_short_side: int | None = None,
+    ):
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+        broken = broken or ("replace" if mode in ("pretrain", "train") else "fail")
+        if broken not in BROKEN_POLICIES:
+            raise ValueError(f"broken must be one of {', '.join(BROKEN_POLICIES)}, not {broken!r}")
+        if broken == "replace" and mode in ("validation", "test"):
+            raise ValueError("evaluation never replaces a video, which would change the result; use exclude or fail")
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, not {num_samples}")
+        if num_samples > 1 and mode in ("validation", "test"):
+            raise ValueError(f"{mode} has no augmented copies; num_samples must be 1, not {num_samples}")
+        if not 0.0 <= max_broken <= 1.0:
+            raise ValueError(f"max_broken is a share in [0, 1], not {max_broken}")
+        self.manifest = open_manifest(manifest)
+        if mode == "train":
+            self.manifest.check_labels()
+        self.mode, self.sampling = mode, sampling or ClipSampling()
+        self.transform = transform or DEFAULT_TRANSFORMS.get(mode, EvalTransform)()
+        self.num_samples, self.seed = num_samples, seed
+        self.half_rate_sources = half_rate_sources
+        self.broken_policy, self.max_broken = broken, max_broken
+        self.limits = Limits(decode_seconds=decode_seconds)
+        self.decode_short_side = decode_short_side
+        # In memory that workers share, also with those that outlive an epoch.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._broken = torch.zeros(len(self.manifest), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        return self.manifest.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return self.manifest.class_names
+
+    @property
+    def num_labels(self) -> int | None:
+        return self.manifest.num_labels
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose samples are drawn; reaches running workers too, from their next item on."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def broken(self) -> list[str]:
+        """The videos that could not be read so far, in any worker of this process."""
+        return [self.manifest.path(i) for i in self._broken.nonzero().flatten().tolist()]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        epoch = self.epoch
+        if self.broken_policy != "replace":
+            try:
+                return self._item(index, epoch, index)
+            except VideoReadError as error:
+                self._report(index, error)
+                if self.broken_policy == "fail":
+                    raise VideoReadError(f"{error}; broken='exclude' leaves such videos out and says so") from None
+                path, label = self.manifest.path(index), self.manifest.label(index)
+                return {
+                    "pixel_values": None, "label": label, "index": index, "keys": [], "path": path, "error": str(error)
+                }  # fmt: skip
+        # The next entries in order, so that the stand-in depends on nothing but the files.
+        for i in itertools.chain(range(index, len(self)), range(index)):
+            if self._broken[i]:
+                continue
+            try:
+                return self._item(i, epoch, index)
+            except VideoReadError as error:
+                self._report(i, error)
+        raise BrokenVideosError(f"none of the {len(self)} videos of {self.manifest.origin} can be read")
+
+    def _item(self, index: int, epoch: int, asked: int) -> dict[str, Any]:
+        """The item of an entry; its random choices are those of the entry that was asked for."""
+        keys = [sample_key(self.seed, epoch, asked, sample) for sample in range(self.num_samples)]
+        path = self.manifest.path(index)
+        with open_clip(self.manifest.source(index), self.limits) as clip:
+            if self.mode == "test":
+                pixels = self._views(clip)
+                keys = [sample_key(self.seed, epoch, asked, view) for view in range(len(pixels))]
+            else:
+                frames = clip.read(self._indices(clip.num_frames, path, keys[0]), short_side=self.decode_short_side)
+                frames = frames.permute(0, 3, 1, 2)  # (T, C, H, W), interleaved in memory
+                pixels = [self.transform(frames, generator_for(key, PIXELS)) for key in keys]
+        return {
+            "pixel_values": torch.stack(pixels),
+            "label": self.manifest.label(index),
+            "index": index,
+            "keys": keys,
+            "path": path,
+        }
+
+    def _indices(self, video_frames: int, path: str, key: int) -> list[int]:
+        generator = generator_for(key, FRAMES)
+        try:
+            if self.mode == "pretrain":
+                stride = self.sampling.stride_frames
+                if self.half_rate_sources:
+                    stride = hybrid_stride(path, stride, half_rate_sources=self.half_rate_sources)
+                return pretrain_clip(video_frames, dataclasses.replace(self.sampling, stride_frames=stride), generator)
+            if self.mode == "train":
+                return train_clip(video_frames, self.sampling, generator)
+            return validation_clip(video_frames, self.sampling)
+        except ValueError as error:  # too short for a policy that does not fill up
+            raise VideoReadError(f"{path}: {error}") from None
+
+    def _views(self, clip) -> list[torch.Tensor]:
+        """All views of the test from one decode: each frame is read and resized once, then cut up."""
+        clips = test_clips(clip.num_frames, self.sampling)
+        needed = sorted(set(itertools.chain.from_iterable(clips)))
+        frames = clip.read(needed, short_side=self.decode_short_side).permute(0, 3, 1, 2)
+        place = {frame: i for i, frame in enumerate(needed)}
+        crops = self.transform.views(frames, self.sampling.crops)
+        return [crop[[place[frame] for frame in indices]] for indices in clips for crop in crops]
+
+    def _report(self, index: int, error: VideoReadError) -> None:
+        """Name and count a broken video; stop the run above the share that the user allows."""
+        if self._broken[index]:
+            return
+        self._broken[index] = True
+        warnings.warn(f"broken video: {error}", RuntimeWarning, stacklevel=3)
+        count = int(self._broken.sum())
+        if count > self.max_broken * len(self) and self.broken_policy != "fail":
+            raise BrokenVideosError(
+                f"{count} of {len(self)} videos of {self.manifest.origin} cannot be read, above max_broken="
+                f"{self.max_broken:g}; the last: {error}. `videomae check-data` lists them; remove them or raise max_broken"
+            )
+
+
+def make_loader(
+    dataset: Dataset,
+    sampler: Sampler[int],
+    batch_size: int,
+    collate: Callable,
+    *,
+    workers: int = 0,
+    drop_last: bool = True,
+    pin_memory: bool | None = None,
+    prefetch_factor: int = 2,
+    timeout_seconds: float = 0,
+) -> DataLoader:
+    """A DataLoader set up for video: workers that stay, one thread each, pinned memory where there is a GPU.
+
+    Decoding takes far longer than handing over, so two batches ahead per worker are enough; more only costs memory.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        drop_last=drop_last,
+        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        persistent_workers=workers > 0,
+        prefetch_factor=prefetch_factor if workers else None,
+        timeout=timeout_seconds,
+    )
