@@ -38,7 +38,8 @@ PROCESSOR_MAPS = {
     VIDEO_PROCESSOR: {"AutoVideoProcessor": "video_processing_videomae.VideoMAEVideoProcessor"},
 }
 # Records that say how the weights came about; they are published beside them.
-PROOFS = ("conversion.json", run_cards.RECORD, "results.json")
+CONVERSION = "conversion.json"
+PROOFS = (CONVERSION, run_cards.RECORD, "results.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 UNNAMED_LABEL = re.compile(r"LABEL_\d+")
 MISSING = ("license", "labels")  # what --allow_missing can let pass
@@ -265,8 +266,10 @@ def card_of(publication: Publication, license: str | None) -> tuple[str, list[ca
                 "transformers loads another class and says nothing. Add it to the first lines"
             )
         return set_licence(written, license) if license and not data.get("license") else written, []
-    publication.notes.append("the folder has no record of its making, so the card says only what the files show")
-    return run_cards.render_plain_card(folder, name=name, license=license), []
+    publication.notes.append("the folder has no record of a training, so the card says only what the files show")
+    conversion = read_json(folder / CONVERSION)
+    facts = list(build.conversion_facts(conversion)) if conversion else []
+    return run_cards.render_plain_card(folder, name=name, license=license, facts=facts), []
 
 
 @dataclass(frozen=True)
@@ -284,13 +287,13 @@ def recorded_card(folder: Path, name: str, license: str | None) -> RecordedCard 
             run_cards.recorded_results(run["results"]),
             run_cards.render_run_card(folder, run, name=run["folder"]),
         )
-    proof = read_json(folder / "conversion.json")
-    if proof and proof.get("name"):
-        checkpoint = entry(proof["name"])
+    conversion = read_json(folder / CONVERSION)
+    if conversion and conversion["name"]:
+        checkpoint = entry(conversion["name"])
         return RecordedCard(
-            build.zoo_card(checkpoint, name=name, proof=proof),
+            build.zoo_card(checkpoint, name=name, conversion=conversion),
             build.results_of(checkpoint),
-            build.zoo_card(checkpoint, proof=proof),
+            build.zoo_card(checkpoint, conversion=conversion),
         )
     return None
 

@@ -100,11 +100,11 @@ def outdated(folder: Path) -> Iterator[tuple[str, str | None]]:
             yield path.name, None
 
 
-def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, proof: Mapping[str, Any] | None = None) -> str:
+def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, conversion: Mapping[str, Any] | None = None) -> str:
     """The card of a released checkpoint.
 
     `name` is what its snippets load: the entry's own name (the folder that the converter makes) unless it is being
-    published under another. `proof` is the content of the folder's conversion.json.
+    published under another. `conversion` is the content of the folder's conversion.json.
     """
     config = config_of(checkpoint)
     results = results_of(checkpoint)
@@ -152,7 +152,7 @@ def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, proof: Mapping[
         procedure=stages,
         results=results,
         protocol_note=DETECTION_NOTE if checkpoint.head == "detect" else PROTOCOL_NOTE,
-        measured=list(measured(proof)),
+        measured=list(measured(conversion)),
         biases=list(dict.fromkeys(DATA_SETS[key].bias for key in data_sets if DATA_SETS[key].bias)),
         papers=[PAPERS[key] for key in _papers(checkpoint)],
         stock_clip=clip_from_frames(_sampling(checkpoint), config.num_frames),
@@ -321,7 +321,7 @@ def _stage(checkpoint: Checkpoint) -> dict[str, Any]:
             "command": f"{command} --recipe {recipe.name} --data LIST --output RUN",
         }
     if checkpoint.release == "mmaction2":
-        text = f"None of its own: the weights of `{checkpoint.base_model}`, ported."
+        text = f"No training of its own: the weights of `{checkpoint.base_model}`, ported."
         return {"title": "Port to MMAction2", "recipe": None, "text": text}
     if checkpoint.teacher:
         text = f"From `{checkpoint.teacher}`; neither the settings nor the code were released."
@@ -341,22 +341,29 @@ def _recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
 # -- what is known about it --
 
 
-def measured(proof: Mapping[str, Any] | None) -> Iterator[str]:
-    if proof is None:
+def measured(conversion: Mapping[str, Any] | None) -> Iterator[str]:
+    """What was measured here: on tiny networks always, on the released file once it has been converted."""
+    if conversion is None:
         yield (
             "A tiny network of this family with random weights, made with the authors' code, converts to outputs within 1e-4 "
             "of theirs (a test of the `videomae` package). The released file itself is checked when it is converted: the "
             "command computes a clip a second time by an independent path and writes the largest difference to "
             "`conversion.json`."
         )
-        return
-    difference = proof.get("largest_difference", proof.get("max_abs_difference"))
-    yield (
-        f"These weights were converted from a file with SHA-256 `{proof.get('source_sha256', 'not recorded')}`; on a fixed clip "
-        f"they differ from an independent computation by at most {difference:.1e}."
-        if isinstance(difference, int | float)
-        else "These weights were converted without the check against an independent computation."
-    )
+    else:
+        yield from conversion_facts(conversion)
+
+
+def conversion_facts(conversion: Mapping[str, Any]) -> Iterator[str]:
+    """What the record of a conversion proves, in words."""
+    yield f"The weights were converted from `{conversion['source_file']}`, SHA-256 `{conversion['source_sha256']}`."
+    if conversion["largest_difference"] is None:
+        yield "That conversion was not compared with an independent computation."
+    else:
+        yield (
+            f"On a fixed clip, {' and '.join(conversion['compared'])} differ from an independent computation of the same file "
+            f"by at most {conversion['largest_relative_difference']:.1e} of the largest value (`conversion.json`)."
+        )
 
 
 def licence_of_release(checkpoint: Checkpoint) -> tuple[str, str]:

@@ -138,8 +138,11 @@ def render_run_card(folder: Path, record: Mapping[str, Any], *, name: str, licen
     )
 
 
-def render_plain_card(folder: Path, *, name: str, license: str | None) -> str:
-    """The card of a folder without any record: what its files show, and that nothing else is known."""
+def render_plain_card(folder: Path, *, name: str, license: str | None, facts: Sequence[str] = ()) -> str:
+    """The card of a folder without the record of a training: what its files show, and that nothing else is known.
+
+    `facts` are sentences about where the weights come from.
+    """
     fields = folder_fields(folder, name)
     return render(
         "plain_card.md.jinja",
@@ -148,6 +151,7 @@ def render_plain_card(folder: Path, *, name: str, license: str | None) -> str:
         non_commercial=is_non_commercial(license),
         mask_ratio=0.9,
         dual_mask=False,
+        facts=facts,
         papers=[PAPERS["2203.12602"]],
         **fields,
     )
