@@ -1,0 +1,114 @@
+"""Clips around a second, from every layout of movies, against the frame numbers that the test videos show."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from video_files import VIDEO_KINDS, make_kind, numbered_frame, numbers_in, write_video
+
+from videomae.data.ava_movies import FrameFolder, Movie, MovieFolder, SecondFiles
+from videomae.video_io import VideoReadError
+
+OFFSETS = list(range(-8, 8, 2))
+
+
+@pytest.fixture(scope="module")
+def movie(tmp_path_factory):
+    """Six seconds at 25 frames a second with few key frames."""
+    path = tmp_path_factory.mktemp("movies") / "film.mp4"
+    return write_video(path, 150, fps=25, gop=40, options={"bf": "3"})
+
+
+@pytest.mark.parametrize("seconds, centre", [(0, 0), (2, 50), (3.2, 80), (5.96, 149)])
+def test_a_clip_is_centred_on_its_key_frame_and_repeats_at_the_ends(movie, seconds, centre):
+    shown = numbers_in(Movie(movie).read(seconds, OFFSETS))
+    assert shown == [min(max(centre + offset, 0), 149) for offset in OFFSETS]
+
+
+def test_offsets_count_frames_of_the_rate_that_is_asked_for(movie):
+    # 50 a second: two offsets are one frame of the movie; 12.5: one offset is two.
+    assert numbers_in(Movie(movie).read(2, OFFSETS, rate=50)) == [46, 47, 48, 49, 50, 51, 52, 53]
+    assert numbers_in(Movie(movie).read(2, [-3, 0, 3], rate=12.5)) == [44, 50, 56]
+
+
+def test_offsets_may_come_in_any_order_and_repeat(movie):
+    assert numbers_in(Movie(movie).read(2, [4, -1, 4, 0])) == [54, 49, 54, 50]
+
+
+def test_a_cut_begins_at_the_annotated_second_that_is_given(movie):
+    assert numbers_in(Movie(movie, starts_at=900).read(902, [0, 1])) == [50, 51]
+    with pytest.raises(VideoReadError, match=r"key frame at 902 s lies outside the video, which holds seconds 0 to 6"):
+        Movie(movie).read(902, [0])
+    with pytest.raises(VideoReadError, match="lies outside the video, which holds seconds 900"):
+        Movie(movie, starts_at=900).read(3, [0])
+
+
+TIMED = [kind for kind in VIDEO_KINDS if kind not in ("h264_elementary_stream", "single_frame", "two_frames", "gif")]
+# Frames between key frames are wrong at first in these when decoding does not start at the beginning.
+HEALING = {"h264_intra_refresh"}
+UNEVEN = {"h264_variable_rate"}
+
+
+@pytest.mark.parametrize("kind", sorted(set(TIMED) - HEALING - UNEVEN))
+def test_every_kind_of_file_gives_the_frames_at_the_times(kind, tmp_path):
+    assert numbers_in(Movie(make_kind(kind, tmp_path)).read(1.0, [-6, -1, 0, 1, 12])) == [24, 29, 30, 31, 42]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(VideoReadError, match=r"text\.mp4 cannot be opened"):
+        Movie(tmp_path / "text.mp4").read(0, [0])
+
+
+def test_one_file_per_second_is_read_across_its_borders(tmp_path):
+    folder = tmp_path / "film"
+    folder.mkdir()
+    for second in range(902, 906):
+        first = (second - 902) * 5
+        frames = [numbered_frame(first + index) for index in range(5)]
+        write_video(folder / f"{second:04d}.mp4", 5, fps=5, frames=frames)
+    movie = MovieFolder(tmp_path).find("film")
+    assert isinstance(movie, SecondFiles)
+    assert numbers_in(movie.read(904, [-7, -1, 0, 4, 5, 9])) == [3, 9, 10, 14, 15, 19]
+    assert numbers_in(movie.read(902, [-3, 40])) == [0, 19]
+    with pytest.raises(VideoReadError, match="has no file for second 950; it holds 902 to 905"):
+        movie.read(950, [0])
+
+
+def test_folders_of_frames_are_counted_from_their_first_second(tmp_path):
+    folder = tmp_path / "film"
+    folder.mkdir()
+    for index in range(12):
+        Image.fromarray(numbered_frame(index)).save(folder / f"film_{index + 1:06d}.png")
+    movie = MovieFolder(tmp_path, starts_at=900, frame_rate=4).find("film")
+    assert isinstance(movie, FrameFolder)
+    assert numbers_in(movie.read(901, [-5, -1, 0, 3, 20])) == [0, 3, 4, 7, 11]
+    assert numbers_in(movie.read(901, [-2, 0, 2], rate=2)) == [0, 4, 8]
+    with pytest.raises(VideoReadError, match=r"would be picture 9 of 12|would be picture 41 of 12"):
+        movie.read(910, [0])
+
+
+def test_a_folder_of_movies_finds_each_by_id_and_knows_where_it_begins(tmp_path):
+    write_video(tmp_path / "short.mp4", 8, fps=1)
+    write_video(tmp_path / "o3lC_WyyC_000012_000022.mp4", 20, fps=2)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    movies = MovieFolder(tmp_path)
+    assert movies.find("short", last_seconds=5) == Movie(tmp_path / "short.mp4", 0.0)
+    assert movies.find("short", last_seconds=907) == Movie(tmp_path / "short.mp4", 900.0)
+    kinetics = movies.find("o3lC_WyyC", last_seconds=17)
+    assert kinetics.starts_at == 12.0
+    assert numbers_in(kinetics.read(17, [0])) == [10]
+    assert movies.find("missing") is None and movies.find("empty") is None
+    assert MovieFolder(tmp_path, starts_at=3.0).find("short").starts_at == 3.0
+    assert movies.find(str(tmp_path / "short.mp4")) == Movie(tmp_path / "short.mp4", 0.0)
+    with pytest.raises(FileNotFoundError, match="is not a folder; name the one with the movies"):
+        MovieFolder(tmp_path / "nowhere")
+
+
+def test_reading_the_middle_of_a_long_movie_decodes_only_the_neighbourhood(movie, monkeypatch):
+    from videomae.data import ava_movies
+
+    converted = []
+    monkeypatch.setattr(ava_movies, "_rgb", lambda frame: converted.append(frame.pts) or np.zeros((2, 2, 3), np.uint8))
+    Movie(movie).read(3.0, OFFSETS)
+    assert len(converted) == len(OFFSETS)
