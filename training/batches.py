@@ -4,6 +4,7 @@ A step is `clips_per_step` consecutive clips of the epoch's global order, whatev
 workers or micro-batches. So a step is the same set of clips everywhere, and a position in the data is just a step.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -123,6 +124,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(sample_key(seed, step, rank, 0))
 
 
-def default_workers(processes_here: int, cores: int) -> int:
-    """Decoding processes per device: all cores but one shared among the devices of this machine, at most 12."""
-    return max(1, min(12, (cores - 1) // max(processes_here, 1)))
+def default_workers() -> int:
+    """Decoding processes per device: all cores but one, shared among the devices of this machine, at most 12."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(12, ((os.cpu_count() or 2) - 1) // here))

@@ -4,8 +4,9 @@ The traps that stay silent are errors here: a run that asks for FSDP or DeepSpee
 processes that are each alone. What is sharded is listed once (`blocks_to_shard`), for Accelerate and for tests alike.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from accelerate.utils import DistributedType, GradScalerKwargs, broadcast_object
 from torch import nn
 
 from videomae.modeling_videomae import VideoMAELayer
+from videomae.training import optimisation
+from videomae.training.batches import StepPlan
 from videomae.training.checkpoints import (
     SHARDED,
     check_same_model,
@@ -25,14 +28,15 @@ from videomae.training.checkpoints import (
 )
 from videomae.training.optimisation import Ema
 from videomae.training.options import RunOptions
+from videomae.training.recipes import Recipe
 
 
-def start_accelerator(options: RunOptions, *, project_dir: Path | None = None) -> Accelerator:
-    """The Accelerator of this process, with precision and engine checked."""
+def start_accelerator(options: RunOptions) -> Accelerator:
+    """The Accelerator of this process, with precision and engine checked; trackers write below the run's folder."""
     accelerator = Accelerator(
         mixed_precision=precision(options.mixed_precision),
         log_with=list(options.trackers) or None,
-        project_dir=project_dir,
+        project_dir=options.output or None,
         kwargs_handlers=[GradScalerKwargs(init_scale=min(2.0**16, options.max_loss_scale))],
         step_scheduler_with_optimizer=False,
     )
@@ -84,12 +88,7 @@ def shard(model: nn.Module, mesh: Any = None) -> nn.Module:
 
 
 def prepare(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    clips_per_device: int,
-    accumulation: int,
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, plan: StepPlan
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Hand model and optimizer to the engine; both may come back wrapped."""
     if accelerator.distributed_type == DistributedType.FSDP:
@@ -97,9 +96,46 @@ def prepare(
         plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks_to_shard(model)})
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        settings["train_micro_batch_size_per_gpu"] = clips_per_device
-        settings["gradient_accumulation_steps"] = accumulation
+        settings["train_micro_batch_size_per_gpu"] = plan.clips_per_device
+        settings["gradient_accumulation_steps"] = plan.accumulation
     return accelerator.prepare(model, optimizer)
+
+
+def describe(accelerator: Accelerator) -> dict[str, Any]:
+    return {
+        "processes": accelerator.num_processes,
+        "engine": accelerator.distributed_type.value,
+        "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type,
+        "precision": accelerator.mixed_precision,
+    }
+
+
+def gradient_norm(accelerator: Accelerator, model: nn.Module, max_norm: float | None) -> torch.Tensor:
+    """Norm of the step's gradient, clipped where a bound is given; DeepSpeed has clipped it by its own settings."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        norm = model.get_global_grad_norm()
+        return torch.as_tensor(0.0 if norm is None else norm, device=accelerator.device)
+    accelerator.unscale_gradients()
+    return optimisation.gradient_norm(model.parameters(), max_norm)
+
+
+@contextlib.contextmanager
+def explained_out_of_memory(recipe: Recipe, plan: StepPlan) -> Iterator[None]:
+    """Say once, instead of a traceback from inside an operator, what can be lowered without changing the result."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        advice = []
+        if plan.clips_per_device > 1:
+            advice.append(f"--clips_per_device {max(1, plan.clips_per_device // 2)} (more micro-batches, same result)")
+        if not recipe.gradient_checkpointing:
+            advice.append("--gradient_checkpointing (same result, more time)")
+        advice.append("--mixed_precision bf16, or sharding (examples/accelerate/fsdp2.yaml)")
+        raise ValueError(
+            f"out of memory with {plan.clips_per_device} clips on a device at a time; try {'; or '.join(advice)}"
+        ) from error
 
 
 def share(accelerator: Accelerator, make: Callable[[], Any]) -> Any:

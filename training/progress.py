@@ -116,19 +116,20 @@ class Log:
 
     def __init__(self, accelerator: Accelerator, path: Path | None, *, total_steps: int, first_step: int):
         self.accelerator = accelerator
-        self.path = path if accelerator.is_main_process else None
-        self._bar = None
-        if accelerator.is_main_process and sys.stderr.isatty():
-            self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+        self.path = path
+        self._main = accelerator.is_main_process
         self._total = total_steps
+        self._bar = None
+        if self._main and sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
-    def step(self) -> None:
+    def advance(self) -> None:
         if self._bar:
             self._bar.update()
 
     def line(self, step: int, values: Mapping[str, Any]) -> None:
         """`step` is the number of steps made so far."""
-        if not self.accelerator.is_main_process:
+        if not self._main:
             return
         if self.path:
             append_log(self.path, {"step": step, **values})
@@ -139,7 +140,10 @@ class Log:
         else:
             print(f"step {step}/{self._total}  {text}", flush=True)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
         if self._bar:
             self._bar.close()
 

@@ -1,0 +1,150 @@
+"""Engines: the traps are errors, the ready configs parse, and FSDP2 (on a CPU mesh) trains and saves as one process does."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import yaml
+from accelerate import Accelerator
+from support import TINY
+
+from videomae import VideoMAEConfig, VideoMAEForPreTraining
+from videomae.masking_videomae import tube_mask
+from videomae.training import engines
+from videomae.training.batches import StepPlan
+from videomae.training.checkpoints import damage, load_checkpoint, save_checkpoint
+from videomae.training.optimisation import Ema, build_optimizer, gradient_norm, set_rates, step_unless
+from videomae.training.options import RunOptions
+from videomae.training.recipes import PretrainRecipe
+
+CONFIGS = sorted((Path(__file__).parents[1] / "examples" / "accelerate").glob("*.yaml"))
+
+
+def test_a_run_that_asks_for_fsdp_and_does_not_get_it_stops(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="the launch asks for FSDP and the run would go on with NO"):
+        engines.check_engine(Accelerator(cpu=True))
+
+
+def test_a_launch_whose_processes_are_each_alone_stops(monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ValueError, match="started 2 processes, and each of them is one of 1; on CPUs start with `torchrun"
+    ):
+        engines.check_engine(accelerator)
+
+
+def test_fp16_without_an_accelerator_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has an accelerator")
+    with pytest.raises(ValueError, match="fp16 needs an accelerator"):
+        engines.start_accelerator(RunOptions(mixed_precision="fp16"))
+
+
+def test_every_block_of_encoder_and_decoder_is_sharded_by_itself():
+    model = VideoMAEForPreTraining(VideoMAEConfig(**TINY))
+    assert engines.blocks_to_shard(model) == [*model.videomae.encoder.layer, *model.decoder.decoder_layers]
+
+
+def test_running_out_of_memory_says_what_to_lower():
+    recipe = PretrainRecipe(clips_per_step=16)
+    plan = StepPlan.of(recipe, num_clips=100, clips_per_device=8)
+    with (
+        pytest.raises(ValueError, match=r"out of memory with 8 clips.*--clips_per_device 4 .*--gradient_checkpointing"),
+        engines.explained_out_of_memory(recipe, plan),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="something else"), engines.explained_out_of_memory(recipe, plan):
+        raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_ready_config_is_one_that_accelerate_reads(path):
+    from accelerate.commands.config.config_args import ClusterConfig
+
+    config = ClusterConfig.from_yaml_file(str(path))
+    assert config.compute_environment.value == "LOCAL_MACHINE"
+    fields = yaml.safe_load(path.read_text())
+    if "fsdp_config" in fields:
+        assert fields["fsdp_config"]["fsdp_version"] == 2
+    for name in (fields.get("deepspeed_config") or {}).values():
+        assert not str(name).endswith(".json") or json.loads((path.parent / name).read_text())
+
+
+@pytest.mark.slow
+def test_fsdp2_on_two_processes_trains_and_saves_as_one_process_does(tmp_path):
+    alone = train_and_save(tmp_path / "alone", rank=0, world=1, sharded=False)
+    mp.spawn(sharded_process, args=(str(tmp_path),), nprocs=2)
+    sharded = torch.load(tmp_path / "losses.pt", weights_only=True)
+    torch.testing.assert_close(sharded, alone, rtol=0, atol=1e-5)
+
+    for step in (2, 4):
+        assert damage(tmp_path / "sharded" / f"checkpoint-{step}") is None
+    one, two = (
+        VideoMAEForPreTraining.from_pretrained(tmp_path / kind / "checkpoint-4").state_dict()
+        for kind in ("alone", "sharded")
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+    # One process goes on from what two wrote, moments and average included.
+    model, optimizer, ema = parts()
+    state = load_checkpoint(tmp_path / "sharded" / "checkpoint-4", model=model, optimizer=optimizer, ema=ema)
+    assert state["step"] == 4 and len(optimizer.state) == len(list(model.parameters()))
+
+
+def sharded_process(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        losses = train_and_save(Path(folder) / "sharded", rank=rank, world=2, sharded=True)
+        if rank == 0:
+            torch.save(losses, Path(folder) / "losses.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def parts(sharded=False, seed=0):
+    torch.manual_seed(seed)
+    model = VideoMAEForPreTraining(VideoMAEConfig(**TINY))
+    if sharded:
+        mesh = dist.init_device_mesh("cpu", (2,)) if not sharded_mesh else sharded_mesh[0]
+        sharded_mesh[:] = [mesh]
+        engines.shard(model, mesh)
+    return model, build_optimizer(model, PretrainRecipe()), Ema(model, 0.9)
+
+
+sharded_mesh = []  # one mesh a process
+
+
+def train_and_save(folder, *, rank, world, sharded):
+    """Four steps on four clips, with a save and a load into fresh parts after two; losses averaged over processes."""
+    model, optimizer, ema = parts(sharded)
+    losses = []
+    for step in range(4):
+        generator = torch.Generator().manual_seed(step)
+        pixels = torch.randn(4, 16, 3, 32, 32, generator=generator)
+        masks = torch.stack([tube_mask((8, 4, 4), 0.75, generator) for _ in range(4)])
+        set_rates(optimizer, lr=1e-3, weight_decay=0.05)
+        loss = model(pixels[rank::world], masks[rank::world], num_visible=32).loss
+        loss.backward()
+        norm = gradient_norm(model.parameters(), 0.5)
+        step_unless(~norm.isfinite(), optimizer)
+        optimizer.zero_grad()
+        ema.update(model)
+        mean = loss.detach() / world
+        if world > 1:
+            dist.all_reduce(mean)
+        losses.append(mean)
+        if step in (1, 3):
+            saved = {"model": model, "optimizer": optimizer, "ema": ema}
+            path = save_checkpoint(folder, state={"step": step + 1}, **saved, main=rank == 0)
+            if world > 1:
+                dist.barrier()
+            if step == 1:
+                model, optimizer, ema = parts(sharded, seed=1)
+                load_checkpoint(path, model=model, optimizer=optimizer, ema=ema)
+    return torch.stack(losses)
