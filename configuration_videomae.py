@@ -37,6 +37,7 @@ DETECTION_FAMILIES = {
         box_test_scale=[0.1, 0.05],
         box_train_jitter=[0.2, 0.1, 0.1, 0.05],
         head_dropout_prob=0.0,
+        detection_frame_rate=25.0,  # process_ava_videos.py of AlphAction, whose data the release used
         pixel_mean=[122.7717 / 255, 115.9465 / 255, 102.9801 / 255],
         pixel_std=[57.375 / 255] * 3,
     ),
@@ -47,6 +48,7 @@ DETECTION_FAMILIES = {
         box_test_scale=[0.0, 0.0],
         box_train_jitter=[0.0, 0.0, 0.0, 0.0],
         head_dropout_prob=0.5,
+        detection_frame_rate=30.0,  # extract_rgb_frames.sh of mmaction2
         pixel_mean=None,
         pixel_std=None,
     ),
@@ -74,6 +76,9 @@ class VideoMAEConfig(PreTrainedConfig):
     box_test_scale (`list[float]`): by how much of its width and height a box is widened at test, in total.
     box_train_jitter (`list[float]`): largest move of a box's edges in training, as shares of its size: left/right
         outward and inward, top/bottom outward and inward.
+    detection_stride_frames, detection_frame_rate: the clip around a key frame: frames between two of its frames, counted
+        at so many frames a second (`None`: at the video's own rate).
+    detection_short_side (`int`): the short side that whole frames are scaled to for detection.
     """
 
     model_type = "videomae"
@@ -115,6 +120,9 @@ class VideoMAEConfig(PreTrainedConfig):
     detection_size_rule: str = "pad"
     box_test_scale: list[float] | tuple[float, float] = (0.1, 0.05)
     box_train_jitter: list[float] | tuple[float, float, float, float] = (0.2, 0.1, 0.1, 0.05)
+    detection_stride_frames: int = 4
+    detection_frame_rate: float | int | None = None
+    detection_short_side: int = 256
 
     def __post_init__(self, **kwargs):
         if "qkv_bias" in kwargs:  # the name in a few old configs, as in transformers
