@@ -74,6 +74,9 @@ def write_run_card(
     folder = Path(folder)
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json; save the model there before its card")
+    recorded_results(results)  # a number that is none is refused before anything is written
     if base_model in PRESETS:
         base_model = None  # a size, not weights
     base = base_facts(base_model)
