@@ -1,11 +1,12 @@
 """The layouts that `open_manifest` knows by name, and how one is recognised."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from videomae.data.manifests import Manifest, ReadOptions, has_header, read_class_folders, read_list, read_table
+from videomae.data.class_folders import read_class_folders
+from videomae.data.list_files import has_header, read_frame_list, read_list, read_table, read_video_list
+from videomae.data.manifests import Manifest, ReadOptions
 
 
 def recognise(path: Path, options: ReadOptions) -> str:
@@ -20,6 +21,8 @@ def recognise(path: Path, options: ReadOptions) -> str:
 
 LAYOUTS: dict[str, Callable[[Path, ReadOptions], Manifest]] = {
     "list": read_list,
+    "video_list": read_video_list,
+    "frame_list": read_frame_list,
     "table": read_table,
     "folders": read_class_folders,
 }

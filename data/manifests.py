@@ -1,17 +1,15 @@
 """What a data set holds: paths, labels and class names, read from the layouts that people have.
 
 `open_manifest` recognises the layout. A manifest keeps a million entries in a few flat tensors, which worker processes
-share instead of copying. Nothing here opens a video; that is sources.py's. Layouts of particular data sets (Kinetics,
-Something-Something, UCF101, HMDB51) are in dataset_layouts.py, prepared shards in shards.py.
+share instead of copying. Nothing here opens a video; that is sources.py's. The readers are in list_files.py (lists and
+tables), class_folders.py, dataset_layouts.py (Kinetics, Something-Something, UCF101, HMDB51, datasets.Dataset) and
+shards.py.
 """
 
-import csv
-import json
 import os
-import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +18,6 @@ import numpy as np
 import torch
 
 from videomae.data.sources import FrameFolder, Source, TarMember
-
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .webm .mkv .avi .mov .m4v .mpg .mpeg .wmv .flv .ts .m2ts .mts .3gp .ogv .gif .mjpg .mjpeg .vob .asf".split()
-)
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .ppm .tif .tiff".split())
-# What other files may lie in a folder of videos without being taken for videos that we cannot read.
-SIDE_SUFFIXES = frozenset(
-    ".txt .csv .tsv .json .jsonl .md .xml .yaml .yml .srt .vtt .log .html .pdf .py .sh .npy .npz .wav .mp3 .m4a".split()
-) | {""}
-
-# Names that columns have in the wild, the first found wins; compared in lower case.
-PATH_COLUMNS = ("path", "video_path", "filepath", "file_path", "file_name", "filename", "video", "file", "clip", "name")
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "label_name", "action", "category", "target", "class_id")
-FIRST_COLUMNS = ("start", "start_frame", "first", "first_frame")
-COUNT_COLUMNS = ("total", "num_frames", "frames", "total_frames", "frame_count")
 
 LABEL_KINDS = ("class", "multi", "value")
 FRAME_PATTERN = "img_{:05}.jpg"  # V2's lists mean this one
@@ -229,9 +212,8 @@ class Builder:
         """One entry; `label` None where there is none, `line` for messages."""
         if not path:
             raise ValueError(f"{self._at(line)}: the path is empty")
-        if ".." in path and not os.path.isabs(path):
-            if os.path.normpath(path).startswith(".."):
-                raise ValueError(f"{self._at(line)}: {path!r} leads out of the data folder {self.root}; give its root")
+        if ".." in path and not os.path.isabs(path) and os.path.normpath(path).startswith(".."):
+            raise ValueError(f"{self._at(line)}: {path!r} leads out of the data folder {self.root}; give its root")
         encoded = path.encode("utf-8", "surrogateescape")
         self._text += encoded
         self._lengths.append(len(encoded))
@@ -329,7 +311,7 @@ class Builder:
         self, labels: Sequence[Any], names: tuple[str, ...] | None, uses: Sequence[int]
     ) -> tuple[dict[Any, int], tuple[str, ...] | None]:
         """The class number of each distinct label, and the class names where there are any."""
-        as_integers = {label: _integer(label) for label in labels}
+        as_integers = {label: as_integer(label) for label in labels}
         if names and all(str(label) in names for label in as_integers):
             return {label: names.index(str(label)) for label in as_integers}, names
         if all(number is not None for number in as_integers.values()):
@@ -349,7 +331,7 @@ class Builder:
                     f"{self._at(line)}: label {label!r} is not an integer; for values pass label_kind='value'"
                 )
             if names and str(label) not in names:
-                raise ValueError(f"{self._at(line)}: no class {label!r} among {_some(names)}")
+                raise ValueError(f"{self._at(line)}: no class {label!r} among {some_of(names)}")
         integers = [label for label in labels if as_integers[label] is not None]
         if integers:
             named = next(i for i, label in enumerate(labels) if as_integers[label] is None)
@@ -385,16 +367,16 @@ def _packed(text: bytes, lengths: array) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.zeros(0, dtype=torch.uint8), ends
 
 
-def _integer(label: Any) -> int | None:
-    if isinstance(label, bool) or isinstance(label, float):
-        return int(label) if isinstance(label, float) and label.is_integer() else None
+def as_integer(label: Any) -> int | None:
+    if isinstance(label, (bool, float)):
+        return int(label) if isinstance(label, float) and label.isas_integer() else None
     try:
         return int(label)
     except (TypeError, ValueError):
         return None
 
 
-def _some(names: Iterable[str], most: int = 6) -> str:
+def some_of(names: Iterable[str], most: int = 6) -> str:
     names = list(names)
     return ", ".join(map(repr, names[:most])) + (f" ... ({len(names)} in all)" if len(names) > most else "")
 
@@ -416,304 +398,3 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     if twice:
         raise ValueError(f"{path} lists class {twice[0]!r} twice")
     return tuple(names)
-
-
-# -- lists: one entry a line, without names of columns -----------------------------------------------------------------
-
-
-def read_list(path: Path, options: ReadOptions) -> Manifest:
-    """`path label`, `path start total label`, `path start total`, or just `path`; blank, comma, semicolon or tab."""
-    delimiter, columns = _list_format(path)
-    builder = Builder(path, options.root or path.parent, options)
-    for line, fields in _rows(path, delimiter):
-        if len(fields) != columns:
-            # A path with blanks is whatever stands before the other columns, if that looks like a video.
-            fields = _with_blanks(fields, columns) if delimiter == " " else fields
-            if len(fields) != columns:
-                raise ValueError(
-                    f"{path}, line {line}: {len(fields)} columns where the lines before have {columns}: "
-                    f"{_shorten(delimiter.join(fields))}"
-                )
-        if columns == 1:
-            builder.add(fields[0], None, line)
-        elif columns == 2:
-            builder.add(fields[0], fields[1], line)
-        else:
-            first, total = _integer(fields[1]), _integer(fields[2])
-            if first is None or total is None:
-                raise ValueError(
-                    f"{path}, line {line}: start and total must be integers, not {fields[1]!r}, {fields[2]!r}"
-                )
-            if total == 0:
-                raise ValueError(f"{path}, line {line}: a total of 0 frames; give the count, or -1 for a video file")
-            builder.add(fields[0], fields[3] if columns == 4 else None, line, first, max(total, 0))
-    return builder.build()
-
-
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Lines that are not blank, with their numbers, split at the delimiter outside quotes."""
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-        try:
-            for fields in reader:
-                if delimiter == " " and "" in fields:
-                    fields = [field for field in fields if field]
-                if any(map(str.strip, fields)):
-                    yield reader.line_num, [field.strip() for field in fields]
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-def _list_format(path: Path, sample: int = 200) -> tuple[str, int]:
-    """The delimiter and the number of columns that the first lines agree on; two possible answers are an error."""
-    fitting: list[tuple[str, int]] = []
-    complaints: dict[str, str] = {}
-    for delimiter in ("\t", ",", ";", " "):
-        rows = []
-        for row in _rows(path, delimiter):
-            rows.append(row)
-            if len(rows) == sample:
-                break
-        if not rows:
-            raise ValueError(f"{path} lists no videos")
-        columns = _columns(rows, delimiter)
-        if columns is not None:
-            fitting.append((delimiter, columns))
-        else:
-            line, fields = next((row for row in rows if _columns([row], delimiter) is None), rows[0])
-            complaints[delimiter] = f"line {line}: {_shorten(delimiter.join(fields))}"
-    several = [found for found in fitting if found[1] > 1]
-    if len(several) == 1:
-        return several[0]
-    if len(several) > 1:
-        line, fields = next(_rows(path, several[0][0]))
-        shown = " and ".join(f"{_DELIMITER_NAMES[delimiter]} ({columns} columns)" for delimiter, columns in several)
-        raise ValueError(
-            f"{path}, line {line}: could be split at {shown}; quote the paths or give a header line: "
-            f"{_shorten(several[0][0].join(fields))}"
-        )
-    if fitting:
-        return fitting[0]
-    raise ValueError(
-        f"{path} is not a list of `path label` or `path start total label` lines ({complaints[' ']}); "
-        "name the columns in a header line, or name the layout"
-    )
-
-
-_DELIMITER_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", " ": "blanks"}
-
-
-def _columns(rows: list[tuple[int, list[str]]], delimiter: str) -> int | None:
-    """How many columns the rows have, if they fit one of the list formats."""
-    widths = {len(fields) for _, fields in rows}
-    if widths == {1}:
-        return 1 if all(_is_path(fields[0]) for _, fields in rows) else None
-    for columns, numbers in ((4, (1, 2, 3)), (3, (1, 2)), (2, (1,))):
-        if columns == 2 and delimiter != " ":
-            numbers = ()  # a name may stand for the class
-        fits = True
-        for _, fields in rows:
-            if delimiter == " " and len(fields) > columns:
-                fields = _with_blanks(fields, columns)
-            if len(fields) != columns or any(_integer(fields[i]) is None for i in numbers):
-                fits = False
-                break
-            if columns > 2 and int(fields[2]) < 0 and not _is_path(fields[0]):
-                fits = False
-                break
-        if fits:
-            return columns
-    if delimiter == " " and all(_is_path(" ".join(fields)) for _, fields in rows):
-        return None if any(_is_path(fields[0]) and len(fields) > 1 for _, fields in rows) else 1
-    return None
-
-
-def _with_blanks(fields: list[str], columns: int) -> list[str]:
-    """Join what must be a path with blanks in it, leaving the columns after it."""
-    joined = " ".join(fields[: len(fields) - columns + 1])
-    return [joined, *fields[len(fields) - columns + 1 :]] if _is_path(joined) and len(fields) > columns else fields
-
-
-def _is_path(text: str) -> bool:
-    return os.path.splitext(text)[1].lower() in VIDEO_SUFFIXES or "/" in text or "\\" in text
-
-
-def _shorten(text: str, most: int = 100) -> str:
-    return repr(text if len(text) <= most else text[:most] + " ...")
-
-
-# -- tables: columns with names ----------------------------------------------------------------------------------------
-
-
-def read_table(path: Path, options: ReadOptions) -> Manifest:
-    """A CSV, TSV, JSONL or Parquet file with named columns: a path, and maybe a label, a start and a total."""
-    builder = Builder(path, options.root or path.parent, options)
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        rows = _parquet_rows(path)
-    elif suffix in (".jsonl", ".ndjson", ".json"):
-        rows = _json_rows(path)
-    else:
-        rows = _csv_rows(path)
-    split, picks = options.split, None
-    for line, row in rows:
-        if picks is None or row.keys() != known:
-            known, picks = row.keys(), _named_columns(row, path, line)
-        path_column, label_column, first_column, count_column, split_column = picks
-        if split is not None and split_column and row[split_column] != split:
-            continue
-        video, label = row.get(path_column), row.get(label_column)
-        if not isinstance(video, str):
-            raise ValueError(f"{path}, line {line}: {path_column} must be a path, not {video!r}")
-        if label == "" or (isinstance(label, float) and label != label):
-            label = None
-        count = _integer(row[count_column]) if first_column and count_column else None
-        if count is not None and count > 0:
-            builder.add(video.strip(), label, line, _integer(row[first_column]) or 0, count)
-        else:
-            builder.add(video.strip(), label.strip() if isinstance(label, str) else label, line)
-    if split is not None and not len(builder):
-        raise ValueError(f"{path} has no rows of split {split!r}")
-    return builder.build()
-
-
-def _named_columns(row: Mapping[str, Any], path: Path, line: int) -> tuple[str | None, ...]:
-    lower = {str(name).strip().lower(): name for name in row}
-
-    def find(names):
-        return next((lower[name] for name in names if name in lower), None)
-
-    video = find(PATH_COLUMNS)
-    if video is None:
-        raise ValueError(
-            f"{path}, line {line}: no column for the path among {_some(map(str, row))}; name it one of "
-            f"{', '.join(PATH_COLUMNS)}"
-        )
-    return video, find(LABEL_COLUMNS), find(FIRST_COLUMNS), find(COUNT_COLUMNS), find(("split", "subset"))
-
-
-def has_header(path: Path) -> bool:
-    """Whether the first line names columns."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        first = next((line for line in file if line.strip()), "")
-    names = {name.strip().strip("\"'").lower() for name in re.split(r"[\t,; ]", first)}
-    return bool(names & set(PATH_COLUMNS)) or "youtube_id" in names
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        header = next((line for line in file if line.strip()), "")
-    present = [delimiter for delimiter in "\t,; " if delimiter in header.strip()]
-    delimiter = present[0] if present else ","
-    rows = _rows(path, delimiter)
-    _, names = next(rows)
-    if len(set(names)) != len(names):
-        raise ValueError(f"{path}: two columns have one name in the header {names}")
-    for line, fields in rows:
-        if len(fields) != len(names):
-            raise ValueError(f"{path}, line {line}: {len(fields)} columns where the header has {len(names)}")
-        yield line, dict(zip(names, fields))
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open(path, encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"{path}, line {line}: each line must be an object with named values, not {text[:40]!r}"
-                )
-            yield line, row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow.parquet as parquet  # comes with datasets
-
-    line = 0
-    for batch in parquet.ParquetFile(path).iter_batches():
-        columns = batch.to_pydict()
-        for values in zip(*columns.values()):
-            line += 1
-            yield line, dict(zip(columns, values))
-
-
-# -- folders: a sub-folder per class -----------------------------------------------------------------------------------
-
-
-def read_class_folders(path: Path, options: ReadOptions) -> Manifest:
-    """A sub-folder per class, holding videos or folders of frame images; or a flat folder of videos without labels.
-
-    With `split`, the sub-folder of that name is read. A file that is neither a video nor an ordinary side file is an
-    error, since a reader that leaves videos out in silence changes the data set.
-    """
-    if options.split is not None:
-        if not (path / options.split).is_dir():
-            folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-            raise ValueError(f"{path} has no folder for split {options.split!r}; there are {_some(folders)}")
-        path = path / options.split
-    builder = Builder(path, options.root or path, options)
-    unknown: Counter[str] = Counter()
-    classes = [entry.name for entry in _listed(path) if entry.is_dir()]
-    if not classes or not any(_videos_below(path / name, Counter()) for name in classes):
-        for video, frames in _videos_below(path, unknown):
-            _add_found(builder, path, video, frames, None)
-    else:
-        if any(_is_video(entry.name) for entry in _listed(path) if entry.is_file()):
-            stray = next(entry.name for entry in _listed(path) if entry.is_file() and _is_video(entry.name))
-            raise ValueError(f"{path} has both class folders and videos beside them (such as {stray}); move these")
-        wanted = options.class_names
-        for name in classes:
-            if wanted is not None and name not in wanted:
-                raise ValueError(f"{path}: folder {name!r} is not among the classes {_some(wanted)}")
-            found = list(_videos_below(path / name, unknown))
-            if not found:
-                raise ValueError(f"class {name!r} has no videos: {path / name}; fill the folder or remove it")
-            for video, frames in found:
-                _add_found(builder, path, video, frames, name)
-    if unknown:
-        shown = ", ".join(f"{count} {suffix}" for suffix, count in unknown.most_common(5))
-        raise ValueError(
-            f"{path} holds {sum(unknown.values())} files that are neither known videos nor side files ({shown}); "
-            "list the videos in a CSV if they are to be used, or move these files"
-        )
-    if not len(builder):
-        raise ValueError(f"{path} holds no videos and no folders of frames")
-    return builder.build()
-
-
-def _add_found(builder: Builder, root: Path, video: str, frames: list[str] | None, label: str | None) -> None:
-    relative = os.path.relpath(video, builder.root) if os.path.isabs(video) else video
-    builder.add(relative, label, None, -1, len(frames) if frames else 0)
-
-
-def _listed(path: Path) -> list[os.DirEntry]:
-    """Entries by name, without hidden ones."""
-    return sorted((entry for entry in os.scandir(path) if not entry.name.startswith(".")), key=lambda entry: entry.name)
-
-
-def _videos_below(path: Path, unknown: Counter[str]) -> Iterator[tuple[str, list[str] | None]]:
-    """Videos, and folders of frames, anywhere below a folder; counts files that are neither in `unknown`."""
-    entries = _listed(path)
-    images = [entry.name for entry in entries if entry.is_file() and _suffix(entry.name) in IMAGE_SUFFIXES]
-    if images:
-        yield str(path), images
-    for entry in entries:
-        if entry.is_dir():
-            yield from _videos_below(Path(entry.path), unknown)
-        elif _is_video(entry.name):
-            yield entry.path, None
-        elif _suffix(entry.name) not in SIDE_SUFFIXES and _suffix(entry.name) not in IMAGE_SUFFIXES:
-            unknown[_suffix(entry.name)] += 1
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def _is_video(name: str) -> bool:
-    return _suffix(name) in VIDEO_SUFFIXES

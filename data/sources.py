@@ -17,6 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from videomae.video_io import Limits, VideoReader, VideoReadError
 
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"))
+
 
 class FrameFolder(NamedTuple):
     """Frames stored as images: `pattern.format(first)` is the first of `count`. first -1: all images, by number."""
@@ -124,9 +126,8 @@ class _FrameReader:
 
 
 def _images(folder: str) -> list[str]:
-    suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
     try:
-        names = [name for name in os.listdir(folder) if name.lower().endswith(suffixes)]
+        names = [name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     except OSError as error:
         raise VideoReadError(f"{folder}: {error.strerror or error}") from None
     if not names:
