@@ -190,6 +190,16 @@ def hybrid_stride(path: str, stride_frames: int = 4, *, half_rate_sources: tuple
     return max(stride_frames // 2, 1) if any(source in path for source in half_rate_sources) else stride_frames
 
 
+def key_frame_offsets(num_frames: int, stride_frames: int, *, family: str) -> list[int]:
+    """The clip around a key frame of action detection, as frames from it: by family, an even stride half to each side.
+
+    "videomae" takes the middle of every stride (TemporalCrop of VideoMAE-Action-Detection: -31, -27, ..., 29),
+    "mmaction2" its start (SampleAVAFrames: -32, -28, ..., 28).
+    """
+    first = -(num_frames * stride_frames // 2) + ((stride_frames - 1) // 2 if family == "videomae" else 0)
+    return [first + i * stride_frames for i in range(num_frames)]
+
+
 def _checked(video_frames: int, sampling: ClipSampling, *, dense: bool = False) -> int:
     if video_frames < 1:
         raise ValueError(f"a clip needs a video of at least 1 frame, not {video_frames}")

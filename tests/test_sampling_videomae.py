@@ -10,6 +10,7 @@ from videomae.sampling_videomae import (
     ClipSampling,
     hybrid_stride,
     inference_clip,
+    key_frame_offsets,
     pretrain_clip,
     train_clip,
     validation_clip,
@@ -225,3 +226,9 @@ def test_a_wrong_policy_is_refused_with_the_way_out(fields, message):
 def test_an_empty_video_has_no_clip():
     with pytest.raises(ValueError, match="at least 1 frame, not 0"):
         inference_clip(0, DENSE)
+
+
+def test_the_clip_around_a_key_frame_is_each_familys():
+    assert key_frame_offsets(16, 4, family="videomae") == list(range(-31, 30, 4))
+    assert key_frame_offsets(16, 4, family="mmaction2") == list(range(-32, 29, 4))
+    assert key_frame_offsets(4, 1, family="videomae") == [-2, -1, 0, 1]
