@@ -165,6 +165,6 @@ def _from_lines(text: str, shown: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for pattern in (r"(?P<number>\d+)[\s,:]+(?P<name>.*\S)", r"(?P<name>.*\S)[\s,:]+(?P<number>\d+)"):
         matches = [re.fullmatch(pattern, line) for line in lines]
-        if lines and all(matches):
+        if lines and all(matches) and len({match["name"] for match in matches}) == len(lines):
             return _by_id(((match["number"], match["name"].strip("\"'")) for match in matches), shown)
     return [line.strip("\"'") for line in lines]

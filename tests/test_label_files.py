@@ -45,6 +45,8 @@ def test_quotes_inside_a_pbtxt_name_are_kept(tmp_path):
 def test_names_that_are_numbers_with_words_stay_whole_lines(tmp_path):
     (tmp_path / "a.txt").write_text("juggling 3 balls\njuggling\n")
     assert read_names(tmp_path / "a.txt") == ["juggling 3 balls", "juggling"]
+    (tmp_path / "b.txt").write_text("trick 1\ntrick 2\ntrick 3\n")
+    assert read_names(tmp_path / "b.txt") == ["trick 1", "trick 2", "trick 3"]
 
 
 def test_a_list_or_a_mapping_is_taken_as_it_is():
