@@ -1,0 +1,100 @@
+"""One clip per video while a classifier trains: accuracy and loss over all processes, and what a bad value suggests.
+
+The published numbers come from many views; that test is commands/evaluation.py.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Dataset
+
+from videomae.data.sampler import EpochSampler
+from videomae.metrics.video_accuracy.scores import label_ranks, mean_average_precision
+
+# The number that decides which checkpoint is the best, by kind of problem; every one is better when larger.
+DECISIVE = {
+    "single_label_classification": "top1",
+    "multi_label_classification": "mAP",
+    "regression": "minus_mse",
+}
+
+
+@torch.no_grad()
+def validate(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    dataset: Dataset,
+    collate: Callable[[list], Mapping[str, Any]],
+    *,
+    problem: str,
+    clips_per_device: int,
+    num_workers: int = 0,
+) -> dict[str, float]:
+    """Metrics of one clip of each readable video, each counted once whatever the number of processes.
+
+    Leaves the model in training mode, as it found it.
+    """
+    order = EpochSampler(
+        len(dataset), shuffle=False, even=False, rank=accelerator.process_index, world=accelerator.num_processes
+    )
+
+    def readable(items: list) -> Mapping[str, Any] | None:
+        items = [item for item in items if item["pixel_values"] is not None]
+        return collate(items) if items else None
+
+    loader = DataLoader(dataset, clips_per_device, sampler=order, collate_fn=readable, num_workers=num_workers)
+    outputs, targets = [], []
+    model.eval()
+    for batch in loader:
+        if batch is None:
+            continue
+        with accelerator.autocast():
+            logits = model(batch["pixel_values"].to(accelerator.device)).logits
+        outputs.append(logits.float().cpu())
+        targets.append(batch["labels"])
+    model.train()
+    share = [(torch.cat(outputs).numpy(), torch.cat(targets).numpy())] if outputs else []
+    if accelerator.num_processes > 1:
+        share = gather_object(share)
+    if not share:
+        raise ValueError("no video of the validation set could be read")
+    logits, labels = (np.concatenate(column) for column in zip(*share))
+    return measured(logits, labels, problem)
+
+
+def measured(logits: np.ndarray, labels: np.ndarray, problem: str) -> dict[str, float]:
+    """The metrics of one kind of problem, from outputs and labels."""
+    outputs = torch.from_numpy(logits).double()
+    if problem == "single_label_classification":
+        ranks = label_ranks(logits, labels)
+        loss = torch.nn.functional.cross_entropy(outputs, torch.from_numpy(labels)).item()
+        metrics = {"loss": loss, "top1": float((ranks < 1).mean())}
+        return metrics | ({"top5": float((ranks < 5).mean())} if logits.shape[1] > 5 else {})
+    target = torch.from_numpy(labels).double().reshape(outputs.shape)
+    if problem == "multi_label_classification":
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(outputs, target).item()
+        return {"loss": loss, "mAP": mean_average_precision(logits, labels)[0]}
+    mse = (outputs - target).square().mean().item()
+    return {"loss": mse, "mae": (outputs - target).abs().mean().item(), "minus_mse": -mse}
+
+
+def chance_warning(metrics: Mapping[str, float], labels: Sequence[int], *, epochs: int, base_lr: float) -> str | None:
+    """A sentence with the usual causes where a classifier is no better than always answering the commonest class."""
+    counts = np.bincount(np.asarray(labels))
+    commonest = counts.max() / counts.sum()
+    # Two standard deviations of a guesser: less is not evidence of anything learnt.
+    noise = 2 * math.sqrt(commonest * (1 - commonest) / counts.sum())
+    if metrics["top1"] > commonest + noise:
+        return None
+    return (
+        f"after {epochs} epochs the validation accuracy is {metrics['top1']:.3f}, no better than always answering the "
+        f"commonest class ({commonest:.3f}). Usual causes: a learning rate that does not suit the batch (base_lr {base_lr:g} "
+        "is for 256 clips a step; try a third and three times of it); labels in another order than in the list of the "
+        "other split; a model that did not start from pre-trained weights; flips where left and right are classes; clips "
+        "too short to show the action (stride_frames). `--overfit 8` tells a broken set-up from a hard task"
+    )
