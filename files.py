@@ -74,6 +74,7 @@ def new_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Pa
     os.chmod(beside, 0o777 & ~_umask())
     try:
         yield beside
+        open_up(beside)
         sync_tree(beside)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
@@ -86,6 +87,13 @@ def new_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Pa
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def open_up(folder: Path) -> None:
+    """Give every file the mode that the user's umask asks for; safetensors writes 0600, which a team could not read."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.chmod(path, path.stat().st_mode | 0o666 & ~_umask())
 
 
 def sync_folder(path: Path) -> None:

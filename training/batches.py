@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from videomae.data.randomness import sample_key
 from videomae.data.sampler import EpochSampler
+from videomae.data.video_dataset import make_loader
 from videomae.training.recipes import Recipe
 
 
@@ -100,14 +101,8 @@ def step_batches(
         epoch, start = plan.position(step)
         dataset.set_epoch(epoch)
         sampler = EpochSampler(plan.num_clips, seed, epoch, start=start, rank=rank, world=plan.processes)
-        loader = DataLoader(
-            dataset,
-            batch_size=plan.clips_per_device,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            drop_last=True,
+        loader = make_loader(
+            dataset, sampler, plan.clips_per_device, collate, workers=num_workers, pin_memory=pin_memory
         )
         batches = iter(loader)
         epoch_end = min((epoch + 1) * plan.steps_per_epoch, last_step)
@@ -116,7 +111,7 @@ def step_batches(
             micro_batches = [next(batches) for _ in range(plan.accumulation)]
             yield step, micro_batches, time.perf_counter() - began
             step += 1
-        del batches  # ends the workers of this epoch
+        del batches, loader  # ends the workers of this epoch, before the next one is announced to them
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -36,6 +36,7 @@ STATE = "training/state.json"
 OPTIMIZER = "training/optimizer.safetensors"
 SHARDED = "training/sharded"
 EMA = "ema"
+CARD_FILES = ("README.md", "training_record.json", "curves.png")
 _FOLDER_NAME = re.compile(r"checkpoint-(\d+)$")
 
 
@@ -131,11 +132,11 @@ def write_checkpoint(
 
 
 def write_manifest(folder: Path) -> None:
-    """Record size and SHA-256 of every file; not of cards, which people edit."""
+    """Record size and SHA-256 of every file; not of the card's, which are written again when a model is published."""
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".md"
+        if path.is_file() and path.name not in CARD_FILES
     }
     write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
 

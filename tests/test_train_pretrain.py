@@ -1,0 +1,331 @@
+"""The pre-training command, run as a user runs it, on a small synthetic set.
+
+Exact resume is tested on the log and the weights: what a run writes must not depend on how often it was stopped, on the
+number of workers, or (within rounding) on the number of processes.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from videomae import VideoMAEForPreTraining, VideoMAEVideoProcessor, train_pretrain
+from videomae.data.synthetic import SyntheticSet, make_synthetic_set
+from videomae.training.checkpoints import checkpoints, damage
+from videomae.training.progress import Meter
+from videomae.training.runs import EXIT_INTERRUPTED, read_log
+
+# Twelve clips in steps of four: three steps an epoch, eighteen in all, warm-up until the third.
+SMALL = (
+    "--image_size 32 --num_frames 4 --epochs 6 --warmup_epochs 1 --clips_per_step 4 --ema_decay 0.9 "
+    "--config patch_size=8 hidden_size=32 num_hidden_layers=2 num_attention_heads=2 intermediate_size=64 "
+    "decoder_hidden_size=16 decoder_num_hidden_layers=1 decoder_num_attention_heads=2 decoder_intermediate_size=32"
+).split()
+MEASURED = ("clips_per_second", "data_wait", "memory_gib")  # differs from run to run
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    spec = SyntheticSet(clips=12, validation_clips=0, test_clips=0, num_frames=12, height=40, width=48)
+    return make_synthetic_set(tmp_path_factory.mktemp("synthetic") / "set", spec) / "train.csv"
+
+
+def command(videos, output, *more, recipe="tiny-v2"):
+    start = ["--recipe", recipe] if recipe else []
+    return [
+        *start,
+        "--data",
+        str(videos),
+        "--output",
+        str(output),
+        "--log_every",
+        "1",
+        "--num_workers",
+        "0",
+        *SMALL,
+        *more,
+    ]
+
+
+def pretrain(videos, output, *more, **options):
+    return train_pretrain.main(command(videos, output, *more, **options))
+
+
+def history(run):
+    return [
+        {name: value for name, value in line.items() if name not in MEASURED} for line in read_log(run / "log.jsonl")
+    ]
+
+
+def tensors(folder):
+    files = ("model.safetensors", "ema/model.safetensors", "training/optimizer.safetensors")
+    return {f"{name}:{key}": value for name in files for key, value in load_file(folder / name).items()}
+
+
+def assert_same_run(one, two, step=18):
+    assert history(one) == history(two)
+    left, right = (tensors(run / f"checkpoint-{step}") for run in (one, two))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture(scope="session")
+def whole(videos, tmp_path_factory):
+    """The run that nothing interrupted."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    assert pretrain(videos, output) == 0
+    return output
+
+
+def test_a_run_writes_its_recipe_its_log_and_a_model(whole):
+    lines = read_log(whole / "log.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 19))
+    assert lines[0]["lr"] == 0.0 and lines[2]["lr"] == pytest.approx(1.6e-2 * 4 / 256) and lines[-1]["bad_steps"] == 0
+    folder = whole / "checkpoint-18"
+    model = VideoMAEForPreTraining.from_pretrained(folder)
+    assert model.config.image_size == 32 and model.config.num_frames == 4
+    assert VideoMAEVideoProcessor.from_pretrained(folder).sampling.num_frames == 4
+    assert "tiny-v2" in (folder / "README.md").read_text()
+    (start,) = json.loads((whole / "run.json").read_text())["starts"]
+    assert start["effective"]["decoded tokens"] == 16 and start["versions"]["torch"] == torch.__version__
+
+
+def test_stopping_in_the_middle_of_an_epoch_twice_changes_nothing(videos, whole, tmp_path):
+    for stop in ("4", "11", "18"):
+        assert pretrain(videos, tmp_path / "run", "--max_steps", stop, "--resume", "auto") == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_number_of_workers_changes_nothing(videos, whole, tmp_path, workers):
+    for stop in ("5", "18"):
+        more = ("--max_steps", stop, "--resume", "auto", "--num_workers", str(workers))
+        assert pretrain(videos, tmp_path / "run", *more) == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_resume_without_a_recipe_takes_the_runs_own(videos, whole, tmp_path):
+    assert pretrain(videos, tmp_path / "run", "--max_steps", "5") == 0
+    plain = ["--data", str(videos), "--output", str(tmp_path / "run"), "--log_every", "1", "--resume", "auto"]
+    assert train_pretrain.main([*plain, "--num_workers", "0"]) == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(videos, whole, tmp_path, capsys):
+    pretrain(videos, tmp_path / "run", "--max_steps", "9", "--save_every", "4")
+    with open(tmp_path / "run/checkpoint-9/model.safetensors", "r+b") as file:
+        file.truncate(1000)
+    assert pretrain(videos, tmp_path / "run", "--resume", "auto") == 0
+    said = capsys.readouterr().err
+    assert "checkpoint-9 is damaged (model.safetensors has 1000 bytes of" in said and "going on from" in said
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_micro_batches_give_the_same_training_within_rounding(videos, whole, tmp_path):
+    assert pretrain(videos, tmp_path / "run", "--clips_per_device", "1", "--max_steps", "6") == 0
+    for ours, theirs in zip(history(tmp_path / "run"), history(whole)):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+def test_the_loss_log_covers_the_same_steps_when_stopped_between_two_lines(videos, tmp_path):
+    for name, stops in (("whole", ["18"]), ("parts", ["7", "18"])):
+        for stop in stops:
+            more = ("--log_every", "3", "--max_steps", stop, "--resume", "auto")
+            train_pretrain.main(command(videos, tmp_path / name, *more))
+    # Stopping writes the line that is due at the end, so only the lines after it can be compared.
+    assert history(tmp_path / "whole")[3:] == [line for line in history(tmp_path / "parts") if line["step"] > 9]
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_with_75(videos, whole, tmp_path, monkeypatch):
+    step = train_pretrain.training_step
+
+    def interrupted_step(*arguments, **options):
+        interrupted_step.steps += 1
+        if interrupted_step.steps == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments, **options)
+
+    interrupted_step.steps = 0
+    monkeypatch.setattr(train_pretrain, "training_step", interrupted_step)
+    assert pretrain(videos, tmp_path / "run") == EXIT_INTERRUPTED == 75
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-5"]
+    assert pretrain(videos, tmp_path / "run", "--resume", "auto") == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_non_finite_gradient_skips_the_step_and_names_the_clips(videos, tmp_path, monkeypatch, capsys):
+    gradient_norm = train_pretrain.engines.gradient_norm
+    poisoned = iter([False, True, False, False])
+
+    def poison(accelerator, model, bound):
+        if next(poisoned):
+            next(model.parameters()).grad.fill_(float("nan"))
+        return gradient_norm(accelerator, model, bound)
+
+    monkeypatch.setattr(train_pretrain.engines, "gradient_norm", poison)
+    assert pretrain(videos, tmp_path / "run", "--max_steps", "4") == 0
+    lines = read_log(tmp_path / "run/log.jsonl")
+    assert [line["bad_steps"] for line in lines] == [0, 1, 1, 1] and lines[1]["loss"] is None
+    said = capsys.readouterr().err
+    assert "step 1: non-finite gradient, step skipped; its clips: videos/train/" in said
+    weights = load_file(tmp_path / "run/checkpoint-4/model.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run_with_advice(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_pretrain.engines, "gradient_norm", lambda *anything: torch.tensor(float("inf")))
+    with pytest.raises(ValueError, match=r"3 steps in a row .* --mixed_precision bf16 .* a lower --base_lr"):
+        pretrain(videos, tmp_path / "run", "--max_bad_steps", "3")
+
+
+def test_a_dry_run_writes_nothing(videos, tmp_path, capsys):
+    assert pretrain(videos, tmp_path / "run", "--dry_run") == 0
+    assert not (tmp_path / "run").exists()
+    said = capsys.readouterr().err
+    assert "dry run: one step done, at most" in said and "visible tokens  8 of 32" in said
+
+
+def test_pictures_of_a_reconstruction_are_drawn_every_n_epochs(videos, tmp_path):
+    assert pretrain(videos, tmp_path / "run", "--picture_every", "2", "--max_steps", "13") == 0
+    assert sorted(path.name for path in (tmp_path / "run/pictures").iterdir()) == ["step-12.png", "step-6.png"]
+
+
+def test_pre_training_goes_on_from_a_folder_also_at_another_size(videos, whole, tmp_path):
+    start = ["--model", str(whole / "checkpoint-18"), "--config", "--image_size", "48", "--max_steps", "2"]
+    fields = [*start, "--recipe", "tiny", "--data", str(videos), "--output", str(tmp_path / "run")]
+    assert train_pretrain.main([*fields, "--num_frames", "4", "--clips_per_step", "4", "--num_workers", "0"]) == 0
+    model = VideoMAEForPreTraining.from_pretrained(tmp_path / "run/checkpoint-2")
+    assert model.config.image_size == 32  # the positions are interpolated from this grid
+    start, _ = (tmp_path / "run/checkpoint-2/README.md").read_text(), None
+    assert "tiny" in start
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--recipe", "tinny"], "no recipe 'tinny'; did you mean tiny"),
+        (["--mask_ratio", "0.999"], "mask_ratio 0.999 with a tube mask leaves no token visible in a grid of 2 x 4 x 4"),
+        (["--mask_ratio", "0.01"], "mask_ratio 0.01 with a tube mask leaves no token hidden"),
+        (["--mask", "tubes"], "mask must be one of tube, random, frame, not 'tubes'"),
+        (["--epochs", "many"], "epochs must be a whole number, not 'many'"),
+        (["--clips_per_step", "64"], "12 videos, fewer than clips_per_step 64; lower --clips_per_step"),
+        (["--clips_per_device", "3"], "clips_per_device 3 does not divide the 4 clips .* --clips_per_device 2 would"),
+        (["--data", ""], "--data is missing"),
+        (["--output", ""], "--output is missing"),
+        (["--image_size", "36"], "image_size=36 is not divisible by patch_size=8"),
+        (["--warmup_epochs", "6"], "warmup_epochs 6.0 does not leave room in epochs 6"),
+        (["--mixed_precision", "fp16"], "fp16 needs an accelerator"),
+    ],
+)
+def test_what_cannot_work_stops_before_any_work(videos, tmp_path, more, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(videos, tmp_path / "run", *more)
+    assert not checkpoints(tmp_path / "run")
+
+
+def test_an_unknown_flag_names_the_nearest(videos, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        pretrain(videos, tmp_path / "run", "--epoch", "3")
+    assert "unknown '--epoch'; did you mean --epochs?" in capsys.readouterr().err
+
+
+def test_the_folder_of_another_run_is_left_alone(videos, whole, tmp_path):
+    with pytest.raises(ValueError, match="holds another run; add --resume auto to go on with it"):
+        pretrain(videos, whole)
+    with pytest.raises(ValueError, match=r"has another recipe \(epochs: 6 -> 7\)"):
+        pretrain(videos, whole, "--epochs", "7", "--resume", "auto")
+    with pytest.raises(ValueError, match=r"has another recipe \(config: .*'hidden_size': 32.* -> .*'hidden_size': 48"):
+        pretrain(videos, whole, "--config", "hidden_size=48", "--resume", "auto")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"is not empty and not a run \(recipe.yaml is missing\)"):
+        pretrain(videos, tmp_path)
+
+
+def test_resuming_on_other_videos_is_refused(videos, tmp_path):
+    pretrain(videos, tmp_path / "run", "--max_steps", "1")
+    shorter = tmp_path / "shorter.csv"
+    shorter.write_text("".join(videos.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match=r"--data is not the list that this run trains on \(clips: 12 -> 11"):
+        pretrain(shorter, tmp_path / "run", "--resume", "auto", "--data_root", str(videos.parent))
+
+
+def test_help_groups_and_explains_every_field(capsys):
+    with pytest.raises(SystemExit):
+        train_pretrain.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for heading in ("run:", "devices:", "checkpoints:", "logging:", "checks:", "masks:", "optimisation:"):
+        assert heading in text
+    assert "share hidden from the encoder [0.9]" in text and "v2-giant-hybrid" in text
+
+
+def test_the_meter_gives_the_mean_of_the_good_steps():
+    from accelerate import Accelerator
+
+    meter = Meter(Accelerator(cpu=True), max_bad_steps=5)
+    for step, loss in enumerate((1.0, float("nan"), 3.0)):
+        bad = torch.tensor(loss != loss)
+        meter.add(step, loss=torch.tensor(loss), norm=torch.tensor(loss), bad=bad, sources=["a"], clips=1, waited=0.0)
+    again = Meter(Accelerator(cpu=True), max_bad_steps=5)
+    again.restore(json.loads(json.dumps(meter.state())))
+    line = again.take()
+    assert line["loss"] == 2.0 and line["bad_steps"] == 1
+
+
+# ---------------------------------------------------------------------------------------------- other processes
+
+
+def environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(videos, whole, tmp_path):
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    program = [*run, train_pretrain.__file__, *command(videos, tmp_path / "run")]
+    subprocess.run(program, check=True, env=environment(ACCELERATE_USE_CPU="true"), timeout=300)
+    (start,) = json.loads((tmp_path / "run/run.json").read_text())["starts"]
+    assert start["effective"]["processes"] == 2
+    for ours, theirs in zip(history(tmp_path / "run"), history(whole), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4), ours["step"]
+    one, two = tensors(whole / "checkpoint-18"), tensors(tmp_path / "run/checkpoint-18")
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(videos, whole, tmp_path):
+    """kill -9, also while a checkpoint is written: every step writes one here."""
+    output = tmp_path / "run"
+    program = [sys.executable, "-m", "videomae.commands.main", "pretrain"]
+    program += command(videos, output, "--resume", "auto", "--save_every", "1")
+    moments = random.Random(0)
+    killed = 0
+    while killed < 10:
+        process = subprocess.Popen(program, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # From the first sign of this start's work, a random moment in the next step or two.
+        before = state_of(output)
+        while process.poll() is None and state_of(output) == before:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.3))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        killed += 1
+    subprocess.run(program, check=True, env=environment(), timeout=300)
+    assert killed >= 10, f"only {killed} kills before the run was over"
+    assert_same_run(whole, output)
+    assert all(damage(folder) is None for folder in checkpoints(output))
+    assert not list(output.glob(".checkpoint-*"))
+
+
+def state_of(output):
+    """Changes when a checkpoint is begun or finished."""
+    return sorted(path.name for path in output.glob("*checkpoint-*")) if output.exists() else []
