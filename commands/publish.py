@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from videomae.commands import stranger
-from videomae.commands.publishing import MISSING, Publication, as_json, prepare, read_json
+from videomae.commands.publishing import IMAGE_PROCESSOR, MISSING, Publication, as_json, prepare, read_json
 from videomae.model_cards.cards import HEADS
 
 # Relative to a quantity's largest number. Our own code must agree but for the order of additions; transformers' class
@@ -149,11 +149,12 @@ def recorded_output(publication: Publication) -> dict[str, Any]:
     model = getattr(videomae, HEADS[head].model_class).from_pretrained(publication.folder)
     torch.manual_seed(0)
     outputs = stranger.answers(head, model, dual_mask=head == "pretrain")
-    with tempfile.TemporaryDirectory() as scratch:
-        publication.lay_out(Path(scratch))
-        processor = videomae.VideoMAEImageProcessor.from_pretrained(scratch)
-        pixels = processor(stranger.example_frames(model.config), return_tensors="pt").pixel_values
-    outputs["pixel_values"] = stranger.kept(pixels)
+    if model.config.num_channels == 3:  # the fixed frames are pictures; infrared and the like have no stock processor
+        settings = json.loads(publication.files[IMAGE_PROCESSOR])
+        processor = videomae.VideoMAEImageProcessor.from_dict(settings)
+        outputs["pixel_values"] = stranger.kept(
+            processor(stranger.example_frames(model.config), return_tensors="pt").pixel_values
+        )
     for quantity, values in outputs.items():
         if not all(map(_is_finite, values)):
             raise ValueError(

@@ -257,9 +257,9 @@ def head_of(config: Mapping[str, Any]) -> str:
 
 
 def describe_sampling(sampling: Mapping[str, Any] | None) -> str:
-    """A processor's sampling policy in words; the policy's fields are those of ClipSampling."""
+    """A processor's sampling policy in words, "" without one; the policy's fields are those of ClipSampling."""
     if not sampling:
-        return "not recorded in the processor"
+        return ""
     frames, stride = sampling["num_frames"], sampling["stride_frames"]
     words = {
         "dense": f"{frames} frames, one in {stride}, from one window of the video",

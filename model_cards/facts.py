@@ -89,7 +89,8 @@ DATA_SETS = {
     "ava-kinetics": DataSet(
         "AVA-Kinetics",
         "AVA 2.2 and a key frame each of many Kinetics-700 clips; each person has a box and up to 80 actions",
-        f"{_FILMS} {_YOUTUBE}",
+        "AVA-Kinetics is cut from films and from YouTube: acted scenes next to sports and hobbies; rare actions have very few "
+        "examples.",
         "https://arxiv.org/abs/2005.00214",
         "ava-kinetics",
     ),

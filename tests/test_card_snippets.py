@@ -1,0 +1,70 @@
+"""Every Python snippet of every committed card runs, as it stands, against a tiny folder of that name."""
+
+import contextlib
+import io
+import os
+import sys
+
+import pytest
+from published_folders import published_tiny
+from video_files import write_video
+
+from videomae.model_cards import build
+from videomae.model_cards.cards import HEADS, python_snippets
+from videomae.model_cards.zoo import entry, load_zoo
+
+
+def scripts(head: str) -> list[str]:
+    """The code of all cards of one kind, once each: cards differ in the name, and in how frames are picked.
+
+    Blocks that import are scripts of their own; one that does not goes on from the block before.
+    """
+    found = set()
+    for name, checkpoint in load_zoo().items():
+        if checkpoint.head != head:
+            continue
+        script = ""
+        for block in python_snippets((build.CARDS / f"{name}.md").read_text(encoding="utf-8")):
+            goes_on = "from_pretrained" not in block
+            script = f"{script}\n{block}" if goes_on else block
+            found.add(script.replace(name, "NAME"))
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cards")
+    write_video(folder / "example.mp4", num_frames=40, width=64, height=48)
+    return folder
+
+
+def use_modules_cache(folder, monkeypatch):
+    """Let transformers keep the code of repositories here, and forget what it has imported from elsewhere."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # transformers adds the folder
+    for module in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, module)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_code_of_every_card_runs(head, place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    use_modules_cache(tmp_path, monkeypatch)
+    name = next(name for name, checkpoint in load_zoo().items() if checkpoint.head == head)
+    os.makedirs(name)
+    published_tiny(place / "source" / head, head, f"me/{name}").lay_out(place / name)
+    ran = scripts(head)
+    assert len(ran) >= 2
+    for script in ran:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(script.replace("NAME", name), f"{name}.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+        assert printed.getvalue().strip(), script
+
+
+def test_every_card_offers_our_package_and_what_works_without_it():
+    for name in load_zoo():
+        blocks = python_snippets((build.CARDS / f"{name}.md").read_text(encoding="utf-8"))
+        assert any("from videomae import" in block for block in blocks)
+        assert any("videomae import" not in block and "from transformers import" in block for block in blocks)
+        assert all("trust_remote_code" in block for block in blocks[1:]) or HEADS[entry(name).head].in_stock
