@@ -76,12 +76,7 @@ _NOWHERE = -(1 << 62)  # a position in the file from which nothing is near
 
 
 class VideoReadError(ValueError):
-    """A video that cannot be read as asked; the message names it.
-
-    `readable_frames` is the number of frames before the damage where a read with errors="truncate" has counted them.
-    """
-
-    readable_frames: int | None = None
+    """A video that cannot be read as asked; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +258,12 @@ class VideoReader:
             out[first] = _upright_rgb(frame, width, height, self.info.rotation // 90)
             out[others] = out[first]
         return torch.from_numpy(out)
+
+    def count_by_decoding(self) -> VideoInfo:
+        """Decode the whole file to learn what comes out of it; with errors="truncate", up to the first damage."""
+        self._set_order(self._order_by_decoding(), self._keys)
+        self.info = self._describe()
+        return self.info
 
     # What the packets tell
 
