@@ -8,6 +8,7 @@ convert_original_checkpoint.py decides what the tensors mean.
 import argparse
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 MAX_GIGABYTES = 32  # a giant's checkpoint with its optimizer state is 12; more is not a VideoMAE
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("model", "module", "state_dict")  # where the releases keep their weights, in the order they look there
 
 # What real files carry besides tensors: the options of the run, and numbers that were logged as numpy scalars. Newer
@@ -72,6 +74,27 @@ def open_checkpoint(path: str | Path, *, max_gigabytes: float = MAX_GIGABYTES) -
     return Source(path, file, tensors, wrapper, config, rest)
 
 
+def fetched(checkpoint: str | Path) -> Path:
+    """The path itself, or a local copy of the Hub repository where there is no such path and it reads OWNER/NAME."""
+    path = Path(checkpoint)
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) or path.suffix in SUFFIXES:
+        return path
+    from huggingface_hub import snapshot_download
+
+    wanted = ["config.json", "*preprocessor_config.json", "model.safetensors"]
+    try:
+        folder = Path(snapshot_download(str(checkpoint), allow_patterns=wanted))
+        if not (folder / "model.safetensors").exists():
+            folder = Path(snapshot_download(str(checkpoint), allow_patterns=[*wanted, "pytorch_model.bin"]))
+    except Exception as error:  # no network, no such repository, no access: the way out is the same
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(
+            f"{checkpoint} is neither here nor to be had from the Hub ({reason}); give a .pth or .safetensors file or a "
+            "model folder"
+        ) from None
+    return folder
+
+
 def _locate(path: Path) -> tuple[Path, dict[str, Any] | None]:
     """The weight file, and the config.json beside it where there is one."""
     if path.is_dir():
@@ -83,7 +106,7 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any] | None]:
                     f"{path} holds weights in several shards ({shards[0].name}); load it with from_pretrained and save "
                     "it again with max_shard_size='50GB'"
                 )
-            others = sorted(file.name for file in path.iterdir() if file.suffix in (".pth", ".pt", ".safetensors"))
+            others = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
             hint = f"; it holds {', '.join(others[:5])}: name one of them" if others else ""
             raise FileNotFoundError(f"{path} has neither model.safetensors nor pytorch_model.bin{hint}")
         file = found[0]

@@ -25,9 +25,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from videomae import reference_videomae as reference
-from videomae.checkpoint_files import MAX_GIGABYTES, Source, open_checkpoint
+from videomae.checkpoint_files import MAX_GIGABYTES, Source, fetched, open_checkpoint
 from videomae.configuration_videomae import OFFICIAL_NORM_EPS, PRESETS, VideoMAEConfig
-from videomae.files import new_file, new_folder, sha256_of, write_json
+from videomae.files import new_file, new_folder, sha256_of, write_atomic, write_json
 from videomae.label_files import class_names
 from videomae.model_cards.zoo import Checkpoint, entry, load_zoo
 
@@ -407,10 +407,10 @@ def plan(
 ) -> Plan:
     """Open a checkpoint and settle everything that can be settled without reading the weights."""
     found = entry(name) if name is not None else None
-    source = open_checkpoint(checkpoint, max_gigabytes=max_gigabytes)
+    source = open_checkpoint(fetched(checkpoint), max_gigabytes=max_gigabytes)
     layout = recognise(source)
     if found is None:
-        found = _named_by_file(source)
+        found = _named_by_itself(str(checkpoint), source)
     if found is not None:
         _check_entry(found, layout, source)
     notes: list[str] = []
@@ -438,11 +438,13 @@ def plan(
     return Plan(source, layout, found, config, state, notes)
 
 
-def _named_by_file(source: Source) -> Checkpoint | None:
-    """The zoo entry whose file has this very name, where names are telling (not model.safetensors)."""
-    if source.file.name in ("model.safetensors", "pytorch_model.bin"):
-        return None
-    return next((known for known in load_zoo().values() if known.file == source.file.name), None)
+def _named_by_itself(checkpoint: str, source: Source) -> Checkpoint | None:
+    """The zoo entry with this Hub name, or whose file has this very name, where that is telling."""
+    telling = source.file.name not in ("model.safetensors", "pytorch_model.bin")
+    for known in load_zoo().values():
+        if known.hub == checkpoint or (telling and known.file == source.file.name):
+            return known
+    return None
 
 
 def _check_entry(found: Checkpoint, layout: Layout, source: Source) -> None:
@@ -521,7 +523,7 @@ def convert(
     decoder_num_attention_heads: int | None = None,
     labels: str | Path | Sequence[str] | Mapping[int, str] | None = None,
 ) -> torch.nn.Module:
-    """The model of a released checkpoint (a file or a folder), ready for `save_pretrained`.
+    """The model of a released checkpoint (a file, a folder or a Hub name), ready for `save_pretrained`.
 
     `name` is an entry of zoo.yaml or its Hub name. The head counts are needed for sizes that were never released.
     """
@@ -541,7 +543,7 @@ def convert(
 def convert_to_folder(
     planned: Plan, folder: str | Path, *, verify: bool = True, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Write model, processor, labels and conversion.json, all or nothing; returns the content of conversion.json."""
+    """Write model, processor, conversion.json and the card, all or nothing; returns the content of conversion.json."""
     folder = Path(folder)
     check_output(folder, overwrite=overwrite)
     weights = sum(tensor.numel() * 4 for tensor in planned.state.values())
@@ -562,6 +564,7 @@ def convert_to_folder(
         if verify:
             record |= prove(planned, beside)
         write_json(beside / "conversion.json", record)
+        save_card(planned, beside, record)
     return record
 
 
@@ -602,8 +605,51 @@ def describe(planned: Plan, model: torch.nn.Module) -> dict[str, Any]:
     return record
 
 
+def processor_settings(planned: Plan) -> dict[str, Any]:
+    """How this checkpoint was shown its pixels and frames: fields of a VideoMAEVideoProcessor."""
+    config, found, head = planned.config, planned.entry, planned.layout.head
+    mean, std = config.pixel_statistics
+    views = found.results[0].views if found is not None and found.results else None
+    if head == "detect":  # whole frames, which the model pads or trims to patches
+        spatial: dict[str, Any] = {"size": {"shortest_edge": config.detection_short_side}, "do_center_crop": False}
+        views = (config.num_frames, 1, 1)
+    else:
+        height, width = config.image_hw
+        spatial = {"size": {"shortest_edge": min(height, width)}, "crop_size": {"height": height, "width": width}}
+    sampling = dict(found.sampling) if found is not None and found.sampling else {}
+    if views is not None:
+        sampling |= {"clips": views[1], "crops": views[2]}
+    return {
+        **spatial,
+        # The tests of the releases resize with OpenCV, which does not filter; pre-training and the Hub's extractors do.
+        "antialias": head in ("pretrain", "features"),
+        "image_mean": mean,
+        "image_std": std,
+        "sampling": sampling | {"num_frames": config.num_frames},
+    }
+
+
 def save_processors(planned: Plan, folder: Path) -> None:
-    """The processors that prepare frames and files the way this checkpoint was trained."""
+    """The processor for frames and files, in the files of both names that transformers' pipelines look for."""
+    from videomae.image_processing_videomae import SETTINGS, VideoMAEImageProcessor
+    from videomae.video_processing_videomae import VideoMAEVideoProcessor
+
+    settings, beside = processor_settings(planned), planned.source.file.parent
+    if planned.source.config is not None and (beside / "video_preprocessor_config.json").is_file():
+        VideoMAEVideoProcessor.from_pretrained(beside).save_pretrained(folder)
+        return
+    if planned.source.config is not None and (beside / "preprocessor_config.json").is_file():
+        saved = VideoMAEImageProcessor.from_pretrained(beside)  # what a folder says of itself goes before our defaults
+        settings |= {name: getattr(saved, name) for name in SETTINGS}
+    VideoMAEVideoProcessor(**settings).save_pretrained(folder)
+
+
+def save_card(planned: Plan, folder: Path, record: Mapping[str, Any]) -> None:
+    """The card of a checkpoint that the zoo knows; of others there is nothing to say."""
+    if planned.entry is not None:
+        from videomae.model_cards.build import zoo_card
+
+        write_atomic(folder / "README.md", zoo_card(planned.entry, conversion=record))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -779,7 +825,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="videomae convert", description=__doc__.split("\n\n")[0], formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("checkpoint", help="a .pth or .safetensors file, or a model folder")
+    parser.add_argument("checkpoint", help="a .pth or .safetensors file, a model folder, or OWNER/NAME on the Hub")
     parser.add_argument("output", help="the folder to write (with --to original: the .pth file)")
     parser.add_argument("--name", help="which released checkpoint it is: a name of zoo.yaml or on the Hub")
     parser.add_argument(
@@ -815,6 +861,8 @@ def summary(planned: Plan) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     output = Path(args.output)
+    if args.push_to_hub and (args.to == "original" or args.push_to_hub.count("/") != 1):
+        raise ValueError("--push_to_hub takes OWNER/NAME and goes with a model folder, not with --to original")
     if args.to == "original":
         if args.dry_run:
             print(f"{output}: {len(official_state(args.checkpoint))} tensors under 'model', official names")
@@ -836,7 +884,8 @@ def main(argv: list[str] | None = None) -> int:
     print(summary(planned))
     if args.dry_run:
         build(planned)
-        print(f"would write {output}: config.json, model.safetensors, the processor's files, conversion.json")
+        card = ", README.md" if planned.entry else ""
+        print(f"would write {output}: config.json, model.safetensors, the processor's files, conversion.json{card}")
         return 0
     record = convert_to_folder(planned, output, verify=not args.no_verify, overwrite=args.overwrite)
     if args.no_verify:
@@ -847,6 +896,10 @@ def main(argv: list[str] | None = None) -> int:
             f"proof: {', '.join(record['compared'])} agree with the source within {difference:.1e} of the largest value"
         )
     print(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    if args.push_to_hub:
+        from videomae.commands.publish import publish
+
+        print(f"published: {publish(output, args.push_to_hub)}")
     return 0
 
 

@@ -227,6 +227,89 @@ def test_the_script_runs_from_another_folder(tmp_path):
     assert "agree with the source" in done.stdout and (tmp_path / "out" / "model.safetensors").exists()
 
 
+def saved_processors(folder: Path) -> tuple[dict, dict]:
+    return tuple(json.loads((folder / f"{kind}preprocessor_config.json").read_text()) for kind in ("video_", ""))
+
+
+@pytest.mark.parametrize(
+    "name, mean, std, first_resize",
+    [
+        ("videomae_finetune", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 32),
+        ("mmaction2_detection", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 256),
+        ("action_detection", [0.481458, 0.454692, 0.403844], [0.225, 0.225, 0.225], 256),
+    ],
+)
+def test_each_family_keeps_its_own_pixel_statistics_and_size(tmp_path, name, mean, std, first_resize):
+    main([str(source_of(name)), str(tmp_path / "out"), *options_of(name), "--no_verify"])
+    for saved in saved_processors(tmp_path / "out"):
+        assert saved["image_mean"] == pytest.approx(mean, abs=1e-6) and saved["image_std"] == pytest.approx(std)
+        assert saved["size"] == {"shortest_edge": first_resize}
+        assert saved["do_center_crop"] == ("detection" not in name)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    rules = {"action_detection": ("pad", 7, False), "mmaction2_detection": ("drop", 8, True)}
+    if name in rules:
+        assert (config["detection_size_rule"], config["roi_output_size"], config["roi_aligned"]) == rules[name]
+
+
+def small_classifier(path: Path, num_labels: int = 400) -> Path:
+    """A file of the released small size; its blocks are one block under twelve names, so that it is quickly made."""
+    weights = reference.random_weights("classify", width=384, depth=1, mlp=1536, patch=16, num_labels=num_labels)
+    block = {key: value for key, value in weights.items() if key.startswith("blocks.0.")}
+    for i in range(1, 12):
+        weights |= {key.replace("blocks.0.", f"blocks.{i}."): value.clone() for key, value in block.items()}
+    return write(path, weights, "module")
+
+
+def test_a_named_release_brings_heads_sampling_and_its_card(tmp_path, capsys):
+    file = small_classifier(tmp_path / "a.pth", 174)
+    name = "MCG-NJU/videomae-small-finetuned-ssv2"
+    assert main([str(file), str(tmp_path / "out"), "--name", name, "--no_verify"]) == 0
+    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert record["name"] == "videomae-small-finetuned-ssv2" and record["num_attention_heads"] == 6
+    sampling = saved_processors(tmp_path / "out")[0]["sampling"]
+    assert (sampling["strategy"], sampling["clips"], sampling["crops"]) == ("uniform", 2, 3)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "cc-by-nc-4.0" in card and record["source_sha256"] in card
+    assert "add them with --labels something-something-v2" in capsys.readouterr().out
+
+
+def test_the_file_name_of_a_release_is_enough_to_know_it(tmp_path):
+    planned = conversion.plan(small_classifier(tmp_path / "vit_s_k710_dl_from_giant.pth", 710))
+    assert planned.entry.name == "videomaev2-small-distilled-k710"
+
+
+def test_a_hub_name_is_fetched_and_names_the_release(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    sizes = dict(hidden_size=384, num_attention_heads=16, num_hidden_layers=12, intermediate_size=1536, patch_size=16)
+    folder = stock_folder(tmp_path / "copy", StockForVideoClassification, **sizes, num_labels=400)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(folder))
+    planned = conversion.plan("MCG-NJU/videomae-small-finetuned-kinetics")
+    assert planned.entry.name == "videomae-small-finetuned-kinetics" and planned.config.num_attention_heads == 6
+
+    def fail(name, allow_patterns):
+        raise ConnectionError("no network\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(
+        FileNotFoundError, match=r"is neither here nor to be had from the Hub \(no network\); give a .pth"
+    ):
+        convert("MCG-NJU/videomae-base")
+
+
+def test_publishing_follows_the_conversion_and_its_name_is_checked_first(tmp_path, monkeypatch, capsys):
+    from videomae.commands import publish
+
+    published = []
+    monkeypatch.setattr(publish, "publish", lambda folder, name: published.append((folder, name)) or "URL")
+    arguments = [str(source_of("videomae_finetune")), str(tmp_path / "out"), *options_of("videomae_finetune")]
+    with pytest.raises(ValueError, match="--push_to_hub takes OWNER/NAME"):
+        main([*arguments, "--push_to_hub", "mine"])
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--push_to_hub", "me/mine"]) == 0
+    assert published == [(tmp_path / "out", "me/mine")] and "published: URL" in capsys.readouterr().out
+
+
 # --- transformers -----------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +359,17 @@ def test_a_stock_folder_keeps_its_numbers(tmp_path, cls, changes, ours):
     record = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert record["reference"] == "transformers' own class" and record["largest_relative_difference"] < 1e-5
     assert record["architecture"] == ours and record["layer_norm_eps"] == 1e-12
+
+
+def test_a_folder_keeps_its_own_pixel_statistics(tmp_path):
+    folder = stock_folder(tmp_path / "stock", StockForVideoClassification)
+    own = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": {"shortest_edge": 40}}
+    own |= {"crop_size": {"height": 32, "width": 32}, "image_processor_type": "VideoMAEImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(own))
+    assert main([str(folder), str(tmp_path / "out"), "--no_verify"]) == 0
+    for saved in saved_processors(tmp_path / "out"):
+        assert saved["image_mean"] == [0.5, 0.5, 0.5] and saved["size"] == {"shortest_edge": 40}
+    assert saved_processors(tmp_path / "out")[0]["sampling"]["num_frames"] == 4
 
 
 def test_both_names_of_the_biases_and_the_older_weight_file_are_read(tmp_path):
@@ -449,12 +543,8 @@ def test_a_name_that_does_not_fit_the_file_is_refused():
 
 
 def test_a_head_with_another_number_of_classes_than_the_named_release_is_refused(tmp_path):
-    weights = reference.random_weights("classify", width=384, depth=1, mlp=1536, patch=16, num_labels=10)
-    block = {key: value for key, value in weights.items() if key.startswith("blocks.0.")}
-    for i in range(1, 12):
-        weights |= {key.replace("blocks.0.", f"blocks.{i}."): value for key, value in block.items()}
     with pytest.raises(ValueError, match="has 400 classes, but the head in the file 10"):
-        convert(write(tmp_path / "a.pth", weights), name="videomae-small-finetuned-kinetics")
+        convert(small_classifier(tmp_path / "a.pth", 10), name="videomae-small-finetuned-kinetics")
 
 
 def test_a_folder_in_the_way_is_kept_unless_it_is_a_model_and_overwriting_was_asked_for(tmp_path):
