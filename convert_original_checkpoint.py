@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from videomae import reference_videomae as reference
 from videomae.checkpoint_files import MAX_GIGABYTES, Source, fetched, open_checkpoint
@@ -882,6 +883,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     check_output(output, overwrite=args.overwrite)
     print(summary(planned))
+    if not sys.stderr.isatty():  # transformers' bars would fill a log file
+        transformers_logging.disable_progress_bar()
     if args.dry_run:
         build(planned)
         card = ", README.md" if planned.entry else ""

@@ -60,6 +60,8 @@ def read_names(file: str | Path) -> list[str]:
 def _fetch(name: str, count: int) -> Path:
     """The list of a known set from the Hub, or an error that says which file would do."""
     known = label_sets()[name]
+    if known.count != count:
+        raise ValueError(f"{known.title} has {known.count} classes, but the head has {count}")
     if known.hub_file is None:
         raise ValueError(f"the Hub has no list of {known.title}'s classes; give --labels the file {known.own_file}")
     from huggingface_hub import hf_hub_download
@@ -68,9 +70,13 @@ def _fetch(name: str, count: int) -> Path:
         return Path(hf_hub_download(HUB_LISTS, known.hub_file, repo_type="dataset"))
     except Exception as error:  # no network, offline mode, a proxy's page: the way out is the same
         raise OSError(
-            f"cannot fetch {known.hub_file} from {HUB_LISTS} ({type(error).__name__}); give --labels a local file of "
+            f"cannot fetch {known.hub_file} from {HUB_LISTS} ({_first_line(error)}); give --labels a local file of "
             f"{count} names instead"
         ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _by_id(pairs: Iterable[tuple[Any, Any]], shown: str) -> list[str]:

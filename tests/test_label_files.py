@@ -90,6 +90,11 @@ def test_a_set_without_a_public_list_says_which_file_of_the_data_set_to_give():
         class_names("ava", 80)
 
 
+def test_a_known_set_of_another_size_is_refused_before_anything_is_fetched():
+    with pytest.raises(ValueError, match="Kinetics-400 has 400 classes, but the head has 710"):
+        class_names("kinetics400", 710)
+
+
 def test_a_public_list_is_fetched_from_the_hub_and_its_absence_is_one_line(tmp_path, monkeypatch):
     import huggingface_hub
 
