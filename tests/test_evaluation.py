@@ -291,16 +291,9 @@ def test_two_processes_and_one_evaluate_to_identical_predictions(folder, videos,
     (tmp_path / "evaluate.py").write_text(COMMAND)
     options = [str(folder), str(videos), "--device", "cpu", "--views", "3x3", "--views_per_step", "9"]
     for processes in (1, 2):
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
-        launch = [
-            sys.executable,
-            *launch,
-            str(tmp_path / "evaluate.py"),
-            *options,
-            "--output",
-            str(tmp_path / f"{processes}"),
-        ]
-        subprocess.run(launch, check=True, capture_output=True, timeout=300)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        launch += [str(tmp_path / "evaluate.py"), *options, "--output", str(tmp_path / str(processes))]
+        subprocess.run(launch, check=True, capture_output=True, timeout=120)
     one, two = (json.loads((tmp_path / f"{n}" / "results.json").read_text()) for n in (1, 2))
     assert (one["processes"], two["processes"]) == (1, 2)
     assert (tmp_path / "1/predictions.parquet").read_bytes() == (tmp_path / "2/predictions.parquet").read_bytes()
