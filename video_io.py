@@ -153,6 +153,7 @@ def iter_windows(
     short_side: int | None = None,
     transform: Callable[[np.ndarray], Any] | None = None,
     partial: str = "repeat_last",
+    errors: str = "strict",
     limits: Limits | None = None,
     threads: int = 1,
 ) -> Iterator[Window]:
@@ -160,7 +161,8 @@ def iter_windows(
 
     Window k has the frames k * hop, k * hop + stride, …; each frame is decoded once, and converted, scaled and given
     to `transform` once, however many windows share it. The video may end inside the last window: "repeat_last" fills
-    it with the last frame it reached (only if the windows before left frames out), "drop" leaves it away.
+    it with the last frame it reached (only if the windows before left frames out), "drop" leaves it away. Damage raises
+    where it is met, a file that is cut off at once; with `errors="truncate"` the video ends there.
     """
     for name, value in (("num_frames", num_frames), ("stride_frames", stride_frames), ("hop_frames", hop_frames)):
         if value < 1:
@@ -185,7 +187,7 @@ def iter_windows(
             start, min(start + span, last + 1) - 1, times[start][0], times[min(start + span - 1, last)][1], frames
         )
 
-    for index, begin, end, picture in _iter_frames(source, needed, short_side, limits or Limits(), threads):
+    for index, begin, end, picture in _iter_frames(source, needed, short_side, errors, limits or Limits(), threads):
         seen, times[index] = index + 1, (begin, end)
         if picture is not None:
             kept[index] = transform(picture) if transform else picture
@@ -204,8 +206,7 @@ class VideoReader:
     """An open video: `info` and any number of reads from one look at the packets."""
 
     def __init__(self, source: Source, *, errors: str = "strict", limits: Limits | None = None, threads: int = 1):
-        if errors not in ("strict", "truncate"):
-            raise ValueError(f"errors must be strict or truncate, not {errors!r}")
+        _check_errors(errors)
         self.errors, self.limits = errors, limits or Limits()
         self._file, self.name = _opened(source, self.limits)
         self._threads, self._deadline = threads, _Deadline(self.limits.decode_seconds, self.name)
@@ -304,7 +305,7 @@ class VideoReader:
         if self.truncated and self.errors == "strict":
             raise VideoReadError(
                 f"{self.name} is cut off or damaged ({damage}; {len(self._packets)} packets are there); "
-                'fetch it again, or pass errors="truncate" to use the frames before the damage'
+                + _TRUNCATE_HINT
             )
         # Time stamps give the order when they are whole, and nothing was cut away before the first key frame.
         times = [self._packets[number][0] for number in shown]
@@ -393,7 +394,7 @@ class VideoReader:
                     return
         raise VideoReadError(
             f"{self.name}: frame {min(missing)} of {self.info.num_frames} does not come out of the decoder; "
-            'the file is damaged, errors="truncate" uses the frames before the damage'
+            "the file is damaged; " + _TRUNCATE_HINT
         )
 
     def _plan(self, indices: list[int], earlier_keys: int) -> list[tuple[int, int, set[int]]]:
@@ -670,6 +671,8 @@ def _declared_end(data: BinaryIO, size: int) -> int:
 
 # Small things
 
+_TRUNCATE_HINT = 'fetch it again, or pass errors="truncate" to use the frames before the damage'
+
 
 class _Deadline:
     """Raises once `seconds` have gone since the last restart."""
@@ -699,6 +702,11 @@ def _is_shown(codec: str, packet: "av.Packet") -> bool:
 def _quarter_turns(frame: "av.VideoFrame") -> int:
     """Quarter turns counter-clockwise that make a picture upright; other angles are left alone."""
     return frame.rotation // 90 % 4 if frame.rotation % 90 == 0 else 0
+
+
+def _check_errors(errors: str) -> None:
+    if errors not in ("strict", "truncate"):
+        raise ValueError(f"errors must be strict or truncate, not {errors!r}")
 
 
 def _check_pixels(name: str, width: int, height: int, limits: Limits) -> None:
@@ -735,10 +743,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _iter_frames(
-    source: Source, needed: Callable[[int], bool], short_side: int | None, limits: Limits, threads: int
+    source: Source, needed: Callable[[int], bool], short_side: int | None, errors: str, limits: Limits, threads: int
 ) -> Iterator[tuple[int, float, float, np.ndarray | None]]:
     """Every frame from the start: index, start and end in seconds from the first frame, and its pixels if needed."""
+    _check_errors(errors)
     file, name = _opened(source, limits, stream=True)
+    if errors == "strict" and (missing := _missing_part(file)):
+        raise VideoReadError(f"{name} is cut off ({missing}); " + _TRUNCATE_HINT)
     container, stream = _open_container(file, name, limits, threads)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     origin, end = None, 0.0
@@ -756,6 +767,9 @@ def _iter_frames(
                 end = begin + (length or 1 / rate)
                 yield index, begin, end, _upright_rgb(frame, width, height, turns) if needed(index) else None
         except (av.FFmpegError, OSError) as error:
-            raise VideoReadError(f"{name} cannot be decoded after {end:.2f} seconds: {_reason(error)}") from None
+            if errors == "strict":
+                raise VideoReadError(
+                    f"{name} cannot be decoded after {end:.2f} seconds ({_reason(error)}); " + _TRUNCATE_HINT
+                ) from None
     if origin is None:
         raise VideoReadError(f"{name} holds no frames")

@@ -179,6 +179,24 @@ def test_every_stored_form_of_the_hub_loads(name, stored, tmp_path, video):
     assert processor(video, return_tensors="pt", crop_size=32)["pixel_values"].shape == (1, 16, 3, 32, 32)
 
 
+def test_the_files_that_travel_to_the_hub_load_as_remote_code(tmp_path, monkeypatch):
+    import transformers.dynamic_module_utils
+
+    modules = tmp_path / "modules"
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
+    monkeypatch.syspath_prepend(str(modules))
+    monkeypatch.setattr(VideoMAEVideoProcessor, "_auto_class", None)
+    VideoMAEVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+    small(sampling={"clips": 2}).save_pretrained(tmp_path / "model")
+    stored = json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text())
+    reference = stored["auto_map"]["AutoVideoProcessor"]
+    remote = transformers.dynamic_module_utils.get_class_from_dynamic_module(reference, str(tmp_path / "model"))
+    assert remote.__module__.startswith("transformers_modules") and remote is not VideoMAEVideoProcessor
+    assert remote.from_pretrained(tmp_path / "model").sampling.clips == 2
+    images = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    assert type(images).__module__.startswith("transformers_modules")
+
+
 # Bad input
 
 

@@ -1,0 +1,195 @@
+"""Video classification with what transformers' own pipeline lacks: the model's clip, all test views, long videos.
+
+Action detection has a pipeline of its own in pipeline_videomae_detection.py.
+"""
+
+# B videos  V views  W windows  T frames  C channels  H W pixels  L labels
+
+import contextlib
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import VideoClassificationPipeline as StockVideoClassificationPipeline
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import logging
+
+from .image_processing_videomae import SETTINGS, center_crop, normalized, resized_to
+from .sampling_videomae import ClipSampling
+from .video_io import Limits, iter_windows, probe
+from .video_processing_videomae import VideoMAEVideoProcessor
+
+
+class VideoClassificationPipeline(StockVideoClassificationPipeline):
+    """`pipeline("video-classification")` that samples each file by the policy saved with the model.
+
+        pipe = VideoClassificationPipeline(model=model, video_processor=VideoMAEVideoProcessor.from_pretrained(FOLDER))
+        pipe("video.mp4")                      # the model's clip
+        pipe("video.mp4", views="test")        # all clips and crops of the published test, averaged
+        pipe(["a.mp4", "b.mp4"], batch_size=2)
+        for window in pipe.windows("long.mp4"): ...
+
+    A video is whatever `VideoMAEVideoProcessor` opens. Models other than VideoMAE run as in transformers.
+    """
+
+    def __init__(self, model, *args, video_processor=None, image_processor=None, **kwargs):
+        self._is_videomae = getattr(model.config, "model_type", None) == "videomae"
+        if self._is_videomae:
+            video_processor = _with_policy(video_processor, image_processor, model)
+            # transformers batches only where one of its older kinds of processor is set, and saves only those.
+            image_processor = video_processor
+        super().__init__(model, *args, video_processor=video_processor, image_processor=image_processor, **kwargs)
+
+    def _sanitize_parameters(self, views=None, errors=None, limits=None, **kwargs):
+        preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        options = {"views": views, "errors": errors, "limits": limits}
+        return preprocess | {k: v for k, v in options.items() if v is not None}, forward, postprocess
+
+    def preprocess(self, video, num_frames=None, frame_sampling_rate=None, **options):
+        if not self._is_videomae:
+            rate = {} if frame_sampling_rate is None else {"frame_sampling_rate": frame_sampling_rate}
+            return super().preprocess(video, num_frames=num_frames, **rate, **options)
+        if frame_sampling_rate is not None:
+            options["sampling"] = {"stride_frames": frame_sampling_rate}
+        num_frames = num_frames or self.model.config.num_frames
+        inputs = self.video_processor(
+            video, num_frames=num_frames, do_sample_frames=True, return_tensors="pt", **options
+        )
+        return inputs.to(self.dtype)
+
+    def _forward(self, model_inputs):
+        if not self._is_videomae:
+            return super()._forward(model_inputs)
+        pixel_values = model_inputs["pixel_values"]
+        if pixel_values.ndim == 5:
+            return ImageClassifierOutput(logits=self.model(pixel_values=pixel_values).logits)
+        # (B, V, T, C, H, W): the views of one video at a time, so that a batch needs no more memory than a video.
+        return ImageClassifierOutput(
+            logits=torch.stack([self.model(pixel_values=video).logits for video in pixel_values])
+        )
+
+    def postprocess(self, model_outputs, top_k=5, function_to_apply=None):
+        """Scores per view, their mean over views, then the best."""
+        if not self._is_videomae:
+            return super().postprocess(model_outputs, top_k=top_k, function_to_apply=function_to_apply)
+        scores = self._scores(model_outputs.logits[0].float(), function_to_apply)
+        return self._best(scores if scores.ndim == 1 else scores.mean(0), top_k)
+
+    def windows(
+        self,
+        video,
+        *,
+        hop_frames: int | None = None,
+        sampling: ClipSampling | dict[str, Any] | None = None,
+        top_k: int = 5,
+        batch_size: int = 4,
+        partial: str = "repeat_last",
+        errors: str = "strict",
+        function_to_apply: str | None = None,
+        limits: Limits | None = None,
+        threads: int = 1,
+        progress: bool = True,
+    ) -> Iterator[dict[str, Any]]:
+        """Classify a long or endless video by overlapping windows, while it is being decoded.
+
+        A window is a clip at the policy's stride (of 16 frames at stride 4: 61 frames); the next one starts
+        `hop_frames` later, by default half a window. Yields a dict per window: start_seconds and end_seconds,
+        first_frame and last_frame, and scores as the pipeline gives them. Every frame is decoded once and no more
+        than `batch_size` windows are held. `partial` says what becomes of an end that fills no window: it is filled
+        with its last frame ("repeat_last") or left out ("drop"). `errors="truncate"` takes a damaged file as far as it
+        can be decoded.
+        """
+        settings = self.video_processor._settings({})
+        policy = dataclasses.replace(self.video_processor.sampling, num_frames=self.model.config.num_frames)
+        if sampling is not None:
+            changed = sampling if isinstance(sampling, dict) else sampling.to_dict()
+            policy = ClipSampling.from_dict(policy.to_dict() | changed)
+        if hop_frames is None:
+            hop_frames = max(policy.num_frames * policy.stride_frames // 2, 1)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+
+        def shrunk(picture: np.ndarray) -> torch.Tensor:
+            """One RGB frame (H, W, C) -> uint8 (C, h, w) as the model sees it; normalised only in a batch."""
+            frame = resized_to(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None], settings)
+            if settings["do_center_crop"]:
+                frame = center_crop(frame, settings["crop_size"]["height"], settings["crop_size"]["width"])
+            return frame[0].clone()  # a view would keep the whole frame alive
+
+        windows = iter_windows(
+            video,
+            num_frames=policy.num_frames,
+            stride_frames=policy.stride_frames,
+            hop_frames=hop_frames,
+            transform=shrunk,
+            partial=partial,
+            errors=errors,
+            limits=limits,
+            threads=threads,
+        )
+        with logging.tqdm(total=_seconds(video) if progress else None, unit="s", disable=not progress) as bar:
+            while batch := list(itertools.islice(windows, batch_size)):
+                clips = torch.stack([torch.stack(window.frames) for window in batch])  # (W, T, C, H, W)
+                scores = self._scores(self._logits(normalized(clips.to(self.device), settings)), function_to_apply)
+                for window, row in zip(batch, scores):
+                    yield {
+                        "start_seconds": window.start_seconds,
+                        "end_seconds": window.end_seconds,
+                        "first_frame": window.first_frame,
+                        "last_frame": window.last_frame,
+                        "scores": self._best(row, top_k),
+                    }
+                bar.update(round(batch[-1].end_seconds, 1) - bar.n)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        super().save_pretrained(save_directory, **kwargs)
+        if self.video_processor is not None and self.video_processor is not self.image_processor:
+            self.video_processor.save_pretrained(save_directory, **kwargs)
+
+    @torch.no_grad()
+    def _logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixel_values.to(self.dtype)).logits.float().cpu()
+
+    def _scores(self, logits: torch.Tensor, function_to_apply: str | None) -> torch.Tensor:
+        """(..., L) -> (..., L), by the kind of problem that the model was trained for."""
+        by_problem = {"regression": "none", "multi_label_classification": "sigmoid"}
+        function = function_to_apply or by_problem.get(self.model.config.problem_type, "softmax")
+        if function not in ("softmax", "sigmoid", "none"):
+            raise ValueError(f"function_to_apply must be softmax, sigmoid or none, not {function!r}")
+        return {"softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid, "none": lambda x: x}[function](logits)
+
+    def _best(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
+        values, ids = scores.topk(min(top_k, scores.shape[-1]))
+        labels = self.model.config.id2label
+        return [{"score": value, "label": labels[index]} for value, index in zip(values.tolist(), ids.tolist())]
+
+
+def _seconds(video) -> float | None:
+    """How long a local file lasts, for the progress bar; None where that cannot be known beforehand."""
+    if not isinstance(video, (str, os.PathLike)) or "://" in str(video):
+        return None
+    with contextlib.suppress(ValueError, OSError):  # windows() itself says what is wrong
+        return round(probe(video).duration_seconds, 1)
+
+
+def _with_policy(video_processor, image_processor, model) -> VideoMAEVideoProcessor:
+    """The given video processor if it has a sampling policy; else ours, of the model's folder or the given settings."""
+    if isinstance(video_processor, str):
+        return VideoMAEVideoProcessor.from_pretrained(video_processor)
+    if hasattr(video_processor, "sampling"):
+        return video_processor
+    if isinstance(image_processor, VideoMAEVideoProcessor):
+        return image_processor
+    folder = getattr(model, "name_or_path", None)
+    if folder:
+        with contextlib.suppress(OSError):
+            return VideoMAEVideoProcessor.from_pretrained(folder)
+    given = video_processor or image_processor
+    if given is None:
+        raise ValueError("no video processor was given and the model's folder has none; pass video_processor")
+    settings = {name: value for name, value in given.to_dict().items() if name in SETTINGS}
+    return VideoMAEVideoProcessor(**settings)
