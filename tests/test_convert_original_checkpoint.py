@@ -146,6 +146,17 @@ def test_a_random_base_classifier_needs_no_options_and_agrees_with_the_reference
     assert relative_difference(model(clip).logits, reference.classify(weights, clip, heads=12)["logits"]) < 1e-4
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_random_base_autoencoder_needs_no_options_and_agrees_with_the_reference(tmp_path):
+    weights = reference.random_weights("pretrain", width=768, depth=12, mlp=3072, patch=16, decoder=(384, 4, 1536))
+    model = convert(write(tmp_path / "a.pth", weights))
+    clip, mask = reference.fixed_clip(16, 3, 224, 224), reference.fixed_mask((8, 14, 14))
+    ours, theirs = model(clip, mask), reference.pretrain(weights, clip, mask, heads=12, decoder_heads=6)
+    assert relative_difference(ours.logits, theirs["logits"]) < 1e-4
+    assert relative_difference(ours.loss, theirs["loss"]) < 1e-5
+
+
 @pytest.mark.parametrize(
     "width, depth, heads, decoder, decoder_heads",
     [(384, 12, 6, (192, 4, 768), 3), (1024, 24, 16, (512, 4, 2048), 8)],
@@ -457,6 +468,43 @@ def test_going_back_overwrites_nothing_by_accident(tmp_path):
         main([str(tmp_path / "ours"), str(tmp_path), "--to", "original"])
     with pytest.raises(ValueError, match=r"is not a VideoMAE folder with a config.json"):
         main([str(source_of("videomae_finetune")), str(tmp_path / "other.pth"), "--to", "original"])
+
+
+def test_a_crash_on_the_way_back_keeps_the_file_that_was_there(tmp_path, monkeypatch):
+    convert(source_of("videomae_finetune"), **KNOWN["videomae_finetune"]).save_pretrained(tmp_path / "ours")
+    (tmp_path / "back.pth").write_text("mine")
+
+    def full(state, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        main([str(tmp_path / "ours"), str(tmp_path / "back.pth"), "--to", "original", "--overwrite"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.pth", "ours"]
+    assert (tmp_path / "back.pth").read_text() == "mine"
+
+
+# --- the documentation -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_commands_and_the_python_of_the_documentation_run(tmp_path, monkeypatch):
+    text = (Path(conversion.__file__).parent / "docs" / "conversion.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^videomae convert (.*)$", text, flags=re.MULTILINE)
+    needs_network = [line for line in commands if "--labels kinetics400" in line or line.startswith("OpenGVLab/")]
+    assert len(commands) == 4 and len(needs_network) == 2
+    monkeypatch.chdir(tmp_path)
+    small_classifier(tmp_path / "vit_s_k710_dl_from_giant.pth", 710)
+    (tmp_path / "label_map_k710.txt").write_text("\n".join(f"made-up action {i}" for i in range(710)))
+    for line in commands:
+        if line not in needs_network:
+            assert main(line.split()) == 0
+    shown = re.search(r"^wrote videomaev2-small: (.*)$", text, flags=re.MULTILINE)[1].split(", ")
+    assert shown == sorted(path.name for path in (tmp_path / "videomaev2-small").iterdir())
+    (python,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(python, "conversion.md", "exec"), {})  # noqa: S102 - our own documentation
+    assert (tmp_path / "my-folder" / "model.safetensors").exists() and (tmp_path / "back.pth").exists()
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
