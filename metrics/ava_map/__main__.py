@@ -6,7 +6,7 @@ import sys
 
 from videomae.data.ava import for_metric, read_action_list, read_annotations, read_detections, read_key_frames
 from videomae.files import write_json
-from videomae.metrics.ava_map.average_precision import AVA_CATEGORIES, AVA_EVALUATED, ava_map
+from videomae.metrics.ava_map.average_precision import ava_map
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     result = ava_map(
         truth,
         found,
-        classes=actions.names if actions else AVA_EVALUATED,
-        categories=actions.categories if actions else AVA_CATEGORIES,
+        classes=actions.names if actions else None,
+        categories=actions.categories if actions else None,
         key_frames=[numbers[key] for key in listed],
         iou_threshold=args.iou_threshold,
         most_per_frame=args.most_per_frame,

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .average_precision import AVA_EVALUATED, LabelledBoxes, ava_map
+from .average_precision import LabelledBoxes, ava_map
 
 _DESCRIPTION = """
 Frame-level mean average precision at an overlap of 0.5, the measure of spatio-temporal action detection on AVA. Every
@@ -58,7 +58,7 @@ class AvaMap(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, classes=AVA_EVALUATED, iou_threshold=0.5, most_per_frame=None) -> dict:
+    def _compute(self, predictions, references, classes=None, iou_threshold=0.5, most_per_frame=None) -> dict:
         result = ava_map(
             _columns(references),
             _columns(predictions),

@@ -114,7 +114,7 @@ def ava_map(
     truth: LabelledBoxes,
     detections: LabelledBoxes,
     *,
-    classes: Sequence[int] = AVA_EVALUATED,
+    classes: Sequence[int] | None = None,
     categories: Mapping[str, Sequence[int]] | None = None,
     key_frames: Sequence[int] | None = None,
     iou_threshold: float = 0.5,
@@ -124,12 +124,15 @@ def ava_map(
 
     `key_frames` are the frames that count, with or without annotations; detections elsewhere are left out and
     counted. Without it every frame of either side counts, as in the public evaluation, where frames that a detector
-    did not visit go unnoticed. `categories` groups classes for means of their own (AVA's where the classes are AVA's).
+    did not visit go unnoticed. `classes` are AVA's 60 unless others are given; `categories` groups them for means of
+    their own.
     `most_per_frame` keeps the best-scored labelled boxes of a frame, as the challenge server did with 50. Boxes
     without area are left out and counted. Ties of scores are broken by the order of the rows.
     """
     if detections.score is None:
         raise ValueError("detections need scores")
+    if classes is None:
+        classes, categories = AVA_EVALUATED, AVA_CATEGORIES if categories is None else categories
     classes = np.unique(np.asarray(list(classes), dtype=np.int64))
     if not len(classes):
         raise ValueError("classes is empty; name at least one class to evaluate")
@@ -167,8 +170,6 @@ def ava_map(
         values = [per_class[label] for label in some if per_class.get(label) is not None]
         return float(np.mean(values)) if values else None
 
-    if categories is None and set(classes.tolist()) <= set(range(1, 81)):
-        categories = AVA_CATEGORIES
     return {
         "mAP": mean_of(per_class),
         "per_category": {name: mean_of(members) for name, members in (categories or {}).items()},
