@@ -180,8 +180,6 @@ def test_every_stored_form_of_the_hub_loads(name, stored, tmp_path, video):
 
 
 def test_the_files_that_travel_to_the_hub_load_as_remote_code(tmp_path, monkeypatch):
-    import transformers.dynamic_module_utils
-
     modules = tmp_path / "modules"
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
     monkeypatch.syspath_prepend(str(modules))
@@ -193,8 +191,10 @@ def test_the_files_that_travel_to_the_hub_load_as_remote_code(tmp_path, monkeypa
     remote = transformers.dynamic_module_utils.get_class_from_dynamic_module(reference, str(tmp_path / "model"))
     assert remote.__module__.startswith("transformers_modules") and remote is not VideoMAEVideoProcessor
     assert remote.from_pretrained(tmp_path / "model").sampling.clips == 2
-    images = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model", trust_remote_code=True)
-    assert type(images).__module__.startswith("transformers_modules")
+    stored = json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())
+    reference = stored["auto_map"]["AutoImageProcessor"]
+    images = transformers.dynamic_module_utils.get_class_from_dynamic_module(reference, str(tmp_path / "model"))
+    assert images.from_pretrained(tmp_path / "model").size == {"shortest_edge": 64}
 
 
 # Bad input
