@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import transformers.dynamic_module_utils
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from video_files import make_kind, numbered_frame, numbers_in, write_video
 
