@@ -98,37 +98,18 @@ class ClassificationCollator:
         return batch | {"sources": _sources(items)}
 
 
-@dataclass(frozen=True)
-class ViewsCollator:
-    """Items of a test to pixel_values (B, V, T, C, H, W) float32, labels, index (B,) int64 and sources (B names).
-
-    Videos that could not be read are left out of these and named in `errors`, a list of (path, message); a batch of
-    nothing else has pixel_values of None.
-    """
-
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
-
-    def __call__(self, items: Sequence[Item]) -> Batch:
-        errors = [(item["path"], item["error"]) for item in items if item["pixel_values"] is None]
-        items = [item for item in items if item["pixel_values"] is not None]
-        batch = {"pixel_values": None, "labels": None, "errors": errors}
-        if items:
-            batch["pixel_values"] = stack_pixels(items, self.mean, self.std).unflatten(0, (len(items), -1))
-            batch["labels"] = _labels(items)
-        index = torch.tensor([item["index"] for item in items], dtype=torch.int64)
-        return batch | {"index": index, "sources": [item["path"] for item in items]}
-
-
 def stack_pixels(items: Sequence[Item], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """(B*S, T, C, H, W) float32: bytes are normalised here, floats already are."""
     shapes = {tuple(item["pixel_values"].shape[1:]) for item in items}
     if len(shapes) > 1:
         raise ValueError(f"the clips of a batch differ in shape: {sorted(shapes)}; give the transform one size")
     pixels = [item["pixel_values"] for item in items]
-    if pixels[0].dtype == torch.uint8:
-        pixels = [normalise(clip, mean, std) for clip in pixels]
-    return torch.cat(pixels)
+    if pixels[0].dtype != torch.uint8:
+        return torch.cat(pixels) if len(pixels) > 1 else pixels[0]
+    out = torch.empty(sum(map(len, pixels)), *pixels[0].shape[1:])
+    for clip, target in zip(pixels, out.split([len(clip) for clip in pixels])):
+        normalise(clip, mean, std, out=target)
+    return out
 
 
 def _labels(items: Sequence[Item]) -> torch.Tensor | None:

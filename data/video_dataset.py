@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videomae.data.manifests import Manifest, open_manifest
 from videomae.data.randomness import FRAMES, PIXELS, generator_for, sample_key
-from videomae.data.sources import open_clip
+from videomae.data.sources import Clip, open_clip
 from videomae.data.transforms import EvalTransform, PretrainTransform, TrainTransform
 from videomae.sampling_videomae import (
     ClipSampling,
@@ -170,9 +170,10 @@ class VideoDataset(Dataset):
             else:
                 frames = clip.read(self._indices(clip.num_frames, path, keys[0]), short_side=self.decode_short_side)
                 frames = frames.permute(0, 3, 1, 2)  # (T, C, H, W), interleaved in memory
-                pixels = [self.transform(frames, generator_for(key, PIXELS)) for key in keys]
+                samples = [self.transform(frames, generator_for(key, PIXELS)) for key in keys]
+                pixels = torch.stack(samples) if len(samples) > 1 else samples[0].unsqueeze(0)
         return {
-            "pixel_values": torch.stack(pixels),
+            "pixel_values": pixels,
             "label": self.manifest.label(index),
             "index": index,
             "keys": keys,
@@ -193,14 +194,20 @@ class VideoDataset(Dataset):
         except ValueError as error:  # too short for a policy that does not fill up
             raise VideoReadError(f"{path}: {error}") from None
 
-    def _views(self, clip) -> list[torch.Tensor]:
-        """All views of the test from one decode: each frame is read and resized once, then cut up."""
+    def _views(self, clip: Clip) -> torch.Tensor:
+        """All views of the test, (V, T, C, H, W) uint8, from one decode: frames are read and resized once."""
         clips = test_clips(clip.num_frames, self.sampling)
         needed = sorted(set(itertools.chain.from_iterable(clips)))
         frames = clip.read(needed, short_side=self.decode_short_side).permute(0, 3, 1, 2)
         place = {frame: i for i, frame in enumerate(needed)}
+        chosen = torch.tensor([[place[frame] for frame in indices] for indices in clips])
         crops = self.transform.views(frames, self.sampling.crops)
-        return [crop[[place[frame] for frame in indices]] for indices in clips for crop in crops]
+        out = torch.empty(*chosen.shape[:1], len(crops), *chosen.shape[1:], *crops[0].shape[1:], dtype=torch.uint8)
+        for indices, views in zip(chosen, out):
+            for crop, view in zip(crops, views):
+                for frame, target in zip(indices.tolist(), view):
+                    target.copy_(crop[frame])
+        return out.flatten(0, 1)
 
     def _report(self, index: int, error: VideoReadError) -> None:
         """Name and count a broken video; stop the run above the share that the user allows."""

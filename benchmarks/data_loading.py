@@ -1,0 +1,279 @@
+"""Samples a second for training and testing: ours against the official pipelines, restated, in one run on one thread.
+
+    python benchmarks/data_loading.py                 # a 10 s clip of 340x256, H.264
+    python benchmarks/data_loading.py --repeats 3     # a quick look
+
+The official pipelines decode with decord (where it is installed, else with PyAV from the start of the file), augment
+frame by frame in PIL, and open a video again for each of the 15 test views. Both sides end with the normalised float
+tensor that the model takes. The two take turns, each on the same seeds; medians and their ratio are printed. Also: ours from
+prepared shards, and how samples a second grow with workers. The video is made here: textured, moving, with noise.
+"""
+
+import argparse
+import math
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageEnhance, ImageOps
+
+from videomae.data.collators import ClassificationCollator, PretrainCollator
+from videomae.data.encoding import encode_video
+from videomae.data.manifests import Manifest, open_manifest
+from videomae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, normalise
+from videomae.data.video_dataset import VideoDataset
+from videomae.sampling_videomae import ClipSampling
+
+try:
+    import decord
+except ImportError:
+    decord = None
+try:
+    import cv2
+except ImportError:
+    cv2 = None
+
+SIZE, FRAMES, STRIDE = 224, 16, 4
+
+
+def natural_video(seconds: int = 10, fps: int = 30, width: int = 340, height: int = 256, seed: int = 0) -> bytes:
+    """A clip with the spectrum of photographs: a panning texture, moving patches, sensor noise; x264's defaults."""
+    rng = np.random.default_rng(seed)
+    side = 2 * width
+    distance = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None]) + 1 / side
+
+    def texture():
+        image = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, side, side))) / distance).real
+        return (128 + 45 * image / image.std()).transpose(1, 2, 0)
+
+    scene, actor = texture(), texture()
+
+    def frames():
+        for t in range(seconds * fps):
+            top, left = int(60 + 50 * math.sin(t / 40)), int(90 + 80 * math.sin(t / 55))
+            frame = scene[top : top + height, left : left + width].copy()
+            y, x = int(height / 3 + 50 * math.sin(t / 12)), int(width / 2 + 100 * math.sin(t / 19))
+            frame[y : y + 70, x - 40 : x + 40] = actor[y : y + 70, x - 40 : x + 40][:, : width - x + 40]
+            frame += rng.standard_normal((height, width, 1)) * 2
+            yield frame.clip(0, 255).astype(np.uint8)
+
+    return encode_video(frames(), fps, options={"preset": "medium", "crf": "23"})
+
+
+# -- the official pipelines, restated ----------------------------------------------------------------------------------
+
+
+class OfficialReader:
+    """decord on one thread; or PyAV from the start of the file to the last wanted frame."""
+
+    def __init__(self, path: Path):
+        if decord is not None:
+            self._reader = decord.VideoReader(str(path), num_threads=1, ctx=decord.cpu(0))
+            self.num_frames = len(self._reader)
+        else:
+            self._container = av.open(str(path))
+            self._container.streams.video[0].thread_count = 1
+            self.num_frames = self._container.streams.video[0].frames
+
+    def read(self, indices: list[int]) -> np.ndarray:
+        if decord is not None:
+            return self._reader.get_batch(indices).asnumpy()
+        wanted, found = set(indices), {}
+        for index, frame in enumerate(self._container.decode(video=0)):
+            if index in wanted:
+                found[index] = frame.to_ndarray(format="rgb24")
+            if index == max(wanted):
+                break
+        self._container.close()
+        return np.stack([found[index] for index in indices])
+
+
+def official_pretrain(path: Path, seed: int) -> torch.Tensor:
+    random.seed(seed)
+    reader = OfficialReader(path)
+    start = random.randrange(reader.num_frames - FRAMES * STRIDE + 1)
+    frames = reader.read([start + i * STRIDE for i in range(FRAMES)])
+    images = [Image.fromarray(frame).convert("RGB") for frame in frames]
+    width, height = images[0].size
+    sides = [int(min(width, height) * scale) for scale in (1, 0.875, 0.75, 0.66)]
+    pairs = [(w, h) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
+    w, h = random.choice(pairs)
+    left, top = (random.randrange(5) * ((total - side) // 4) for total, side in ((width, w), (height, h)))
+    images = [image.crop((left, top, left + w, top + h)).resize((SIZE, SIZE), Image.BILINEAR) for image in images]
+    stacked = np.concatenate(images, axis=2)  # frames side by side in the channels, as Stack does
+    pixels = torch.from_numpy(stacked).permute(2, 0, 1).contiguous().float().div(255)
+    for channel, mean, std in zip(pixels, IMAGENET_MEAN * FRAMES, IMAGENET_STD * FRAMES):
+        channel.sub_(mean).div_(std)
+    return pixels.view(FRAMES, 3, SIZE, SIZE)
+
+
+def official_finetune(path: Path, seed: int, copies: int = 2) -> torch.Tensor:
+    random.seed(seed)
+    reader = OfficialReader(path)
+    end = random.randrange(FRAMES * STRIDE, reader.num_frames)
+    indices = np.linspace(end - FRAMES * STRIDE, end, num=FRAMES)
+    frames = reader.read(np.clip(indices, end - FRAMES * STRIDE, end - 1).astype(np.int64).tolist())
+    return torch.stack([_official_augment(frames) for _ in range(copies)])
+
+
+def _official_augment(frames: np.ndarray) -> torch.Tensor:
+    images = [Image.fromarray(frame) for frame in frames]
+    for name in random.choices(list(PIL_OPERATIONS), k=4):
+        if random.random() > 0.5:
+            continue
+        level = min(max(random.gauss(7, 0.5), 0), 10) / 10
+        argument = level * random.choice((-1, 1))
+        images = [PIL_OPERATIONS[name](image, level, argument) for image in images]
+    # to floats in [0, 1], planes first, as ToTensor; then back to channels last and normalised, as tensor_normalize
+    pixels = torch.stack(
+        [torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255) for image in images]
+    )
+    pixels = pixels.permute(0, 2, 3, 1)
+    pixels = (pixels - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    pixels = pixels.permute(3, 0, 1, 2)
+    height, width = pixels.shape[2:]
+    for _ in range(10):
+        area = random.uniform(0.08, 1) * height * width
+        ratio = math.exp(random.uniform(math.log(0.75), math.log(1.3333)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if w <= width and h <= height:
+            break
+    top, left = random.randint(0, height - min(h, height)), random.randint(0, width - min(w, width))
+    pixels = F.interpolate(pixels[:, :, top : top + h, left : left + w], size=(SIZE, SIZE), mode="bilinear")
+    if random.random() < 0.5:
+        pixels = pixels.flip(-1)
+    pixels = pixels.permute(1, 0, 2, 3)
+    if random.random() < 0.25:
+        h, w = (int(SIZE * math.sqrt(random.uniform(0.02, 1 / 3))) for _ in range(2))
+        top, left = random.randint(0, SIZE - h), random.randint(0, SIZE - w)
+        for frame in pixels:
+            frame[:, top : top + h, left : left + w] = torch.empty(3, h, w).normal_()
+    return pixels
+
+
+def _warp(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    return image.transform(image.size, Image.AFFINE, matrix, resample=Image.BICUBIC, fillcolor=(128, 128, 128))
+
+
+PIL_OPERATIONS: dict[str, Callable] = {
+    "AutoContrast": lambda image, level, signed: ImageOps.autocontrast(image),
+    "Equalize": lambda image, level, signed: ImageOps.equalize(image),
+    "Invert": lambda image, level, signed: ImageOps.invert(image),
+    "Rotate": lambda image, level, signed: image.rotate(30 * signed, resample=Image.BICUBIC, fillcolor=(128,) * 3),
+    "Posterize": lambda image, level, signed: ImageOps.posterize(image, max(4 - int(4 * level), 1)),
+    "Solarize": lambda image, level, signed: ImageOps.solarize(image, 256 - int(256 * level)),
+    "SolarizeAdd": lambda image, level, signed: image.point(
+        [min(255, v + int(110 * level)) if v < 128 else v for v in range(256)] * 3
+    ),
+    "Color": lambda image, level, signed: ImageEnhance.Color(image).enhance(1 + 0.9 * signed),
+    "Contrast": lambda image, level, signed: ImageEnhance.Contrast(image).enhance(1 + 0.9 * signed),
+    "Brightness": lambda image, level, signed: ImageEnhance.Brightness(image).enhance(1 + 0.9 * signed),
+    "Sharpness": lambda image, level, signed: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * signed),
+    "ShearX": lambda image, level, signed: _warp(image, (1, 0.3 * signed, 0, 0, 1, 0)),
+    "ShearY": lambda image, level, signed: _warp(image, (1, 0, 0, 0.3 * signed, 1, 0)),
+    "TranslateXRel": lambda image, level, signed: _warp(image, (1, 0, 0.45 * signed * image.size[0], 0, 1, 0)),
+    "TranslateYRel": lambda image, level, signed: _warp(image, (1, 0, 0, 0, 1, 0.45 * signed * image.size[1])),
+}
+
+
+def official_views(path: Path, seed: int, clips: int = 5, crops: int = 3) -> torch.Tensor:
+    """Each view is an item of its own in kinetics.py: the file is opened and decoded for every one."""
+    for clip in range(clips):
+        for crop in range(crops):
+            reader = OfficialReader(path)
+            frames = reader.read(list(range(0, reader.num_frames, STRIDE)))
+            height, width = frames.shape[1:3]
+            size = (int(SIZE * width / height), SIZE) if width > height else (SIZE, int(SIZE * height / width))
+            if cv2 is not None:
+                frames = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR) for frame in frames])
+            else:
+                frames = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.BILINEAR)) for frame in frames])
+            start = int(clip * max(len(frames) - FRAMES, 0) / (clips - 1))
+            left = int(crop * (max(frames.shape[1:3]) - SIZE) / (crops - 1))
+            kept = frames[start : start + FRAMES, :, left : left + SIZE]
+            pixels = torch.from_numpy(np.ascontiguousarray(kept.transpose(3, 0, 1, 2))).float().div_(255)
+            for channel, mean, std in zip(pixels, IMAGENET_MEAN, IMAGENET_STD):
+                channel.sub_(mean).div_(std)
+            pixels = pixels.transpose(0, 1)
+    return pixels
+
+
+# -- ours --------------------------------------------------------------------------------------------------------------
+
+
+def ours(manifest: Manifest, mode: str) -> Callable[[int], torch.Tensor]:
+    """A function of the seed that makes the normalised pixels of one item."""
+    sampling = ClipSampling(num_frames=FRAMES, stride_frames=STRIDE, clips=5, crops=3)
+    fields = {"num_samples": 2} if mode == "train" else {"transform": EvalTransform(SIZE)} if mode == "test" else {}
+    dataset = VideoDataset(manifest, mode=mode, sampling=sampling, **fields)
+    collate = PretrainCollator((8, 14, 14)) if mode == "pretrain" else ClassificationCollator()
+
+    def item(seed: int) -> torch.Tensor:
+        dataset.set_epoch(seed)
+        item = dataset[seed % len(dataset)]
+        if mode != "test":
+            return collate([item])["pixel_values"]
+        for view in item["pixel_values"]:  # as evaluation does, part by part on the way into the model
+            pixels = normalise(view)
+        return pixels
+
+    return item
+
+
+def in_turns(functions: dict[str, Callable[[int], torch.Tensor]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each function, called in turns with the same seeds."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for seed in range(-1, repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function(abs(seed))
+            if seed >= 0:  # the first round warms up
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=40, help="samples of each kind (a tenth for the test views)")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="numbers of workers to compare")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    if cv2 is not None:
+        cv2.setNumThreads(1)
+    print(
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread; peers decode with "
+        f"{'decord ' + decord.__version__ if decord else 'PyAV (no decord here)'}, resize test views with "
+        f"{'OpenCV' if cv2 else 'PIL (no OpenCV here)'}"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = folder / "clip.mp4"
+        path.write_bytes(natural_video())
+        (folder / "list.txt").write_text("clip.mp4 0\n./clip.mp4 1\n")
+        manifest = open_manifest(folder / "list.txt")
+        print(f"10 s of 340x256 at 30 fps, {path.stat().st_size / 1e3:.0f} kB")
+        print(f"{'work':44} {'official':>10} {'ours':>10} {'ratio':>7}   promised")
+        for title, official, mode, repeats, promise in (
+            ("pre-training sample", official_pretrain, "pretrain", args.repeats, 1.6),
+            ("fine-tuning item, 2 augmented samples", official_finetune, "train", args.repeats, 2.0),
+            ("all 15 test views", official_views, "test", max(args.repeats // 10, 2), 12.0),
+        ):
+            times = in_turns({"official": lambda seed: official(path, seed), "ours": ours(manifest, mode)}, repeats)  # noqa: B023
+            # means where the work differs from sample to sample (which operations RandAugment draws), else medians
+            middle = statistics.fmean if mode == "train" else statistics.median
+            peer, own = middle(times["official"]), middle(times["ours"])
+            print(f"{title:44} {peer:8.1f}ms {own:8.1f}ms {peer / own:6.1f}x   {promise:g}x")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
