@@ -32,7 +32,10 @@ OURS = ("*.safetensors", "*.safetensors.index.json", "*.py", ".eval_results/*.ya
 
 
 def main(argv: list[str] | None = None) -> int:
+    from transformers.utils import logging
+
     args = parse(argv)
+    logging.disable_progress_bar()  # of loading: what is checked is said in lines
     url = publish(
         args.folder,
         args.name,

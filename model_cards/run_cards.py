@@ -84,11 +84,11 @@ def write_run_card(
     record = {
         "folder": folder.name,
         "task": task,
-        "recipe": json.loads(json.dumps(recipe, default=str)),
+        "recipe": _plain(recipe),
         "clips_per_step": clips_per_step,
         "steps": steps,
-        "data": json.loads(json.dumps(data, default=str)),
-        "results": json.loads(json.dumps(list(results), default=str)),
+        "data": _plain(data),
+        "results": _plain(list(results)),
         "base_model": base["name"],
         "base_license": base["license"],
         "license": license,
@@ -97,8 +97,14 @@ def write_run_card(
         "date": date.today().isoformat(),
         "curves": "picture" if draw_curves(points, folder / CURVES) else table_of(points),
     }
-    write_json(folder / RECORD, record)
+    path = write_json(folder / RECORD, record)
+    record = json.loads(path.read_text(encoding="utf-8"))  # as it will be read again: keys sorted, the card the same
     return write_atomic(folder / "README.md", render_run_card(folder, record, name=folder.name))
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only; what JSON does not know (paths, types) becomes text."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def render_run_card(folder: Path, record: Mapping[str, Any], *, name: str, license: str | None = None) -> str:
@@ -122,7 +128,9 @@ def render_run_card(folder: Path, record: Mapping[str, Any], *, name: str, licen
         license_source=source,
         non_commercial=is_non_commercial(licence),
         summary=summary_of(record, fields["config"]),
-        data=[(text(key.replace("_", " ")), text(value)) for key, value in data.items()],
+        data=[
+            (text(key.replace("_", " ")), text(data[key])) for key in sorted(data, key=lambda key: (key != "name", key))
+        ],
         data_hash=any("sha256" in key for key in data),
         mask_ratio=recipe.get("mask_ratio", 0.9),
         dual_mask=bool(recipe.get("decoder_mask")),
