@@ -6,6 +6,7 @@ Nothing here talks to the Hub; publish.py shows, checks and uploads what `prepar
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,27 +17,9 @@ import videomae
 from videomae.commands.stranger import RECORD
 from videomae.model_cards import build, cards, run_cards
 from videomae.model_cards.zoo import entry
+from videomae.remote_code import PROCESSOR_MAPS, auto_map, code_files
 
-ROOT = Path(videomae.__file__).parent
-# Where transformers finds each class when it is told to trust the repository's code.
-AUTO_MAPS = {
-    "pretrain": {
-        "AutoModel": "modeling_videomae.VideoMAEModel",
-        "AutoModelForPreTraining": "modeling_videomae.VideoMAEForPreTraining",
-    },
-    "classify": {
-        "AutoModel": "modeling_videomae.VideoMAEModel",
-        "AutoModelForVideoClassification": "modeling_videomae.VideoMAEForVideoClassification",
-    },
-    "features": {"AutoModel": "modeling_videomae.VideoMAEModel"},
-    "detect": {"AutoModel": "modeling_videomae_detection.VideoMAEForActionDetection"},
-}
-CONFIG_CODE = "configuration_videomae.VideoMAEConfig"
-IMAGE_PROCESSOR, VIDEO_PROCESSOR = "preprocessor_config.json", "video_preprocessor_config.json"
-PROCESSOR_MAPS = {
-    IMAGE_PROCESSOR: {"AutoImageProcessor": "image_processing_videomae.VideoMAEImageProcessor"},
-    VIDEO_PROCESSOR: {"AutoVideoProcessor": "video_processing_videomae.VideoMAEVideoProcessor"},
-}
+IMAGE_PROCESSOR = "preprocessor_config.json"
 # Records that say how the weights came about; they are published beside them.
 CONVERSION = "conversion.json"
 PROOFS = (CONVERSION, run_cards.RECORD, "results.json")
@@ -89,10 +72,10 @@ def prepare(folder: Path, name: str, *, license: str | None = None, allow_missin
     publication.files |= {path.name: path for path in weight_files(folder)}
     if "labels" not in allow_missing:
         check_labels(config, head)
-    auto_map = {"AutoConfig": CONFIG_CODE, **AUTO_MAPS[head]}
-    publication.files["config.json"] = as_json({**config, "auto_map": auto_map})
-    publication.files |= processor_files(publication, config)
-    publication.files |= code_files(auto_map)
+    for file_name, content in {"config.json": config, **processor_settings(publication, config)}.items():
+        references = auto_map(file_name, content)
+        publication.files[file_name] = as_json({**content, "auto_map": references})
+        publication.files |= code_files(references)
     for proof in PROOFS:
         if (folder / proof).is_file():
             publication.files[proof] = folder / proof
@@ -197,49 +180,30 @@ def check_labels(config: Mapping[str, Any], head: str) -> None:
         )
 
 
-# -- processors and code --
+# -- processors --
 
 
-def processor_files(publication: Publication, config: Mapping[str, Any]) -> dict[str, bytes]:
-    """Both processor files, for old and new loaders, with the way to their code.
+def processor_settings(publication: Publication, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Both processor files, for old and new loaders, by name.
 
     What the folder lacks is made from what it has, and from the architecture where it has neither.
     """
-    import tempfile
-
     folder = publication.folder
+    if any((folder / name).is_file() for name in PROCESSOR_MAPS):
+        processor = videomae.VideoMAEVideoProcessor.from_pretrained(folder)
+    else:
+        size = config.get("image_size", 224)
+        height, width = size if isinstance(size, list) else (size, size)
+        processor = videomae.VideoMAEVideoProcessor(
+            size={"shortest_edge": min(height, width)}, crop_size={"height": height, "width": width}
+        )
+        publication.notes.append(
+            "the folder has no processor, so one was made: short side and crop of the model's size, ImageNet's mean and "
+            "deviation, dense clips; save the right one with the model if the training differed"
+        )
     with tempfile.TemporaryDirectory() as scratch:
-        if any((folder / name).is_file() for name in PROCESSOR_MAPS):
-            processor = videomae.VideoMAEVideoProcessor.from_pretrained(folder)
-        else:
-            size = config.get("image_size", 224)
-            height, width = size if isinstance(size, list) else (size, size)
-            processor = videomae.VideoMAEVideoProcessor(
-                size={"shortest_edge": min(height, width)}, crop_size={"height": height, "width": width}
-            )
-            publication.notes.append(
-                "the folder has no processor, so one was made: short side and crop of the model's size, ImageNet's mean and "
-                "deviation, dense clips; save the right one with the model if the training differed"
-            )
         processor.save_pretrained(scratch)
-        files = {}
-        for name, auto_map in PROCESSOR_MAPS.items():
-            content = json.loads((Path(scratch) / name).read_text(encoding="utf-8"))
-            files[name] = as_json({**content, "auto_map": auto_map})
-    return files
-
-
-def code_files(auto_map: Mapping[str, str]) -> dict[str, Path]:
-    """The modules that the auto maps name and everything that they import from beside them."""
-    from transformers.dynamic_module_utils import get_relative_import_files
-
-    files = {}
-    for classes in (auto_map, *PROCESSOR_MAPS.values()):
-        for reference in classes.values():
-            module = ROOT / f"{reference.split('.')[0]}.py"
-            for path in (module, *map(Path, get_relative_import_files(module))):
-                files[path.name] = path
-    return files
+        return {name: json.loads((Path(scratch) / name).read_text(encoding="utf-8")) for name in PROCESSOR_MAPS}
 
 
 # -- the card --

@@ -17,6 +17,7 @@ from typing import Any
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.files import write_atomic, write_json
 from videomae.model_cards.cards import (
+    HEADS,
     Result,
     architecture,
     clip_from_frames,
@@ -28,6 +29,7 @@ from videomae.model_cards.cards import (
     text,
 )
 from videomae.model_cards.facts import PAPERS, is_non_commercial
+from videomae.remote_code import add_code
 from videomae.training.runs import versions
 
 RECORD = "training_record.json"
@@ -70,6 +72,8 @@ def write_run_card(
     of one, and optionally "split", "videos", "date", "dataset_id" (the data set's name on the Hub), "data_sha256".
     `base_model` is the folder or Hub name that the weights started from; its licence is inherited, and a licence that
     forbids commercial use cannot be replaced by `license`. `command` is the command line that started the run.
+
+    A model that transformers has no class for gets the code that its card tells to trust.
     """
     folder = Path(folder)
     if task not in TASKS:
@@ -97,6 +101,9 @@ def write_run_card(
         "date": date.today().isoformat(),
         "curves": "picture" if draw_curves(points, folder / CURVES) else table_of(points),
     }
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not HEADS[head_of(config)].in_stock:
+        add_code(folder)
     path = write_json(folder / RECORD, record)
     record = json.loads(path.read_text(encoding="utf-8"))  # as it will be read again: keys sorted, the card the same
     return write_atomic(folder / "README.md", render_run_card(folder, record, name=folder.name))
