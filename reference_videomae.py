@@ -18,21 +18,21 @@ EPS = 1e-6  # every LayerNorm of the official code
 
 # What MMAction2, the V2 Hub repositories and wrapped files call the parts of one and the same network.
 OFFICIAL_NAMES = (
-    (r"^(module|backbone|model)\.", ""),
-    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^((module|backbone|model)\.)+", ""),
+    (r"patch_embed\.projection\.", "patch_embed.proj."),
     (r"\.mlp\.layers\.0\.0\.", ".mlp.fc1."),
     (r"\.mlp\.layers\.1\.", ".mlp.fc2."),
     (r"^(cls_head|roi_head\.bbox_head)\.fc_cls\.", "head."),
 )
 
 
-def official_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the names of modeling_finetune.py and modeling_pretrain.py."""
+def official_weights(state: Mapping[str, Tensor], *, encoder_only: bool = False) -> dict[str, Tensor]:
+    """The same tensors under the names of modeling_finetune.py, or of modeling_pretrain.py, which has two stacks."""
     weights = {}
     for name, tensor in state.items():
         for pattern, replacement in OFFICIAL_NAMES:
             name = re.sub(pattern, replacement, name)
-        weights[name] = tensor
+        weights[name.removeprefix("encoder.") if encoder_only else name] = tensor
     return weights
 
 
@@ -101,7 +101,7 @@ def patch_tokens(weights: Mapping[str, Tensor], prefix: str, pixel_values: Tenso
 @torch.no_grad()
 def classify(state: Mapping[str, Tensor], pixel_values: Tensor, *, heads: int, eps: float = EPS) -> dict[str, Tensor]:
     """V1, V2 and MMAction2 classifiers: fc_norm over the mean token, then the head where there is one."""
-    weights = official_weights(state)
+    weights = official_weights(state, encoder_only=True)
     x, _ = patch_tokens(weights, "", pixel_values)
     x = blocks(weights, "", x + position_table(x.shape[1], x.shape[2]), heads, eps)
     pooled = norm(weights, "fc_norm", x.mean(1), eps)
@@ -171,7 +171,7 @@ def detect(
 
     `family` "videomae" is VideoMAE-Action-Detection, "mmaction2" is MMAction2, whose head keeps its background class.
     """
-    weights = official_weights(state)
+    weights = official_weights(state, encoder_only=True)
     patch = weights["patch_embed.proj.weight"].shape[-1]
     height, width = pixel_values.shape[-2:]
     if family == "videomae":  # padded with zeros to whole patches, boxes a little wider

@@ -15,8 +15,11 @@ from transformers import VideoMAEForPreTraining as StockForPreTraining
 from transformers import VideoMAEForVideoClassification as StockForVideoClassification
 from transformers import VideoMAEModel as StockModel
 
-from videomae import convert_original_checkpoint as conversion
+from videomae import convert_original_checkpoint
 from videomae import reference_videomae as reference
+from videomae.conversion import plan as planning
+from videomae.conversion.layouts import official_state
+from videomae.conversion.plan import plan
 from videomae.convert_original_checkpoint import convert, main
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
@@ -167,7 +170,7 @@ def test_released_sizes_bring_their_own_head_counts(tmp_path, width, depth, head
     block = {key: value for key, value in weights.items() if key.startswith("encoder.blocks.0.")}
     for i in range(1, depth):  # one block under many names: the size of the file stays small
         weights |= {key.replace("blocks.0.", f"blocks.{i}."): value for key, value in block.items()}
-    config = conversion.plan(write(tmp_path / "a.pth", weights)).config
+    config = plan(write(tmp_path / "a.pth", weights)).config
     assert (config.num_attention_heads, config.decoder_num_attention_heads) == (heads, decoder_heads)
     assert config.decoder_num_hidden_layers == decoder[1] and config.layer_norm_eps == config.norm_eps == 1e-6
 
@@ -188,20 +191,29 @@ def test_the_command_writes_a_folder_and_its_proof(tmp_path, capsys, name):
 
 
 def test_the_proof_catches_a_wrong_tensor_and_leaves_nothing_behind(tmp_path, monkeypatch):
-    honest = conversion.our_state
+    honest = planning.our_state
 
     def swapped(source, layout):
         state = honest(source, layout)
         first, second = (f"videomae.encoder.layer.{i}.attention.attention.query.bias" for i in (0, 1))
         return state | {first: state[second], second: state[first]}
 
-    monkeypatch.setattr(conversion, "our_state", swapped)
+    monkeypatch.setattr(planning, "our_state", swapped)
     arguments = [str(source_of("videomae_finetune")), str(tmp_path / "out"), *options_of("videomae_finetune")]
     with pytest.raises(ValueError, match=r"does not compute what .* does: logits differ by"):
         main(arguments)
     assert list(tmp_path.iterdir()) == []
     assert main([*arguments, "--no_verify"]) == 0
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["largest_difference"] is None
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "backbone.", "model.", "module.encoder."])
+def test_prefixes_that_wrappers_add_change_nothing(tmp_path, prefix):
+    weights = {f"{prefix}{key}": value for key, value in official_weights("videomae_finetune").items()}
+    file = write(tmp_path / "a.pth", weights)
+    assert main([str(file), str(tmp_path / "out"), *options_of("videomae_finetune")]) == 0
+    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert record["layout"] == "VideoMAE or VideoMAE V2, classifier" and record["largest_relative_difference"] < 1e-5
 
 
 def test_a_dry_run_says_what_would_be_made_and_writes_nothing(tmp_path, capsys):
@@ -225,7 +237,7 @@ def test_labels_become_the_names_of_the_classes(tmp_path):
 
 @pytest.mark.slow
 def test_the_script_runs_from_another_folder(tmp_path):
-    script = Path(conversion.__file__)
+    script = Path(convert_original_checkpoint.__file__)
     command = [
         sys.executable,
         str(script),
@@ -285,7 +297,7 @@ def test_a_named_release_brings_heads_sampling_and_its_card(tmp_path, capsys):
 
 
 def test_the_file_name_of_a_release_is_enough_to_know_it(tmp_path):
-    planned = conversion.plan(small_classifier(tmp_path / "vit_s_k710_dl_from_giant.pth", 710))
+    planned = plan(small_classifier(tmp_path / "vit_s_k710_dl_from_giant.pth", 710))
     assert planned.entry.name == "videomaev2-small-distilled-k710"
 
 
@@ -295,7 +307,7 @@ def test_a_hub_name_is_fetched_and_names_the_release(tmp_path, monkeypatch):
     sizes = dict(hidden_size=384, num_attention_heads=16, num_hidden_layers=12, intermediate_size=1536, patch_size=16)
     folder = stock_folder(tmp_path / "copy", StockForVideoClassification, **sizes, num_labels=400)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(folder))
-    planned = conversion.plan("MCG-NJU/videomae-small-finetuned-kinetics")
+    planned = plan("MCG-NJU/videomae-small-finetuned-kinetics")
     assert planned.entry.name == "videomae-small-finetuned-kinetics" and planned.config.num_attention_heads == 6
 
     def fail(name, allow_patterns):
@@ -420,7 +432,7 @@ def test_small_with_16_heads_is_an_error_unless_somebody_decides(tmp_path):
 def test_a_zoo_name_settles_the_heads_of_a_stock_folder(tmp_path):
     sizes = dict(hidden_size=384, num_attention_heads=16, num_hidden_layers=1, intermediate_size=1536, patch_size=16)
     folder = stock_folder(tmp_path / "stock", StockForVideoClassification, **sizes, num_labels=400)
-    planned = conversion.plan(folder, name="MCG-NJU/videomae-small-finetuned-kinetics")
+    planned = plan(folder, name="MCG-NJU/videomae-small-finetuned-kinetics")
     assert planned.config.num_attention_heads == 6
     assert (
         "config.json says 16 attention heads, videomae-small-finetuned-kinetics was trained with 6" in planned.notes[0]
@@ -445,7 +457,7 @@ def test_official_to_ours_to_official_is_bit_equal(tmp_path, name):
 
 def test_a_trained_folder_goes_back_in_the_order_of_the_forward_pass(tmp_path):
     convert(source_of("videomae_pretrain"), **KNOWN["videomae_pretrain"]).save_pretrained(tmp_path / "ours")
-    names = list(conversion.official_state(tmp_path / "ours"))
+    names = list(official_state(tmp_path / "ours"))
     assert names[0] == "mask_token" and names.index("encoder.blocks.2.norm1.bias") < names.index(
         "decoder.blocks.0.norm1.bias"
     )
@@ -490,7 +502,7 @@ def test_a_crash_on_the_way_back_keeps_the_file_that_was_there(tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_the_commands_and_the_python_of_the_documentation_run(tmp_path, monkeypatch):
-    text = (Path(conversion.__file__).parent / "docs" / "conversion.md").read_text(encoding="utf-8")
+    text = (Path(convert_original_checkpoint.__file__).parent / "docs" / "conversion.md").read_text(encoding="utf-8")
     commands = re.findall(r"^videomae convert (.*)$", text, flags=re.MULTILINE)
     needs_network = [line for line in commands if "--labels kinetics400" in line or line.startswith("OpenGVLab/")]
     assert len(commands) == 4 and len(needs_network) == 2
@@ -540,6 +552,9 @@ def test_keys_that_match_by_half_are_listed(tmp_path):
         ValueError, match=r"recognised as VideoMAE or VideoMAE V2, classifier, but 15 of its parameters are missing"
     ):
         convert(write(tmp_path / "a.pth", fewer), **KNOWN["videomae_finetune"])
+    crooked = weights | {"blocks.1.attn.qkv.weight": torch.zeros(145)}
+    with pytest.raises(ValueError, match=r"a fused qkv weight has shape \(145,\)"):
+        convert(write(tmp_path / "d.pth", crooked), **KNOWN["videomae_finetune"])
     wrong = weights | {"blocks.1.mlp.fc1.weight": torch.zeros(5, 48)}
     with pytest.raises(
         ValueError, match=r"1 of its parameters have the wrong shape: .*\(5, 48\) where \(192, 48\) fits"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from videomae.checkpoint_files import open_checkpoint
+from videomae.conversion.weight_files import open_checkpoint
 
 WEIGHTS = {"blocks.0.norm1.weight": torch.ones(3), "blocks.0.norm1.bias": torch.zeros(3)}
 

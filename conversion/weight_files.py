@@ -2,7 +2,7 @@
 
 Nothing in a file is ever executed: pickles go through torch's restricted loader with a short list of harmless types,
 and there is no way round it. What a file is not (a web page, half a download, a script) is said in its own terms.
-convert_original_checkpoint.py decides what the tensors mean.
+layouts.py knows what the tensors mean.
 """
 
 import argparse
