@@ -33,12 +33,12 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
+from videomae.conversion.label_files import read_names
 from videomae.data.label_names import MATCHES, class_columns, find_names, names_of
 from videomae.data.manifests import LABEL_KINDS, Manifest, open_manifest
 from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
 from videomae.files import write_atomic, write_json
-from videomae.label_files import read_names
 from videomae.metrics.video_accuracy.scores import (
     confusion_pairs,
     label_ranks,
@@ -458,23 +458,26 @@ def parse_views(text: str) -> tuple[int, int]:
     return int(clips), int(crops)
 
 
-def views_of(folder: str, config: Any, arguments: argparse.Namespace) -> Views:
-    """The model's saved sampling policy and pixel scaling, with what the command line changes."""
+def saved_views(folder: str, config: Any) -> Views:
+    """The views that a model was saved with: its sampling policy, pixel scaling and size."""
     processor = VideoMAEVideoProcessor.from_pretrained(folder)
-    sampling = replace(processor.sampling, num_frames=config.num_frames)
+    return Views(
+        sampling=replace(processor.sampling, num_frames=config.num_frames),
+        size=config.image_size if isinstance(config.image_size, int) else max(config.image_size),
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+    )
+
+
+def changed_views(views: Views, arguments: argparse.Namespace) -> Views:
+    """What the command line changes of the saved views."""
+    sampling = views.sampling
     if arguments.views:
         sampling = replace(sampling, clips=arguments.views[0], crops=arguments.views[1])
     for name, value in (("strategy", arguments.sampling), ("stride_frames", arguments.stride_frames)):
         if value is not None:
             sampling = replace(sampling, **{name: value})
-    size = config.image_size if isinstance(config.image_size, int) else max(config.image_size)
-    return Views(
-        sampling=sampling,
-        size=size,
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
-        antialias=arguments.antialias,
-    )
+    return replace(views, sampling=sampling, antialias=arguments.antialias)
 
 
 def read_label_map(path: str, data_names: tuple[str, ...] | None, model_names: list[str] | None) -> list[int]:
@@ -540,7 +543,7 @@ def main(argv: list[str] | None = None) -> int:
     columns = None
     if arguments.label_map:
         columns = read_label_map(arguments.label_map, manifest.class_names, model_names)
-    views = views_of(arguments.model, model.config, arguments)
+    views = changed_views(saved_views(arguments.model, model.config), arguments)
     dataset = "-".join(filter(None, (Path(arguments.data).stem, arguments.split)))
     output = arguments.output or Path("evaluations", f"{Path(arguments.model).name}-{dataset}-{views.protocol}")
     workers = arguments.num_workers if arguments.num_workers is not None else (0 if device.type == "cpu" else 4)
