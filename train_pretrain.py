@@ -456,6 +456,7 @@ def overfit(recipe: PretrainRecipe, options: PretrainOptions) -> int:
 def parser() -> Parser:
     made = Parser(
         prog="videomae pretrain",
+        usage="videomae pretrain --recipe NAME --data VIDEOS --output FOLDER [--FIELD VALUE ...]",
         description=__doc__.partition("\n\n")[0],
         epilog="Recipes: " + ", ".join(PRETRAINING) + ". docs/pretraining.md walks through a run.",
     )

@@ -85,7 +85,7 @@ def add_fields(parser: argparse.ArgumentParser, fields_of: type) -> None:
     groups: dict[str, Any] = {}
     hints = typing.get_type_hints(fields_of)
     for field in dataclasses.fields(fields_of):
-        if "help" not in field.metadata:
+        if not field.metadata.get("flag", True):
             continue
         heading = field.metadata["group"]
         group = (

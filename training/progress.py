@@ -95,7 +95,7 @@ class Meter:
         self._read += rows
         self._steps, self._sources = [], []
         if self.bad_in_row >= self.max_bad_steps:
-            raise FloatingPointError(
+            raise ValueError(
                 f"{self.bad_in_row} steps in a row had a non-finite gradient, so none was applied; the clips are named above. "
                 "Try, in this order: --mixed_precision bf16 (or no) instead of fp16, a lower --base_lr, --clip_grad_norm "
                 "(0.02 in V2's giant pre-training, 5 in fine-tuning), --adam_eps 1e-6; then look at the clips themselves"

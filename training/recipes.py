@@ -40,8 +40,8 @@ class Recipe:
     kind: ClassVar[str] = ""
 
     name: str = option("custom", "recipe", "name of the run in logs and cards")
-    source: str = option("", "recipe", "where the values come from")
-    differs: tuple[str, ...] = option((), "recipe", "where the paper and the released script disagree")
+    source: str = option("", "recipe", "where the values come from", flag=False)
+    differs: tuple[str, ...] = option((), "recipe", "where the paper and the released script disagree", flag=False)
 
     model: str = option("base", "model", "a preset (small, base, large, huge, giant) or a model folder to start from")
     version: int = option(1, "model", "1 (VideoMAE) or 2 (VideoMAE V2: 4-layer decoders)", choices=(1, 2))

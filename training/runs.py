@@ -50,6 +50,10 @@ class Run:
         self.resume_from = resume_from
         self._lock = lock
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes are told: all but the lock, which stays with the main one."""
+        return {**vars(self), "_lock": None}
+
     @property
     def log(self) -> Path:
         return self.folder / LOG
