@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from videomae.data.transforms import Box, crop
+from videomae.data.boxes import Box, crop
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from videomae.data.boxes import Box, crop
 from videomae.data.randomness import randint, uniform
 
 MAX_LEVEL = 10.0
@@ -38,6 +39,7 @@ WEIGHTS = {
     "TranslateYRel": 0.1,
 }
 SIGNED = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateXRel": 0.45, "TranslateYRel": 0.45}
+FRAME_STATISTICS = ("AutoContrast", "Equalize", "Contrast")  # what they do to a pixel depends on the whole frame
 ENHANCING = ("Color", "Contrast", "Brightness", "Sharpness")
 
 
@@ -124,24 +126,36 @@ class RandAugment:
             return int(level * 110)
         return 0.0
 
-    def __call__(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return self.apply(clip, self.draw(generator))
+    def __call__(self, clip: torch.Tensor, generator: torch.Generator, box: Box | None = None) -> torch.Tensor:
+        return self.apply(clip, self.draw(generator), box)
 
-    def apply(self, clip: torch.Tensor, drawn: list[tuple[str, float]]) -> torch.Tensor:
-        """Run drawn operations on a uint8 clip (T, C, H, W) of 1 or 3 channels."""
+    def apply(self, clip: torch.Tensor, drawn: list[tuple[str, float]], box: Box | None = None) -> torch.Tensor:
+        """Run drawn operations on a uint8 clip (T, C, H, W) of 1 or 3 channels.
+
+        With `box`, only that part of the result, and the work is mostly that of the part.
+        """
+        whole = Box(0, 0, *clip.shape[-2:])
+        box = box or whole
         if not drawn:
-            return clip
+            return crop(clip, box)
         if clip.dtype != torch.uint8 or clip.dim() != 4 or clip.shape[1] not in (1, 3):
             raise ValueError(
                 f"RandAugment takes uint8 clips (T, C, H, W) of 1 or 3 channels, got {clip.dtype} {tuple(clip.shape)}"
             )
-        clip = clip.contiguous()  # planes: the operations below run along them
-        for name, argument in drawn:
-            operation = OPERATIONS[name]
-            if name in SIGNED:
-                clip = operation(clip, argument, self.interpolation)
+        # From the last operation back to the first: which part of its input each one needs.
+        needed = [box]
+        for name, _ in reversed(drawn):
+            if name in SIGNED or name in FRAME_STATISTICS:
+                needed.append(whole)
             else:
-                clip = operation(clip, argument)
+                needed.append(needed[-1].grown(1, whole) if name == "Sharpness" else needed[-1])
+        needed.reverse()
+        clip = crop(clip, needed[0]).contiguous()  # planes: the operations run along them
+        for (name, argument), given, wanted in zip(drawn, needed, needed[1:]):
+            if name in SIGNED:
+                clip = OPERATIONS[name](clip, argument, self.interpolation, wanted)
+            else:
+                clip = crop(OPERATIONS[name](clip, argument), wanted.inside(given)).contiguous()
         return clip
 
 
@@ -268,45 +282,80 @@ def _smooth(frame: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 # -- geometry: one affine map with PIL's sampling ---------------------------------------------------------------------
 
 
-def rotate(clip: torch.Tensor, degrees: float, interpolation: str = "bicubic") -> torch.Tensor:
+def rotate(clip: torch.Tensor, degrees: float, interpolation: str = "bicubic", box: Box | None = None) -> torch.Tensor:
     """Counter-clockwise about the centre, the size kept."""
     height, width = clip.shape[-2:]
     angle = -math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = width / 2, height / 2
-    return affine(clip, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y), interpolation)
+    return affine(clip, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y), interpolation, box)
 
 
-def shear_x(clip: torch.Tensor, factor: float, interpolation: str = "bicubic") -> torch.Tensor:
-    return affine(clip, (1, factor, 0, 0, 1, 0), interpolation)
+def shear_x(clip: torch.Tensor, factor: float, interpolation: str = "bicubic", box: Box | None = None) -> torch.Tensor:
+    return affine(clip, (1, factor, 0, 0, 1, 0), interpolation, box)
 
 
-def shear_y(clip: torch.Tensor, factor: float, interpolation: str = "bicubic") -> torch.Tensor:
-    return affine(clip, (1, 0, 0, factor, 1, 0), interpolation)
+def shear_y(clip: torch.Tensor, factor: float, interpolation: str = "bicubic", box: Box | None = None) -> torch.Tensor:
+    return affine(clip, (1, 0, 0, factor, 1, 0), interpolation, box)
 
 
-def translate_x(clip: torch.Tensor, share: float, interpolation: str = "bicubic") -> torch.Tensor:
-    return affine(clip, (1, 0, share * clip.shape[-1], 0, 1, 0), interpolation)
+def translate_x(
+    clip: torch.Tensor, share: float, interpolation: str = "bicubic", box: Box | None = None
+) -> torch.Tensor:
+    """To the left by a share of the width."""
+    return _shift(clip, share * clip.shape[-1], -1, interpolation, box)
 
 
-def translate_y(clip: torch.Tensor, share: float, interpolation: str = "bicubic") -> torch.Tensor:
-    return affine(clip, (1, 0, 0, 0, 1, share * clip.shape[-2]), interpolation)
+def translate_y(
+    clip: torch.Tensor, share: float, interpolation: str = "bicubic", box: Box | None = None
+) -> torch.Tensor:
+    """Upwards by a share of the height."""
+    return _shift(clip, share * clip.shape[-2], -2, interpolation, box)
 
 
-def affine(clip: torch.Tensor, matrix: tuple[float, ...], interpolation: str = "bicubic") -> torch.Tensor:
+def _shift(clip: torch.Tensor, pixels: float, dim: int, interpolation: str, box: Box | None) -> torch.Tensor:
+    """`affine` for a translation: the weights are the same everywhere, so shifted frames are summed as a whole."""
+    box = box or Box(0, 0, *clip.shape[-2:])
+    size, start, length = (clip.shape[-2], box.top, box.height) if dim == -2 else (clip.shape[-1], box.left, box.width)
+    # Where the source, at i + 0.5 + pixels, lies in the frame.
+    first = max(start, math.ceil(-pixels - 0.5))
+    count = min(start + length, math.ceil(size - 0.5 - pixels)) - first
+    out = clip.new_full((*clip.shape[:2], box.height, box.width), FILL)
+    if count <= 0:
+        return out
+    if interpolation == "nearest":
+        whole, taps = math.floor(pixels + 0.5), ((0, 1.0),)
+    else:
+        whole = math.floor(pixels)
+        taps = tuple(zip(*_kernel(pixels - whole, interpolation)))
+    across = Box(box.top, 0, box.height, clip.shape[-1]) if dim == -1 else Box(0, box.left, clip.shape[-2], box.width)
+    for frame, target in zip(crop(clip, across), out.narrow(dim, first - start, count)):
+        low, high = frame.narrow(dim, 0, 1), frame.narrow(dim, size - 1, 1)
+        padded = torch.cat([low, low, frame, high, high], dim)
+        total = torch.full(target.shape, 1e-3)
+        for reach, weight in taps:
+            total.add_(padded.narrow(dim, first + whole + reach + 2, count), alpha=weight)
+        _truncate(total, target)
+    return out
+
+
+def affine(
+    clip: torch.Tensor, matrix: tuple[float, ...], interpolation: str = "bicubic", box: Box | None = None
+) -> torch.Tensor:
     """Output pixel (x, y) comes from (a x + b y + c, d x + e y + f) of the input; grey comes in from outside.
 
     All channels of all frames move alike, so a pixel is a row of T*C values and an output pixel a weighted sum of a
-    few such rows, which is what embedding_bag computes, at the speed of memory.
+    few such rows, which is what embedding_bag computes, at the speed of memory. `box` is the part of the output to make.
     """
     a, b, c, d, e, f = matrix
     frames, channels, height, width = clip.shape
+    box = box or Box(0, 0, height, width)
     table = torch.empty(height * width, frames * channels)
     table.copy_(clip.contiguous().view(frames * channels, -1).t()).sub_(FILL)
-    out = torch.empty(frames * channels, height * width, dtype=torch.uint8)
-    columns = torch.arange(width, dtype=torch.float32) + 0.5
-    for top, bottom in _bands(height):
-        rows = torch.arange(top, bottom, dtype=torch.float32).view(-1, 1) + 0.5
+    out = torch.empty(frames * channels, box.height * box.width, dtype=torch.uint8)
+    columns = torch.arange(box.left, box.left + box.width, dtype=torch.float32) + 0.5
+    for top, bottom in _bands(box.height):
+        rows = torch.arange(box.top + top, box.top + bottom, dtype=torch.float32).view(-1, 1) + 0.5
         x, y = a * columns + b * rows + c, d * columns + e * rows + f
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         # A map that leaves an axis as it is needs one tap along it.
@@ -318,8 +367,8 @@ def affine(clip: torch.Tensor, matrix: tuple[float, ...], interpolation: str = "
         # Truncated like PIL's bytes; the hair keeps float32 from falling below what is exact in double.
         band = torch.empty(pixels.shape, dtype=torch.uint8)
         _truncate(pixels.add_(FILL + 1e-3), band)
-        out[:, top * width : bottom * width] = band.t()
-    return out.view(clip.shape)
+        out[:, top * box.width : bottom * box.width] = band.t()
+    return out.view(frames, channels, box.height, box.width)
 
 
 def _bands(height: int, rows: int = 16) -> Iterator[tuple[int, int]]:
@@ -334,19 +383,23 @@ def _taps(position: torch.Tensor, size: int, interpolation: str) -> tuple[torch.
         return position.floor().int().clamp_(0, size - 1).unsqueeze(-1), torch.ones(*position.shape, 1)
     position = position - 0.5
     first = position.floor()
-    d = position - first
-    if interpolation == "bilinear":
-        reach, weights = (0, 1), (1 - d, d)
-    else:  # the cubic of PIL's affine transform, whose slope parameter is -1
-        d2, d3 = d * d, d * d * d
-        reach, weights = (-1, 0, 1, 2), (-d + 2 * d2 - d3, 1 - 2 * d2 + d3, d + d2 - d3, d3 - d2)
+    reach, weights = _kernel(position - first, interpolation)
     index = first.int().unsqueeze(-1) + torch.tensor(reach, dtype=torch.int32)
     return index.clamp_(0, size - 1), torch.stack(weights, -1)
 
 
+def _kernel(d, interpolation: str) -> tuple[tuple[int, ...], tuple]:
+    """Neighbours, counted from the pixel at or before a place that lies `d` in [0, 1) behind it, and their weights."""
+    if interpolation == "bilinear":
+        return (0, 1), (1 - d, d)
+    # the cubic of PIL's affine transform, whose slope parameter is -1
+    d2, d3 = d * d, d * d * d
+    return (-1, 0, 1, 2), (-d + 2 * d2 - d3, 1 - 2 * d2 + d3, d + d2 - d3, d3 - d2)
+
+
 _TAPS = ("nearest", "bilinear", "bicubic")
 
-# name -> function of (clip, argument) or, for those of SIGNED, (clip, argument, interpolation)
+# name -> function of (clip, argument) or, for those of SIGNED, (clip, argument, interpolation, box)
 OPERATIONS: dict[str, Callable] = {
     "AutoContrast": auto_contrast,
     "Equalize": equalize,

@@ -10,11 +10,11 @@ what mixes several samples in mixing.py.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from videomae.data.boxes import Box, crop
 from videomae.data.randaugment import RandAugment, luma
 from videomae.data.randomness import log_uniform, randint, uniform
 
@@ -30,13 +30,6 @@ SNAP_PIXELS = 3
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 PUBLISHED_POLICY = RandAugment.parse("rand-m7-n4-mstd0.5-inc1")
-
-
-class Box(NamedTuple):
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 def multi_scale_box(
@@ -85,11 +78,6 @@ def random_resized_box(
     ratio = min(max(width / height, aspect[0]), aspect[1])
     h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
     return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
-def crop(clip: torch.Tensor, box: Box) -> torch.Tensor:
-    """A view of the clip, without a copy."""
-    return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def resize(clip: torch.Tensor, size: tuple[int, int], *, antialias: bool) -> torch.Tensor:
@@ -223,7 +211,7 @@ class PretrainTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """RandAugment on the full frame, random resized crop, flip, normalise, random erasing: as both releases fine-tune.
+    """Colour jitter and RandAugment of the full frame, random resized crop, flip, normalise, random erasing: as both releases fine-tune.
 
     Turn `flip` to 0 where left and right belong to the class, as in Something-Something. float32 out.
     """
@@ -239,13 +227,13 @@ class TrainTransform:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __call__(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        if self.auto_augment is not None:
-            clip = self.auto_augment(clip, generator)
+        # The box is drawn first, so that RandAugment works out no more of the frame than is kept.
+        box = random_resized_box(*clip.shape[-2:], generator, area=self.area, aspect=self.aspect)
         if self.colour_jitter is not None:
             clip = self.colour_jitter(clip, generator)
-        box = random_resized_box(*clip.shape[-2:], generator, area=self.area, aspect=self.aspect)
+        clip = crop(clip, box) if self.auto_augment is None else self.auto_augment(clip, generator, box)
         # kinetics.py interpolates without antialiasing
-        clip = resize(crop(clip, box), (self.size, self.size), antialias=False)
+        clip = resize(clip, (self.size, self.size), antialias=False)
         if self.flip and uniform(generator, 0, 1) < self.flip:
             clip = clip.flip(-1)
         pixels = normalise(clip, self.mean, self.std)

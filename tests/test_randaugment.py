@@ -7,7 +7,9 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from videomae.data import randaugment
+from videomae.data.boxes import Box, crop
 from videomae.data.randaugment import OPERATIONS, RandAugment
+from videomae.data.transforms import random_resized_box
 
 POLICY = "rand-m7-n4-mstd0.5-inc1"
 
@@ -85,6 +87,14 @@ def test_geometry_follows_pil_under_other_interpolations_too(interpolation, resa
     ours = RandAugment(interpolation=interpolation).apply(clip, [(name, argument)])
     difference = (ours.permute(0, 2, 3, 1).int() - torch.from_numpy(expected).int()).abs()
     assert (difference > 1).float().mean() < 1e-3  # nearest may fall on either side of a pixel's border
+
+
+def test_a_box_gives_the_same_bytes_as_cutting_it_out_of_the_whole():
+    clip, policy, g = natural_clip(), RandAugment.parse("rand-m7-n6-mstd0.5-inc1"), torch.Generator().manual_seed(1)
+    for i in range(60):
+        box = random_resized_box(120, 161, g) if i % 6 else Box(0, 0, 120, 161)
+        drawn = policy.draw(g)
+        assert torch.equal(policy.apply(clip, drawn, box), crop(policy.apply(clip, drawn), box)), (drawn, box)
 
 
 @pytest.mark.parametrize("name", ["AutoContrast", "Equalize", "Contrast", "Sharpness"])
