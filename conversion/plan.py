@@ -12,6 +12,7 @@ from videomae.configuration_videomae import OFFICIAL_NORM_EPS, PRESETS, VideoMAE
 from videomae.conversion.label_files import class_names
 from videomae.conversion.layouts import Layout, our_state, recognise
 from videomae.conversion.weight_files import MAX_GIGABYTES, Source, fetched, open_checkpoint
+from videomae.files import sha256_of
 from videomae.model_cards.zoo import Checkpoint, entry, load_zoo
 
 
@@ -57,6 +58,13 @@ def plan(
     if found is not None:
         _check_entry(found, layout, source)
     notes: list[str] = []
+    if promised := re.search(r"-([0-9a-f]{8})\.pth$", source.file.name):  # OpenMMLab puts the hash into the name
+        digest = sha256_of(source.file)
+        if not digest.startswith(promised[1]):
+            notes.append(
+                f"the name promises a SHA-256 of {promised[1]}..., the file has {digest[:8]}...: if it was not changed on "
+                "purpose, download it again"
+            )
     overrides = dict(
         image_size=image_size,
         num_frames=num_frames,

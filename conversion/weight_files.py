@@ -140,6 +140,13 @@ def _refuse_what_is_no_checkpoint(file: Path) -> None:
             f"{file} breaks off after {file.stat().st_size:,} bytes: the download is incomplete; repeat it"
         )
 
+    if start.startswith(b"PK"):
+        with zipfile.ZipFile(file) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError(
+                    f"{file} is a compressed archive, which torch.save never writes; if the checkpoint is inside, unpack it"
+                )
+
 
 def _load_safetensors(file: Path) -> dict[str, torch.Tensor]:
     try:

@@ -21,6 +21,7 @@ from videomae.conversion import plan as planning
 from videomae.conversion.layouts import official_state
 from videomae.conversion.plan import plan
 from videomae.convert_original_checkpoint import convert, main
+from videomae.files import sha256_of
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 
@@ -301,6 +302,14 @@ def test_the_file_name_of_a_release_is_enough_to_know_it(tmp_path):
     assert planned.entry.name == "videomaev2-small-distilled-k710"
 
 
+def test_a_hash_in_the_file_name_is_compared_with_the_file(tmp_path):
+    digest = sha256_of(shutil.copy(source_of("mmaction2_recognition"), tmp_path / "a.pth"))
+    for name, noted in ((f"vit-x_20230314-{digest[:8]}.pth", False), ("vit-x_20230314-0123abcd.pth", True)):
+        shutil.copy(tmp_path / "a.pth", tmp_path / name)
+        notes = plan(tmp_path / name, **KNOWN["mmaction2_recognition"]).notes
+        assert any("the name promises a SHA-256 of 0123abcd" in note for note in notes) == noted
+
+
 def test_a_hub_name_is_fetched_and_names_the_release(tmp_path, monkeypatch):
     import huggingface_hub
 
@@ -461,6 +470,21 @@ def test_a_trained_folder_goes_back_in_the_order_of_the_forward_pass(tmp_path):
     assert names[0] == "mask_token" and names.index("encoder.blocks.2.norm1.bias") < names.index(
         "decoder.blocks.0.norm1.bias"
     )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cls", [StockForVideoClassification, StockForPreTraining])
+def test_a_model_trained_in_transformers_goes_to_the_official_code_too(tmp_path, cls):
+    folder = stock_folder(tmp_path / "stock", cls, use_mean_pooling=cls is StockForVideoClassification)
+    assert main([str(folder), str(tmp_path / "back.pth"), "--to", "original"]) == 0
+    weights = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    stock, clip = cls.from_pretrained(folder).eval(), reference.fixed_clip(4, 3, 32, 32)
+    if cls is StockForPreTraining:
+        mask = reference.fixed_mask((2, 4, 4))
+        outputs = reference.pretrain(weights, clip, mask, heads=3, decoder_heads=2)
+        assert relative_difference(outputs["logits"], stock(clip, mask).logits) < 1e-4
+    else:
+        assert relative_difference(reference.classify(weights, clip, heads=3)["logits"], stock(clip).logits) < 1e-4
 
 
 def test_there_is_no_way_back_to_a_background_class_that_was_dropped(tmp_path):

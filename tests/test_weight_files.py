@@ -138,6 +138,13 @@ def test_half_a_download_is_an_error_at_any_length(tmp_path, kind, share):
         open_checkpoint(file)
 
 
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10_000_000))
+    with pytest.raises(ValueError, match=r"is a compressed archive, which torch\.save never writes"):
+        open_checkpoint(tmp_path / "a.pth")
+
+
 def test_a_list_of_tensors_and_a_file_without_tensors_show_what_they_hold(tmp_path):
     torch.save([torch.ones(2)], tmp_path / "list.pth")
     torch.save({"epoch": 1, "lr": 0.1}, tmp_path / "log.pth")
