@@ -18,7 +18,7 @@ _MODULE_OF = {
     "VideoMAEFeatureExtractor": "image_processing_videomae",
     "VideoMAEVideoProcessor": "video_processing_videomae",
     "VideoClassificationPipeline": "pipeline_videomae",
-    "VideoActionDetectionPipeline": "pipeline_videomae",
+    "VideoActionDetectionPipeline": "pipeline_videomae_detection",
     "register_auto_classes": "auto_videomae",
 }
 

@@ -1,4 +1,5 @@
-"""Make transformers' Auto classes and `pipeline("video-classification")` use this package for VideoMAE.
+"""Make transformers' Auto classes, `pipeline("video-classification")` and a new `pipeline("video-action-detection")` use
+this package for VideoMAE.
 
 Nothing changes in transformers until `register_auto_classes()` is called, and then only for `model_type: videomae`.
 """
@@ -17,7 +18,9 @@ from transformers.utils import is_torchvision_available
 from .configuration_videomae import VideoMAEConfig
 from .image_processing_videomae import VideoMAEImageProcessor
 from .modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
+from .modeling_videomae_detection import VideoMAEForActionDetection
 from .pipeline_videomae import VideoClassificationPipeline
+from .pipeline_videomae_detection import VideoActionDetectionPipeline
 from .video_processing_videomae import VideoMAEVideoProcessor
 
 
@@ -38,3 +41,9 @@ def register_auto_classes() -> None:
     # `custom_pipelines` into its config, which transformers refuses to load without trusting remote code. The class
     # runs models of other types as the one of transformers does.
     PIPELINE_REGISTRY.supported_tasks["video-classification"]["impl"] = VideoClassificationPipeline
+    PIPELINE_REGISTRY.supported_tasks["video-action-detection"] = {
+        "impl": VideoActionDetectionPipeline,
+        "pt": (VideoMAEForActionDetection,),
+        "default": {},
+        "type": "video",
+    }

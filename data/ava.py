@@ -242,7 +242,7 @@ def read_proposals(path: str | os.PathLike, *, images: str | os.PathLike | None 
     """Detected persons by key frame, from any of the files that are in use.
 
     .pkl   `{"VIDEO,0902": (n, 5) array}`, FAIR's and mmaction2's; opened without running what a pickle may contain
-    .csv   `video_id,timestamp,x1,y1,x2,y2[,label][,score]`
+    .csv   `video_id,timestamp,x1,y1,x2,y2[,label][,score]`, or annotations, whose boxes count as certain
     .json  COCO: results (a list with image_id, bbox, score) or a file with images and annotations; boxes are pixels
            x, y, width, height. Images carry `movie` and `timestamp` (AlphAction) or are named VIDEO/0902.jpg; for a
            bare list of results `images` is the annotation file that has them.
@@ -337,13 +337,18 @@ def _scored(boxes: np.ndarray, where: str) -> np.ndarray:
 
 
 def _proposals_from_csv(path: str | os.PathLike) -> Proposals:
-    rows: dict[KeyFrame, list] = {}
+    found: dict[KeyFrame, dict[tuple, float]] = {}
     for where, row in csv_rows(path):
         if len(row) not in (6, 7, 8):
             raise ValueError(f"{where} has {len(row)} columns; expected video_id,timestamp,x1,y1,x2,y2[,label][,score]")
-        score = _score(row[-1], where) if len(row) > 6 else 1.0
-        rows.setdefault(_key_frame(row, where), []).append((*parse_box(row[2:6], where), score))
-    return {key: np.array(boxes, dtype=np.float32) for key, boxes in rows.items()}
+        # A whole number at the end is the person or the action of an annotation, not a score.
+        score = 1.0 if len(row) == 6 or re.fullmatch(r"-?\d*", row[-1].strip()) else _score(row[-1], where)
+        scores, box = found.setdefault(_key_frame(row, where), {}), parse_box(row[2:6], where)
+        scores[box] = max(score, scores.get(box, score))  # files repeat a box for each of its actions
+    return {
+        key: np.array([(*box, score) for box, score in scores.items()], dtype=np.float32)
+        for key, scores in found.items()
+    }
 
 
 def _score(cell: Any, where: str) -> float:

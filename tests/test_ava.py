@@ -174,6 +174,12 @@ def test_proposals_are_the_same_from_pickle_csv_and_both_kinds_of_json(tmp_path)
     assert_same(read_proposals(write(tmp_path / "coco.json", json.dumps(coco))))
 
 
+def test_annotations_serve_as_proposals_that_are_certain(tmp_path):
+    path = write(tmp_path / "val.csv", "m,0902,0.1,0.2,0.5,0.9,12,0\nm,0902,0.1,0.2,0.5,0.9,80,0\nm,0902,0.6,0.2,0.9,0.9,1,3\n")
+    boxes = read_proposals(path)[KeyFrame("m", 902)]
+    np.testing.assert_allclose(boxes, [[0.1, 0.2, 0.5, 0.9, 1], [0.6, 0.2, 0.9, 0.9, 1]], atol=1e-6)
+
+
 class Mischief:
     def __reduce__(self):
         return os.system, ("echo gotcha > /tmp/should_not_exist_by_h8",)
