@@ -6,13 +6,18 @@
 Each conversion runs in a process of its own, whose peak resident memory (mapped pages of the weight files included) is
 compared with the promise: the size of the file and 1 GB, or twice the size and 1 GB with the proof. Nobody else's
 converter takes these files, so there is no peer to time.
+
+Measured on 2026-11-21 with 2 CPU cores and torch 2.13, other work running beside: 31 s and 4.63 GB without the proof,
+183 s and 5.12 GB with it, for a file of 4.05 GB.
 """
 
 import argparse
+import platform
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -73,7 +78,9 @@ def main(argv: list[str] | None = None) -> int:
         count = write_checkpoint(checkpoint, args.preset, args.num_labels)
         size = checkpoint.stat().st_size / GB
         print(
-            f"{args.preset}: {count / 1e9:.3f} B parameters, {size:.2f} GB, torch {torch.__version__}, {torch.get_num_threads()} threads"
+            f"{args.preset}: {count / 1e9:.3f} B parameters, {size:.2f} GB; {date.today()}, torch {torch.__version__}, "
+            f"{torch.get_num_threads()} threads on {platform.machine()}",
+            flush=True,
         )
         met = True
         for title, options, promise in (
@@ -82,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         ):
             seconds, peak = run_once(checkpoint, folder / title.split()[0], *options)
             met = met and peak <= promise
-            print(f"{title:<18} {seconds:6.1f} s   peak {peak:5.2f} GB   promised {promise:5.2f} GB")
+            print(f"{title:<18} {seconds:6.1f} s   peak {peak:5.2f} GB   promised {promise:5.2f} GB", flush=True)
     return 0 if met else 1
 
 
