@@ -99,7 +99,7 @@ def test_what_no_model_can_be_built_from_is_refused_when_one_is_built(fields, me
 
 
 def test_a_wrong_type_is_refused_at_once():
-    with pytest.raises(Exception, match="num_frames.*expected int"):
+    with pytest.raises(Exception, match=r"num_frames.*expected int"):
         VideoMAEConfig(num_frames="16")
 
 

@@ -1,0 +1,130 @@
+"""One pre-training step, forward and backward, of ours and of stock transformers, in one run.
+
+    python benchmarks/pretrain_step.py                                   # ViT-B, batch 4, 16x224x224, 90 % tube, float32
+    python benchmarks/pretrain_step.py --device cuda --dtype bf16 --compile --batch 32
+
+Three contenders take turns on the same clips and masks: stock with single masking, ours with single masking, ours with
+V2's dual masking (running cell 0.5). Peak memory is that of a process that runs one contender alone.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+from videomae import VideoMAEConfig, VideoMAEForPreTraining
+from videomae.masking_videomae import batch_masks
+
+CONTENDERS = ("stock", "ours", "ours, dual masking")
+
+
+def make_step(name: str, args: argparse.Namespace):
+    """A function that runs one step of a contender and leaves its gradients behind."""
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    config = VideoMAEConfig.preset(args.preset, **({"version": 2} if args.preset == "giant" else {}))
+    if name == "stock":
+        model = transformers.VideoMAEForPreTraining(transformers.VideoMAEConfig.from_dict(config.to_dict()))
+    else:
+        model = VideoMAEForPreTraining(config)
+    model = model.to(device).train()
+    video = torch.randn(args.batch, config.num_frames, 3, *config.image_hw).to(device)
+    generator = torch.Generator().manual_seed(0)
+    hidden, visible = batch_masks("tube", config.grid, 0.9, args.batch, generator)
+    inputs = {"pixel_values": video, "bool_masked_pos": hidden.to(device)}
+    if name != "stock":
+        inputs["num_visible"] = visible
+    if name == "ours, dual masking":
+        left_out, num_decoded = batch_masks("running_cell", config.grid, 0.5, args.batch, generator)
+        inputs |= {"bool_decoded_pos": (~left_out).to(device), "num_decoded": num_decoded}
+    forward = torch.compile(model) if args.compile else model
+
+    def step():
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.dtype == "bf16"):
+            loss = forward(**inputs).loss
+        loss.backward()
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    return step
+
+
+def seconds(step, device: str) -> float:
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    wait()
+    start = time.perf_counter()
+    step()
+    wait()
+    return time.perf_counter() - start
+
+
+def peak_mebibytes(args: argparse.Namespace) -> float:
+    if args.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Not getrusage: its maximum survives exec, so a child would report what its parent had used.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="base", help="small, base, large, huge or giant")
+    parser.add_argument("--batch", type=int, default=4, help="clips per step")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bf16"], default="float32", help="bf16 means autocast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile every contender")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds, after one that is not timed")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    parser.add_argument("--alone", choices=CONTENDERS, help=argparse.SUPPRESS)  # the memory measurement's child
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse(argv)
+    torch.set_num_threads(args.threads)
+    if args.alone:
+        step = make_step(args.alone, args)
+        step()
+        step()
+        print(peak_mebibytes(args))
+        return 0
+
+    where = (
+        torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} CPU threads, {platform.machine()}"
+    )
+    print(f"{time.strftime('%Y-%m-%d')}, {where}, torch {torch.__version__}, transformers {transformers.__version__}")
+    print(f"ViT {args.preset}, batch {args.batch}, {args.dtype}{', compiled' if args.compile else ''}, tube 0.9")
+    steps = {name: make_step(name, args) for name in CONTENDERS}
+    times = {name: [] for name in CONTENDERS}
+    for round_number in range(args.repeats + 1):
+        for name, step in steps.items():  # taking turns, so that a slow minute hits all of them
+            elapsed = seconds(step, args.device)
+            if round_number:
+                times[name].append(elapsed)
+    del steps
+    memory = {}
+    for name in CONTENDERS:
+        child = [sys.executable, __file__, *argv, "--alone", name]
+        memory[name] = float(subprocess.run(child, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+    print(f"{'':<20}{'median s':>10}{'best s':>10}{'x stock':>9}{'peak MiB':>10}{'x stock':>9}")
+    stock_time, stock_memory = statistics.median(times["stock"]), memory["stock"]
+    for name in CONTENDERS:
+        median = statistics.median(times[name])
+        print(
+            f"{name:<20}{median:>10.3f}{min(times[name]):>10.3f}{stock_time / median:>8.2f}x"
+            f"{memory[name]:>10.0f}{memory[name] / stock_memory:>8.2f}x"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
