@@ -95,7 +95,7 @@ class Manifest:
         for name in ("labels", "first", "count", "shard", "offset", "size"):
             column = getattr(self, name)
             picked[name] = None if column is None else column[chosen]
-        text, ends = _packed(b"".join(names), array("q", map(len, names)))
+        text, ends = packed(b"".join(names), array("q", map(len, names)))
         return Manifest(**{**vars(self), **picked, "text": text, "ends": ends})
 
     def check_labels(self, *, num_labels: int | None = None, classes: bool = True) -> None:
@@ -244,7 +244,7 @@ class Builder:
         codes = torch.frombuffer(self._codes, dtype=torch.int64).clone()
         labels, class_names = self._labels(codes)
         self._refuse_contradictions(codes)
-        text, ends = _packed(bytes(self._text), self._lengths)
+        text, ends = packed(bytes(self._text), self._lengths)
         frames = {}
         if self._counts:
             frames = {"first": torch.tensor(self._firsts), "count": torch.tensor(self._counts)}
@@ -361,7 +361,7 @@ class Builder:
                 )
 
 
-def _packed(text: bytes, lengths: array) -> tuple[torch.Tensor, torch.Tensor]:
+def packed(text: bytes, lengths: array) -> tuple[torch.Tensor, torch.Tensor]:
     """The text as bytes and where each entry ends."""
     ends = torch.frombuffer(lengths, dtype=torch.int64).cumsum(0) if len(lengths) else torch.zeros(0, dtype=torch.int64)
     return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.zeros(0, dtype=torch.uint8), ends

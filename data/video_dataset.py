@@ -9,7 +9,6 @@ What a sample is depends on (seed, epoch, index, sample number) only, never on w
 
 # S samples of one clip, or views of one video  T frames  C channels  H W pixels
 
-import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable
@@ -19,22 +18,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videomae.data.manifests import Manifest, open_manifest
-from videomae.data.randomness import FRAMES, PIXELS, generator_for, sample_key
-from videomae.data.sources import Clip, open_clip
-from videomae.data.transforms import EvalTransform, PretrainTransform, TrainTransform
-from videomae.sampling_videomae import (
-    ClipSampling,
-    hybrid_stride,
-    pretrain_clip,
-    test_clips,
-    train_clip,
-    validation_clip,
-)
-from videomae.video_io import Limits, VideoReadError
+from videomae.data.samples import SampleMaker
+from videomae.sampling_videomae import ClipSampling
+from videomae.video_io import VideoReadError
 
-MODES = ("pretrain", "train", "validation", "test")
 BROKEN_POLICIES = ("replace", "exclude", "fail")
-DEFAULT_TRANSFORMS = {"pretrain": PretrainTransform, "train": TrainTransform}
 
 
 class BrokenVideosError(RuntimeError):
@@ -80,35 +68,45 @@ class VideoDataset(Dataset):
         decode_seconds: float | None = 60.0,
         decode_short_side: int | None = None,
     ):
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+        self.maker = SampleMaker(
+            mode=mode,
+            sampling=sampling,
+            transform=transform,
+            num_samples=num_samples,
+            seed=seed,
+            half_rate_sources=half_rate_sources,
+            decode_seconds=decode_seconds,
+            decode_short_side=decode_short_side,
+        )
         broken = broken or ("replace" if mode in ("pretrain", "train") else "fail")
         if broken not in BROKEN_POLICIES:
             raise ValueError(f"broken must be one of {', '.join(BROKEN_POLICIES)}, not {broken!r}")
         if broken == "replace" and mode in ("validation", "test"):
             raise ValueError("evaluation never replaces a video, which would change the result; use exclude or fail")
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, not {num_samples}")
-        if num_samples > 1 and mode in ("validation", "test"):
-            raise ValueError(f"{mode} has no augmented copies; num_samples must be 1, not {num_samples}")
         if not 0.0 <= max_broken <= 1.0:
             raise ValueError(f"max_broken is a share in [0, 1], not {max_broken}")
         self.manifest = open_manifest(manifest)
         if mode == "train":
             self.manifest.check_labels()
-        self.mode, self.sampling = mode, sampling or ClipSampling()
-        self.transform = transform or DEFAULT_TRANSFORMS.get(mode, EvalTransform)()
-        self.num_samples, self.seed = num_samples, seed
-        self.half_rate_sources = half_rate_sources
         self.broken_policy, self.max_broken = broken, max_broken
-        self.limits = Limits(decode_seconds=decode_seconds)
-        self.decode_short_side = decode_short_side
         # In memory that workers share, also with those that outlive an epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._broken = torch.zeros(len(self.manifest), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.manifest)
+
+    @property
+    def mode(self) -> str:
+        return self.maker.mode
+
+    @property
+    def sampling(self) -> ClipSampling:
+        return self.maker.sampling
+
+    @property
+    def transform(self) -> Callable[[torch.Tensor, torch.Generator], torch.Tensor]:
+        return self.maker.transform
 
     @property
     def labels(self) -> torch.Tensor | None:
@@ -161,17 +159,8 @@ class VideoDataset(Dataset):
 
     def _item(self, index: int, epoch: int, asked: int) -> dict[str, Any]:
         """The item of an entry; its random choices are those of the entry that was asked for."""
-        keys = [sample_key(self.seed, epoch, asked, sample) for sample in range(self.num_samples)]
         path = self.manifest.path(index)
-        with open_clip(self.manifest.source(index), self.limits) as clip:
-            if self.mode == "test":
-                pixels = self._views(clip)
-                keys = [sample_key(self.seed, epoch, asked, view) for view in range(len(pixels))]
-            else:
-                frames = clip.read(self._indices(clip.num_frames, path, keys[0]), short_side=self.decode_short_side)
-                frames = frames.permute(0, 3, 1, 2)  # (T, C, H, W), interleaved in memory
-                samples = [self.transform(frames, generator_for(key, PIXELS)) for key in keys]
-                pixels = torch.stack(samples) if len(samples) > 1 else samples[0].unsqueeze(0)
+        pixels, keys = self.maker.make(self.manifest.source(index), path, epoch=epoch, index=asked)
         return {
             "pixel_values": pixels,
             "label": self.manifest.label(index),
@@ -179,35 +168,6 @@ class VideoDataset(Dataset):
             "keys": keys,
             "path": path,
         }
-
-    def _indices(self, video_frames: int, path: str, key: int) -> list[int]:
-        generator = generator_for(key, FRAMES)
-        try:
-            if self.mode == "pretrain":
-                stride = self.sampling.stride_frames
-                if self.half_rate_sources:
-                    stride = hybrid_stride(path, stride, half_rate_sources=self.half_rate_sources)
-                return pretrain_clip(video_frames, dataclasses.replace(self.sampling, stride_frames=stride), generator)
-            if self.mode == "train":
-                return train_clip(video_frames, self.sampling, generator)
-            return validation_clip(video_frames, self.sampling)
-        except ValueError as error:  # too short for a policy that does not fill up
-            raise VideoReadError(f"{path}: {error}") from None
-
-    def _views(self, clip: Clip) -> torch.Tensor:
-        """All views of the test, (V, T, C, H, W) uint8, from one decode: frames are read and resized once."""
-        clips = test_clips(clip.num_frames, self.sampling)
-        needed = sorted(set(itertools.chain.from_iterable(clips)))
-        frames = clip.read(needed, short_side=self.decode_short_side).permute(0, 3, 1, 2)
-        place = {frame: i for i, frame in enumerate(needed)}
-        chosen = torch.tensor([[place[frame] for frame in indices] for indices in clips])
-        crops = self.transform.views(frames, self.sampling.crops)
-        out = torch.empty(*chosen.shape[:1], len(crops), *chosen.shape[1:], *crops[0].shape[1:], dtype=torch.uint8)
-        for indices, views in zip(chosen, out):
-            for crop, view in zip(crops, views):
-                for frame, target in zip(indices.tolist(), view):
-                    target.copy_(crop[frame])
-        return out.flatten(0, 1)
 
     def _report(self, index: int, error: VideoReadError) -> None:
         """Name and count a broken video; stop the run above the share that the user allows."""

@@ -1,0 +1,208 @@
+import hashlib
+import json
+
+import datasets
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from videomae.data.collators import ClassificationCollator
+from videomae.data.manifests import open_manifest
+from videomae.data.streaming import StreamingVideoDataset
+from videomae.data.synthetic import SyntheticSet, make_synthetic_set
+from videomae.data.transforms import TrainTransform
+from videomae.data.video_dataset import VideoDataset
+from videomae.sampling_videomae import ClipSampling
+
+
+def entries(manifest):
+    return [(manifest.path(i), manifest.label(i)) for i in range(len(manifest))]
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# -- annotation files --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kinetics(tmp_path):
+    write(tmp_path / "videos/abseiling/_abc-D_000010_000020.mp4", "")
+    write(tmp_path / "videos/zumba/xyz.mkv", "")
+    rows = ["label,youtube_id,time_start,time_end,split,is_cc", "abseiling,_abc-D,10,20,train,0"]
+    rows += ["zumba,xyz,3,13,train,0", "zumba,other,3,13,val,0"]
+    return write(tmp_path / "train.csv", "\n".join(rows))
+
+
+def test_kinetics_files_are_found_by_name_wherever_they_lie(kinetics):
+    manifest = open_manifest(kinetics, root=kinetics.parent / "videos", split="train")
+    assert entries(manifest) == [("abseiling/_abc-D_000010_000020.mp4", 0), ("zumba/xyz.mkv", 1)]
+    assert manifest.class_names == ("abseiling", "zumba")
+
+
+def test_missing_kinetics_videos_are_an_error_with_counts_unless_dropped(kinetics):
+    with pytest.raises(
+        ValueError, match=r"1 of 3 videos are not below .*'other_000003_000013 \(line 4\)'.*missing='drop'"
+    ):
+        open_manifest(kinetics, root=kinetics.parent / "videos")
+    assert len(open_manifest(kinetics, root=kinetics.parent / "videos", missing="drop")) == 2
+    with pytest.raises(FileNotFoundError, match="give root"):
+        open_manifest(kinetics, root=kinetics.parent / "nowhere")
+    write(kinetics.parent / "videos/again/xyz.mp4", "")
+    with pytest.raises(ValueError, match="two videos of one name"):
+        open_manifest(kinetics, root=kinetics.parent / "videos", missing="drop")
+
+
+def test_something_something_is_numbered_by_its_labels_file(tmp_path):
+    write(tmp_path / "videos/17.webm", "")
+    write(tmp_path / "videos/4.webm", "")
+    write(tmp_path / "labels.json", json.dumps({"Closing something": "1", "Approaching something": "0", "Z": "2"}))
+    path = write(
+        tmp_path / "train.json",
+        json.dumps([{"id": "17", "template": "Closing [something]"}, {"id": 4, "template": "Approaching [something]"}]),
+    )
+    manifest = open_manifest(path, root=tmp_path / "videos")
+    assert entries(manifest) == [("17.webm", 1), ("4.webm", 0)] and manifest.num_labels == 3
+    unlabelled = write(tmp_path / "test.json", json.dumps([{"id": "4"}]))
+    assert open_manifest(unlabelled, root=tmp_path / "videos").labels is None
+    with pytest.raises(ValueError, match="is not a list of entries with an id"):
+        open_manifest(write(tmp_path / "odd.json", "{}"))
+    with pytest.raises(ValueError, match="is not JSON"):
+        open_manifest(write(tmp_path / "broken.json", "[{"))
+
+
+def test_ucf101_class_numbers_count_from_one_in_the_files_and_from_zero_here(tmp_path):
+    write(tmp_path / "splits/classInd.txt", "1 ApplyEyeMakeup\n2 Archery\n")
+    write(tmp_path / "splits/trainlist01.txt", "ApplyEyeMakeup/v_a.avi 1\nArchery/v_b.avi 2\n")
+    write(tmp_path / "splits/testlist01.txt", "Archery/v_c.avi\n")
+    for name in ("ApplyEyeMakeup/v_a.avi", "Archery/v_b.avi", "Archery/v_c.avi"):
+        write(tmp_path / "videos" / name, "")
+    train = open_manifest(tmp_path / "splits/trainlist01.txt", root=tmp_path / "videos")
+    assert entries(train) == [("ApplyEyeMakeup/v_a.avi", 0), ("Archery/v_b.avi", 1)]
+    test = open_manifest(tmp_path / "splits", root=tmp_path / "videos", split="test1")
+    assert entries(test) == [("Archery/v_c.avi", 1)] and test.num_labels == 2
+    with pytest.raises(ValueError, match="UCF101 has splits train1"):
+        open_manifest(tmp_path / "splits", root=tmp_path / "videos")
+
+
+def test_hmdb51_has_a_split_file_per_class_and_unused_videos(tmp_path):
+    write(tmp_path / "splits/brush_hair_test_split1.txt", "a.avi 1 \nb.avi 2 \nc.avi 0 \n")
+    write(tmp_path / "splits/wave_test_split1.txt", "d.avi 1 \n\n")
+    write(tmp_path / "splits/wave_test_split2.txt", "d.avi 2 \n")
+    for name in ("brush_hair/a.avi", "brush_hair/b.avi", "wave/d.avi"):
+        write(tmp_path / "videos" / name, "")
+    read = lambda split: entries(open_manifest(tmp_path / "splits", root=tmp_path / "videos", split=split))  # noqa: E731
+    assert read("train1") == [("brush_hair/a.avi", 0), ("wave/d.avi", 1)]
+    assert read("test1") == [("brush_hair/b.avi", 0)] and read("test2") == [("wave/d.avi", 0)]
+    with pytest.raises(ValueError, match="HMDB51 has splits"):
+        open_manifest(tmp_path / "splits")
+    write(tmp_path / "splits/wave_test_split3.txt", "d.avi 7\n")
+    with pytest.raises(ValueError, match=r"line 1: expected `video 0\|1\|2`"):
+        read("train3")
+
+
+# -- datasets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    spec = SyntheticSet(clips=24, validation_clips=0, test_clips=0, num_frames=16, height=32, width=48)
+    return make_synthetic_set(tmp_path_factory.mktemp("data") / "synthetic", spec)
+
+
+@pytest.fixture(scope="module")
+def table(synthetic):
+    manifest = open_manifest(synthetic / "train.csv")
+    features = datasets.Features(
+        {"video": datasets.Video(decode=False), "label": datasets.ClassLabel(names=list(manifest.class_names))}
+    )
+    videos = [{"path": None, "bytes": (synthetic / manifest.path(i)).read_bytes()} for i in range(len(manifest))]
+    return datasets.Dataset.from_dict({"video": videos, "label": manifest.labels.tolist()}, features=features)
+
+
+FIELDS = dict(mode="train", sampling=ClipSampling(num_frames=4, stride_frames=2), transform=TrainTransform(size=16))
+
+
+def test_a_datasets_table_gives_the_clips_of_its_files(synthetic, table):
+    from_table, from_files = VideoDataset(table, **FIELDS), VideoDataset(synthetic / "train.csv", **FIELDS)
+    assert from_table.class_names == from_files.class_names and from_table.num_labels == 8
+    for index in (0, 5, 23):
+        one, other = from_table[index], from_files[index]
+        assert torch.equal(one["pixel_values"], other["pixel_values"]) and one["label"] == other["label"]
+    assert from_table[5]["path"] == "row 5"
+    shuffled = VideoDataset(table.shuffle(seed=1), **FIELDS)
+    assert len(shuffled) == 24 and shuffled.manifest.labels.tolist() == table.shuffle(seed=1)["label"][:]
+    subset = from_table.manifest.subset([3, 1])
+    assert subset.source(1)["bytes"] == table[1]["video"]["bytes"] and subset.labels.tolist() == [3, 1]
+
+
+def test_a_decoding_column_of_paths_is_read_by_us(synthetic):
+    manifest = open_manifest(synthetic / "train.csv")
+    paths = [manifest.source(i) for i in range(8)]
+    table = datasets.Dataset.from_dict({"video": paths, "label": ["b", "a"] * 4}).cast_column("video", datasets.Video())
+    dataset = VideoDataset(datasets.DatasetDict({"train": table})["train"], **FIELDS)
+    assert dataset.class_names == ("a", "b") and dataset.labels.tolist() == [1, 0] * 4
+    assert dataset[2]["path"] == paths[2] and dataset[2]["pixel_values"].shape == (1, 4, 3, 16, 16)
+
+
+def test_tables_that_cannot_be_meant_are_refused(table):
+    splits = datasets.DatasetDict({"train": table, "test": table})
+    assert len(open_manifest(splits, split="test")) == 24
+    with pytest.raises(ValueError, match=r"several splits \('train', 'test'\); choose one"):
+        open_manifest(splits)
+    with pytest.raises(ValueError, match="no split 'dev'"):
+        open_manifest(splits, split="dev")
+    with pytest.raises(ValueError, match="no video column among 'label'"):
+        open_manifest(table.remove_columns("video"))
+    with pytest.raises(TypeError, match="StreamingVideoDataset"):
+        open_manifest(table.to_iterable_dataset())
+    with pytest.raises(TypeError, match=r"a data set is a path or a datasets\.Dataset, not int"):
+        open_manifest(3)
+    with pytest.raises(ValueError, match="are not those given"):
+        open_manifest(table, class_names=["x", "y"])
+
+
+def hashes(dataset, workers, batch_size=3):
+    loader = DataLoader(dataset, batch_size, collate_fn=ClassificationCollator(), num_workers=workers)
+    return [(hashlib.sha256(batch["pixel_values"].numpy().tobytes()).hexdigest(), batch["sources"]) for batch in loader]
+
+
+def test_a_stream_gives_the_same_batches_with_any_number_of_workers_and_after_resuming(table):
+    stream = table.to_iterable_dataset(num_shards=2)
+    make = lambda **fields: StreamingVideoDataset(stream, batch_size=3, shuffle_buffer=8, **FIELDS, **fields)  # noqa: E731
+    reference = hashes(make(), 0)
+    assert len(reference) == 8 and hashes(make(), 1) == hashes(make(), 3) == reference
+    assert hashes(make(start=9), 2) == reference[3:]
+    second = make()
+    second.set_epoch(1)
+    assert not {digest for digest, _ in hashes(second, 0)} & {digest for digest, _ in reference}
+
+
+def test_two_processes_share_out_the_batches_of_one(table):
+    stream = table.to_iterable_dataset()
+    make = lambda **fields: StreamingVideoDataset(stream, **FIELDS, **fields)  # noqa: E731
+    whole = [item["index"] for item in make(batch_size=4)]
+    parts = [[item["index"] for item in make(batch_size=2, rank=rank, world=2)] for rank in range(2)]
+    assert whole == list(range(24)) == sorted(parts[0] + parts[1]) and parts[0][:2] == [0, 2]
+
+
+def test_broken_videos_of_a_stream_are_named_and_their_places_filled(table):
+    rows = [table[i] for i in range(6)]
+    rows[1]["video"] = {"path": "bad.mp4", "bytes": b"nothing"}
+    stream = datasets.Dataset.from_list(rows, features=table.features).to_iterable_dataset()
+    dataset = StreamingVideoDataset(stream, batch_size=3, **FIELDS)
+    with pytest.warns(RuntimeWarning, match="broken video"):
+        assert [item["index"] for item in dataset] == [0, 2, 0, 3, 4, 5]
+
+
+def test_names_as_labels_of_a_stream_need_class_names(synthetic):
+    manifest = open_manifest(synthetic / "train.csv")
+    rows = [{"video": manifest.source(i), "label": "ab"[i % 2]} for i in range(4)]
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
+    named = StreamingVideoDataset(stream, batch_size=2, class_names=["b", "a"], **FIELDS)
+    assert [item["label"] for item in named] == [1, 0, 1, 0]
+    with pytest.raises(ValueError, match="label 'a' is not among the class names"):
+        next(iter(StreamingVideoDataset(stream, batch_size=2, **FIELDS)))
