@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         args.name,
         license=args.license,
         allow_missing=args.allow_missing,
+        results=args.results,
         private=args.private,
         update=args.update,
         message=args.message,
@@ -67,6 +68,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="WHAT",
         help=f"go on without: {', '.join(MISSING)}",
     )
+    parser.add_argument(
+        "--results", nargs="+", type=Path, default=(), metavar="FILE", help="of `videomae evaluate`, for the card"
+    )
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument(
         "--update", action="store_true", help="the repository has files already: replace the model in it"
@@ -83,6 +87,7 @@ def publish(
     *,
     license: str | None = None,
     allow_missing: Collection[str] = (),
+    results: Collection[Path] = (),
     private: bool = False,
     update: bool = False,
     message: str = "Publish the model",
@@ -98,8 +103,8 @@ def publish(
         raise ValueError(f"{name!r} cannot be a repository on the Hub: {error}") from None
     if name.count("/") != 1:
         raise ValueError(f"{name!r} names no owner; write OWNER/{name}, with your user name or an organisation")
-    publication = prepare(Path(folder), name, license=license, allow_missing=allow_missing)
-    record = recorded_output(publication)
+    publication = prepare(Path(folder), name, license=license, allow_missing=allow_missing, results=results)
+    record = recorded_output(publication, results)
     publication.files[stranger.RECORD] = as_json(record)
     if check:
         for line in check_as_stranger(publication):
@@ -138,18 +143,23 @@ def _bytes(size: float) -> str:
 # -- the check --
 
 
-def recorded_output(publication: Publication) -> dict[str, Any]:
+def recorded_output(publication: Publication, results: Collection[Path] = ()) -> dict[str, Any]:
     """What the model answers to the fixed input, computed here with our classes.
 
     A record that already lies in the folder is kept and must agree: otherwise the weights are not those that were
-    recorded.
+    recorded. `results` must have been measured on these weights, too.
     """
     import torch
 
     import videomae
+    from videomae.commands.evaluation import weights_sha256
 
     head = publication.head
     model = getattr(videomae, HEADS[head].model_class).from_pretrained(publication.folder)
+    for path in results:
+        measured_on = json.loads(path.read_text(encoding="utf-8")).get("weights_sha256")
+        if measured_on and measured_on != weights_sha256(model):
+            raise ValueError(f"--results {path} was measured on other weights than those in {publication.folder}")
     torch.manual_seed(0)
     outputs = stranger.answers(head, model, dual_mask=head == "pretrain")
     if model.config.num_channels == 3:  # the fixed frames are pictures; infrared and the like have no stock processor

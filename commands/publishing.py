@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 import videomae
 from videomae.commands.stranger import RECORD
 from videomae.model_cards import build, cards, run_cards
+from videomae.model_cards.results import Result, eval_results_files, recorded_results
 from videomae.model_cards.zoo import entry
 from videomae.remote_code import PROCESSOR_MAPS, auto_map, code_files
 
 IMAGE_PROCESSOR = "preprocessor_config.json"
 # Records that say how the weights came about; they are published beside them.
 CONVERSION = "conversion.json"
-PROOFS = (CONVERSION, run_cards.RECORD, "results.json")
+PROOFS = (CONVERSION, run_cards.RECORD)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 UNNAMED_LABEL = re.compile(r"LABEL_\d+")
 MISSING = ("license", "labels")  # what --allow_missing can let pass
@@ -64,8 +65,18 @@ class Publication:
                 target.write_bytes(content)
 
 
-def prepare(folder: Path, name: str, *, license: str | None = None, allow_missing: Collection[str] = ()) -> Publication:
-    """Check a model folder and collect what will be published of it, all but the recorded output."""
+def prepare(
+    folder: Path,
+    name: str,
+    *,
+    license: str | None = None,
+    allow_missing: Collection[str] = (),
+    results: Collection[Path] = (),
+) -> Publication:
+    """Check a model folder and collect what will be published of it, all but the recorded output.
+
+    `results` are files that `videomae evaluate` wrote about this model; their numbers go into the card.
+    """
     config = read_config(folder)
     head = cards.head_of(config)
     publication = Publication(name, head, folder, license)
@@ -80,7 +91,8 @@ def prepare(folder: Path, name: str, *, license: str | None = None, allow_missin
         if (folder / proof).is_file():
             publication.files[proof] = folder / proof
 
-    content, results = card_of(publication, license)
+    measured = [read_results(path) for path in results]
+    content, shown = card_of(publication, license, measured)
     publication.license = cards.licence_of(content)
     if publication.license is None and "license" not in allow_missing:
         raise ValueError(
@@ -97,7 +109,7 @@ def prepare(folder: Path, name: str, *, license: str | None = None, allow_missin
         if picture.name in content:
             publication.files[picture.name] = picture
     publication.files |= {
-        path: text.encode() for path, text in cards.eval_results_files(results, date=date.today().isoformat()).items()
+        path: text.encode() for path, text in eval_results_files(shown, date=date.today().isoformat()).items()
     }
     publication.left_out = sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not _is_in(path, publication)
@@ -209,7 +221,9 @@ def processor_settings(publication: Publication, config: Mapping[str, Any]) -> d
 # -- the card --
 
 
-def card_of(publication: Publication, license: str | None) -> tuple[str, list[cards.Result]]:
+def card_of(
+    publication: Publication, license: str | None, measured: Sequence[Mapping[str, Any]]
+) -> tuple[str, list[Result]]:
     """The card under the published name, and its results.
 
     A run's or a conversion's card is made again from its record; a card that somebody wrote or changed is kept as it
@@ -218,10 +232,12 @@ def card_of(publication: Publication, license: str | None) -> tuple[str, list[ca
     folder, name = publication.folder, publication.name
     readme = folder / "README.md"
     written = readme.read_text(encoding="utf-8") if readme.is_file() else None
-    if recorded := recorded_card(folder, name, license):
+    if recorded := recorded_card(folder, name, license, measured):
         if written is None or written == recorded.untouched:
             return recorded.content, recorded.results
         publication.notes.append("README.md was changed by hand and is published as it is")
+    if written is not None and measured:
+        raise ValueError(f"{readme} was written by hand, so --results cannot be put into it; write them there yourself")
     if written is not None:
         data = cards.check_card(written, where=str(readme))
         if publication.head in ("detect", "features") and "trust_remote_code" not in written:
@@ -233,33 +249,50 @@ def card_of(publication: Publication, license: str | None) -> tuple[str, list[ca
     publication.notes.append("the folder has no record of a training, so the card says only what the files show")
     conversion = read_json(folder / CONVERSION)
     facts = list(build.conversion_facts(conversion)) if conversion else []
-    return run_cards.render_plain_card(folder, name=name, license=license, facts=facts), []
+    content = run_cards.render_plain_card(folder, name=name, license=license, facts=facts, measured=measured)
+    return content, recorded_results(measured)
 
 
 @dataclass(frozen=True)
 class RecordedCard:
     content: str  # under the published name
-    results: list[cards.Result]
+    results: list[Result]
     untouched: str  # as it was first written, to see whether somebody has changed it since
 
 
-def recorded_card(folder: Path, name: str, license: str | None) -> RecordedCard | None:
+def recorded_card(
+    folder: Path, name: str, license: str | None, measured: Sequence[Mapping[str, Any]]
+) -> RecordedCard | None:
     """The card of a folder that a run or a conversion has left its record in."""
     if run := read_json(folder / run_cards.RECORD):
         return RecordedCard(
-            run_cards.render_run_card(folder, run, name=name, license=license),
-            run_cards.recorded_results(run["results"]),
+            run_cards.render_run_card(folder, run, name=name, license=license, measured=measured),
+            recorded_results([*run["results"], *measured]),
             run_cards.render_run_card(folder, run, name=run["folder"]),
         )
     conversion = read_json(folder / CONVERSION)
     if conversion and conversion["name"]:
         checkpoint = entry(conversion["name"])
         return RecordedCard(
-            build.zoo_card(checkpoint, name=name, conversion=conversion),
-            build.results_of(checkpoint),
+            build.zoo_card(checkpoint, name=name, conversion=conversion, evaluations=measured),
+            [*build.results_of(checkpoint), *recorded_results(measured)],
             build.zoo_card(checkpoint, conversion=conversion),
         )
     return None
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What `videomae evaluate` wrote, or an error that says what the file is."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        recorded_results([results])
+    except OSError:
+        raise ValueError(
+            f"--results {path}: no such file; give the results.json that `videomae evaluate` wrote"
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"--results {path} is not a results.json of `videomae evaluate`: {error}") from None
+    return results
 
 
 def set_licence(content: str, license: str) -> str:

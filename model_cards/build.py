@@ -6,7 +6,7 @@ videomae cards --check    write nothing; fail if a committed card is not what zo
 
 import argparse
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from videomae.files import write_atomic
 from videomae.model_cards.cards import (
     HEADS,
     HERE,
-    Result,
     architecture,
     clip_from_frames,
     metadata,
     render,
 )
-from videomae.model_cards.facts import DATA_SETS, PAPERS, is_non_commercial, licence_link
+from videomae.model_cards.facts import DATA_SETS, PAPERS
+from videomae.model_cards.licences import is_non_commercial, licence_of_release
+from videomae.model_cards.results import Result, notes_of, recorded_results
 from videomae.model_cards.zoo import Checkpoint, entry, label_sets, load_zoo, releases
 from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, Recipe, find_recipe
 
@@ -100,14 +101,21 @@ def outdated(folder: Path) -> Iterator[tuple[str, str | None]]:
             yield path.name, None
 
 
-def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, conversion: Mapping[str, Any] | None = None) -> str:
+def zoo_card(
+    checkpoint: Checkpoint,
+    *,
+    name: str | None = None,
+    conversion: Mapping[str, Any] | None = None,
+    evaluations: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The card of a released checkpoint.
 
     `name` is what its snippets load: the entry's own name (the folder that the converter makes) unless it is being
-    published under another. `conversion` is the content of the folder's conversion.json.
+    published under another. `conversion` is the content of the folder's conversion.json;
+    `evaluations` are what `videomae evaluate` has measured on it.
     """
     config = config_of(checkpoint)
-    results = results_of(checkpoint)
+    published, results = results_of(checkpoint), recorded_results(evaluations)
     licence, licence_text = licence_of_release(checkpoint)
     data_sets = [
         key for key in (checkpoint.finetuning, checkpoint.post_pretraining, _pretraining_data(checkpoint)) if key
@@ -124,7 +132,7 @@ def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, conversion: Map
             tags=_tags(checkpoint),
             datasets=[DATA_SETS[key].hub_id for key in data_sets],
             base_model=_base_on_hub(checkpoint),
-            results=results,
+            results=in_metadata(published, results),
         ),
         title=f"{(name or checkpoint.name).rsplit('/', 1)[-1]}: {title_of(checkpoint)}",
         name=name or checkpoint.name,
@@ -150,7 +158,9 @@ def zoo_card(checkpoint: Checkpoint, *, name: str | None = None, conversion: Map
         training_data=list(training_data(checkpoint)),
         preprocessing=list(preprocessing(checkpoint)),
         procedure=stages,
+        published=published,
         results=results,
+        result_notes=notes_of(evaluations),
         protocol_note=DETECTION_NOTE if checkpoint.head == "detect" else PROTOCOL_NOTE,
         measured=list(measured(conversion)),
         biases=list(dict.fromkeys(DATA_SETS[key].bias for key in data_sets if DATA_SETS[key].bias)),
@@ -241,6 +251,12 @@ def results_of(checkpoint: Checkpoint) -> list[Result]:
                     )
                 )
     return found
+
+
+def in_metadata(published: list[Result], measured: list[Result]) -> list[Result]:
+    """What `model-index` lists. It has one source for a data set, so a measurement takes the published figure's place."""
+    seen = {result.hub_dataset for result in measured}
+    return [*measured, *(result for result in published if result.hub_dataset not in seen)]
 
 
 # -- what it was made of --
@@ -364,22 +380,6 @@ def conversion_facts(conversion: Mapping[str, Any]) -> Iterator[str]:
             f"On a fixed clip, {' and '.join(conversion['compared'])} differ from an independent computation of the same file "
             f"by at most {conversion['largest_relative_difference']:.1e} of the largest value (`conversion.json`)."
         )
-
-
-def licence_of_release(checkpoint: Checkpoint) -> tuple[str, str]:
-    """(licence, sentences): the strictest along the chain of weights that the checkpoint was made from."""
-    own = checkpoint.license
-    note = f" {checkpoint.license_note}" if checkpoint.license_note else ""
-    text = f"The weights were released under **{licence_link(own)}**.{note}"
-    ancestor = checkpoint
-    while ancestor.base_model and not is_non_commercial(ancestor.license):
-        ancestor = entry(ancestor.base_model)
-    if is_non_commercial(own) or not is_non_commercial(ancestor.license):
-        return own, text
-    return ancestor.license, (
-        f"{releases()[checkpoint.release].title} publishes this file under {licence_link(own)}, but it goes back to "
-        f"`{ancestor.name}`, which is under **{licence_link(ancestor.license)}**; the stricter terms are the ones given here."
-    )
 
 
 # -- small things --

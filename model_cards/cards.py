@@ -1,7 +1,8 @@
-"""What every model card here shares: metadata, results, rendering, and the checks.
+"""What every model card here shares: metadata, architecture, rendering, and the checks.
 
 `build.py` fills the templates for the released checkpoints, `run_cards.py` for one's own runs; `commands/publish.py`
-reads cards back. The sentences live in the .jinja files, what they say about data sets and papers in facts.py.
+reads cards back. The sentences live in the .jinja files, what they say about data sets and papers in facts.py, terms in
+licences.py, evaluations in results.py.
 """
 
 import functools
@@ -13,10 +14,10 @@ from typing import Any
 
 import jinja2
 import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from videomae.model_cards.facts import DATA_SETS
+from videomae.model_cards.results import Result, metric_id, text
 
 HERE = Path(__file__).parent
 
@@ -44,43 +45,6 @@ HEADS = {
 
 # Words that say that a section was not written.
 UNWRITTEN = re.compile(r"\bto[- ]do\b|\bTODO\b|more information needed|\bTBD\b|\bFIXME\b|lorem ipsum", re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One number of an evaluation, in percent, and where it comes from."""
-
-    dataset: str  # a key of DATA_SETS, or what a reader would call one's own data
-    metric: str  # top-1 accuracy, top-5 accuracy, frame mAP at IoU 0.5
-    value: float  # percent
-    protocol: str  # "16x5x3": frames x clips x crops
-    measured: bool  # here, or only published
-    source: str = ""  # URL of a published number
-    split: str = "validation"
-    dataset_id: str = ""
-    date: str = ""
-
-    @property
-    def dataset_title(self) -> str:
-        known = DATA_SETS.get(self.dataset)
-        return known.title if known else self.dataset
-
-    @property
-    def hub_dataset(self) -> str:
-        known = DATA_SETS.get(self.dataset)
-        return self.dataset_id or (known.hub_id if known else slug(self.dataset))
-
-
-METRIC_IDS = {"top-1 accuracy": "accuracy", "top-5 accuracy": "top_5_accuracy"}
-
-
-def metric_id(metric: str) -> str:
-    return METRIC_IDS.get(metric, slug(metric))
-
-
-def slug(text: str) -> str:
-    """A lower-case name of letters, digits, dots and hyphens."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
 def metadata(
@@ -124,42 +88,18 @@ def metadata(
     )
 
 
-def eval_results_files(results: Iterable[Result], *, date: str | None = None) -> dict[str, str]:
-    """`.eval_results/*.yaml`, by path: one file a data set and protocol, as huggingface_hub 2 describes them.
-
-    The Hub shows a result on the data set's leaderboard when that data set is registered there as a benchmark, and
-    keeps quiet about the others.
-    """
-    files: dict[str, list[EvalResultEntry]] = {}
-    for result in results:
-        path = f".eval_results/{slug(result.dataset)}_{slug(result.protocol)}.yaml"
-        files.setdefault(path, []).append(
-            EvalResultEntry(
-                dataset_id=result.hub_dataset,
-                task_id=metric_id(result.metric),
-                value=result.value,
-                date=result.date or date,
-                source_url=result.source or None,
-                source_name="published" if result.source else None,
-                notes=f"{result.metric}, frames x clips x crops {result.protocol}"
-                + ("" if result.measured else "; published, not measured again"),
-            )
-        )
-    return {
-        path: yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) for path, entries in files.items()
-    }
-
-
 @functools.cache
 def _templates() -> jinja2.Environment:
     # A field that a template asks for and nobody gave is an error, not an empty place in a published card.
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["text"] = text
+    return environment
 
 
 def render(template: str, *, card_data: ModelCardData, **fields: Any) -> str:
@@ -171,12 +111,6 @@ def render(template: str, *, card_data: ModelCardData, **fields: Any) -> str:
     content = re.sub(r"\n{3,}", "\n\n", content).strip() + "\n"
     check_card(content)
     return content
-
-
-def text(value: Any) -> str:
-    """A value that came from outside, made harmless inside a table cell or a sentence of Markdown."""
-    one_line = " ".join(str(value).split())
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", one_line)
 
 
 def check_card(content: str, *, where: str = "the card") -> ModelCardData:

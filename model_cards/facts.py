@@ -1,6 +1,5 @@
-"""What cards say about data sets, papers and licences: facts with one home, none of them measured here."""
+"""What cards say about data sets and papers: facts with one home, none of them measured here."""
 
-import re
 from dataclasses import dataclass
 
 
@@ -142,20 +141,3 @@ PAPERS = {
   url = {https://github.com/open-mmlab/mmaction2}
 }""",
 }
-
-NON_COMMERCIAL = re.compile(r"(^|[-\s])nc([-\s]|$)|non-?commercial", re.IGNORECASE)
-LICENCE_URLS = {
-    "cc-by-nc-4.0": "https://creativecommons.org/licenses/by-nc/4.0/",
-    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
-    "mit": "https://opensource.org/license/mit",
-}
-
-
-def is_non_commercial(license: str | None) -> bool:
-    return bool(license and NON_COMMERCIAL.search(license))
-
-
-def licence_link(license: str) -> str:
-    """A licence as Markdown, linked where its text has a well-known home."""
-    url = LICENCE_URLS.get(license)
-    return f"[{license}]({url})" if url else license

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.files import write_atomic, write_json
 from videomae.model_cards.cards import (
     HEADS,
-    Result,
     architecture,
     clip_from_frames,
     describe_sampling,
@@ -26,16 +25,17 @@ from videomae.model_cards.cards import (
     licence_of,
     metadata,
     render,
-    text,
 )
-from videomae.model_cards.facts import PAPERS, is_non_commercial
+from videomae.model_cards.facts import PAPERS
+from videomae.model_cards.licences import choose_licence, is_non_commercial, licence_of_release
+from videomae.model_cards.results import notes_of, recorded_results, text
+from videomae.model_cards.zoo import entry
 from videomae.remote_code import add_code
 from videomae.training.runs import versions
 
 RECORD = "training_record.json"
 CURVES = "curves.png"
 TASKS = {"pretrain": "pre-trained", "classify": "fine-tuned to label videos", "detect": "trained to detect actions"}
-METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "map": "frame mAP at IoU 0.5"}
 # What belongs into one panel of the curves: its title, and how a key of the log is recognised.
 PANELS = (
     ("loss", lambda key: "loss" in key and "scale" not in key),
@@ -68,8 +68,8 @@ def write_run_card(
     `data` describes the training data: "name" (what a reader would call it), "manifest_sha256", "clips", and
     optionally "validation", "label_source" or any other short facts; all are shown.
     `log` is the run's JSONL file: one object a line with "step" and numbers ("loss", "lr", "val_top1", ...).
-    `results` are evaluations, each {"dataset": str, "protocol": str, "metrics": {"top1": 0.81, ...}} with fractions
-    of one, and optionally "split", "videos", "date", "dataset_id" (the data set's name on the Hub), "data_sha256".
+    `results` are evaluations, each {"dataset": str, "protocol": str, "metrics": {"top1": 0.81, ...}}, accuracies as
+    shares of one (see METRICS), and optionally "split", "videos", "date", "dataset_id" (the data set's name on the Hub), "data_sha256".
     `base_model` is the folder or Hub name that the weights started from; its licence is inherited, and a licence that
     forbids commercial use cannot be replaced by `license`. `command` is the command line that started the run.
 
@@ -114,10 +114,21 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def render_run_card(folder: Path, record: Mapping[str, Any], *, name: str, license: str | None = None) -> str:
-    """The card of a recorded run under `name`, which stands in its snippets; `license` fills an unset one."""
+def render_run_card(
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    name: str,
+    license: str | None = None,
+    measured: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The card of a recorded run under `name`, which stands in its snippets.
+
+    `license` fills an unset one; `measured` are evaluations made since, in the form of the run's own.
+    """
+    evaluations = [*record["results"], *measured]
     licence, source = choose_licence(license or record["license"], record["base_license"], record["base_model"])
-    results = recorded_results(record["results"])
+    results = recorded_results(evaluations)
     data, recipe = record["data"], record["recipe"]
     fields = folder_fields(folder, name)
     return render(
@@ -149,22 +160,32 @@ def render_run_card(folder: Path, record: Mapping[str, Any], *, name: str, licen
         curves=record["curves"],
         environment=text(", ".join(f"{key} {value}" for key, value in record["environment"].items())),
         results=results,
-        result_notes=[text(note) for note in notes_of(record["results"])],
+        result_notes=notes_of(evaluations),
         base_model=text(record["base_model"]) if record["base_model"] else None,
         papers=[PAPERS["2303.16727" if _is_v2(recipe) else "2203.12602"]],
         **fields,
     )
 
 
-def render_plain_card(folder: Path, *, name: str, license: str | None, facts: Sequence[str] = ()) -> str:
+def render_plain_card(
+    folder: Path,
+    *,
+    name: str,
+    license: str | None,
+    facts: Sequence[str] = (),
+    measured: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The card of a folder without the record of a training: what its files show, and that nothing else is known.
 
-    `facts` are sentences about where the weights come from.
+    `facts` are sentences about where the weights come from, `measured` evaluations as `videomae evaluate` writes them.
     """
     fields = folder_fields(folder, name)
+    results = recorded_results(measured)
     return render(
         "plain_card.md.jinja",
-        card_data=metadata(name=name, head=fields["head"], license=license),
+        card_data=metadata(name=name, head=fields["head"], license=license, results=results),
+        results=results,
+        result_notes=notes_of(measured),
         license=license,
         non_commercial=is_non_commercial(license),
         mask_ratio=0.9,
@@ -238,22 +259,10 @@ def base_facts(base_model: str | None) -> dict[str, str | None]:
 
 def released_licence(name: str) -> str | None:
     """The licence of a released checkpoint, by its name in zoo.yaml or on the Hub."""
-    from videomae.model_cards.build import licence_of_release
-    from videomae.model_cards.zoo import entry
-
     try:
         return licence_of_release(entry(name))[0]
     except ValueError:  # a model that is not in the zoo
         return None
-
-
-def choose_licence(given: str | None, inherited: str | None, base_model: str | None) -> tuple[str | None, str]:
-    """The licence of the weights and where it comes from. Non-commercial terms cannot be shed by training on."""
-    if is_non_commercial(inherited) and not is_non_commercial(given):
-        return inherited, f"inherited from {base_model}"
-    if given:
-        return given, "chosen by whoever trained them"
-    return inherited, f"inherited from {base_model}" if inherited else ""
 
 
 def hub_name(name: str | None) -> str | None:
@@ -265,45 +274,6 @@ def environment() -> dict[str, str]:
     """Versions and hardware that the run had."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return {**versions(), **({"processes": str(world)} if world > 1 else {})}
-
-
-# -- what came out --
-
-
-def recorded_results(records: Iterable[Mapping[str, Any]]) -> list[Result]:
-    """Results of evaluations as cards show them, in percent."""
-    found = []
-    for record in records:
-        for metric, value in record["metrics"].items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"results: metric {metric!r} of {record.get('dataset')!r} is {value!r}, not a number")
-            found.append(
-                Result(
-                    dataset=str(record["dataset"]),
-                    metric=METRIC_NAMES.get(metric, str(metric)),
-                    value=round(100 * value, 2),
-                    protocol=str(record["protocol"]),
-                    measured=True,
-                    split=str(record.get("split", "validation")),
-                    dataset_id=str(record.get("dataset_id", "")),
-                    date=str(record.get("date", "")),
-                )
-            )
-    return found
-
-
-def notes_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each evaluation that says on how many videos and on which list it was made."""
-    notes = []
-    for record in records:
-        facts = []
-        if "videos" in record:
-            facts.append(f"{record['videos']} videos")
-        if "data_sha256" in record:
-            facts.append(f"list with SHA-256 {record['data_sha256']}")
-        if facts:
-            notes.append(f"{record['dataset']}, {record['protocol']}: {', '.join(facts)}.")
-    return notes
 
 
 # -- records --

@@ -8,8 +8,10 @@ from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from videomae.model_cards import build, cards
-from videomae.model_cards.cards import Result, check_card, clip_from_frames, describe_sampling, text
-from videomae.model_cards.facts import DATA_SETS, PAPERS, is_non_commercial
+from videomae.model_cards.cards import check_card, clip_from_frames, describe_sampling
+from videomae.model_cards.facts import DATA_SETS, PAPERS
+from videomae.model_cards.licences import is_non_commercial
+from videomae.model_cards.results import Result, eval_results_files, text
 from videomae.model_cards.zoo import entry, load_zoo, releases
 from videomae.training.recipes import FINETUNING
 
@@ -114,7 +116,7 @@ def test_a_published_figure_is_called_published_and_nothing_is_called_measured_w
     content = committed("videomae-base-finetuned-kinetics")
     evaluation = content.split("## Evaluation")[1].split("## Limits")[0]
     assert "| Kinetics-400 | 16x5x3 | top-1 accuracy | 81.5 |" in evaluation
-    assert "nobody has measured these figures again here" in evaluation
+    assert "they are not measurements of this repository" in evaluation
     assert "random weights" in evaluation
 
 
@@ -130,6 +132,16 @@ def test_the_proof_of_a_conversion_takes_the_place_of_the_general_statement():
     assert "ab" * 32 in content
     assert "at most 3.2e-06" in content
     assert "random weights" not in content
+
+
+def test_what_was_measured_on_a_release_stands_beside_what_was_published():
+    measured = {"dataset": "kinetics400", "protocol": "16x5x3", "metrics": {"top1": 0.8142}, "videos": 19796}
+    content = build.zoo_card(entry("videomae-base-finetuned-kinetics"), evaluations=[measured])
+    assert "| Kinetics-400 | 16x5x3 | top-1 accuracy | 81.5 |" in content
+    assert "| Kinetics-400 | validation | 16x5x3 | top-1 accuracy | 81.42 |" in content
+    assert "19796 videos" in content
+    (score,) = ModelCard(content).data.eval_results  # the measurement takes the place of the published figures
+    assert (score.metric_value, score.source_url) == (81.42, None)
 
 
 def test_the_procedure_lists_every_stage_with_the_numbers_of_its_recipe():
@@ -192,7 +204,7 @@ def test_results_files_read_back_through_the_hubs_own_parser():
             dataset_id="me/videos",
         ),
     ]
-    files = cards.eval_results_files(results, date="2026-11-21")
+    files = eval_results_files(results, date="2026-11-21")
     assert sorted(files) == [".eval_results/my-videos_16x5x3.yaml", ".eval_results/something-something-v2_16x2x3.yaml"]
     published, measured = parse_eval_result_entries(
         yaml.safe_load(files[".eval_results/something-something-v2_16x2x3.yaml"])

@@ -160,6 +160,32 @@ def test_a_converted_release_gets_the_card_of_its_entry(hub, folder):
         publish_unchecked(folder, "tester/other", license="mit")
 
 
+def test_results_of_an_evaluation_go_into_the_card_if_they_are_of_these_weights(hub, folder, tmp_path):
+    from videomae.commands.evaluation import weights_sha256
+
+    model = videomae.VideoMAEForVideoClassification.from_pretrained(folder)
+    results = {
+        "dataset": "motion",
+        "protocol": "16x2x3",
+        "metrics": {"top1": 0.625},
+        "weights_sha256": weights_sha256(model),
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    publish_unchecked(folder, results=[path])
+    files = hub.repos["tester/model"].files
+    assert "| motion | validation | 16x2x3 | top-1 accuracy | 62.5 |" in files["README.md"].decode()
+    assert ".eval_results/motion_16x2x3.yaml" in files
+    path.write_text(json.dumps({**results, "weights_sha256": "0" * 64}))
+    with pytest.raises(ValueError, match=r"results.json was measured on other weights"):
+        publish_unchecked(folder, dry_run=True, results=[path])
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"is not a results.json of `videomae evaluate`"):
+        publish_unchecked(folder, dry_run=True, results=[path])
+    with pytest.raises(ValueError, match="no such file"):
+        publish_unchecked(folder, dry_run=True, results=[tmp_path / "nothing.json"])
+
+
 def test_processor_files_are_made_where_the_folder_has_none(hub, tmp_path, capsys):
     folder = save_tiny(tmp_path / "bare", "classify", processor=False)
     publish_unchecked(folder)

@@ -14,7 +14,8 @@ from support import TINY
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
 from videomae.model_cards import run_cards
 from videomae.model_cards.cards import check_card, python_snippets
-from videomae.model_cards.run_cards import RECORD, choose_licence, render_plain_card, write_run_card
+from videomae.model_cards.licences import choose_licence
+from videomae.model_cards.run_cards import RECORD, render_plain_card, write_run_card
 from videomae.training.recipes import FINETUNING, PRETRAINING
 
 LABELS = {0: "left", 1: "right", 2: "up"}
@@ -109,6 +110,16 @@ def test_a_result_that_is_no_number_is_named(folder, value):
     results = [{"dataset": "synthetic", "protocol": "8x2x3", "metrics": {"top1": value}}]
     with pytest.raises(ValueError, match=r"metric 'top1' of 'synthetic' is .*, not a number"):
         write_run_card(folder, **facts(results=results))
+    with pytest.raises(ValueError, match="an evaluation has no protocol and no metrics; it has dataset"):
+        write_run_card(folder, **facts(results=[{"dataset": "synthetic"}]))
+
+
+def test_errors_are_no_percentages(folder):
+    results = [{"dataset": "ages", "protocol": "8x1x1", "metrics": {"mae": 3.25}}]
+    assert (
+        "| ages | validation | 8x1x1 | mean absolute error | 3.25 |"
+        in write_run_card(folder, **facts(results=results)).read_text()
+    )
 
 
 def test_an_unknown_task_and_a_folder_without_a_model_are_refused(folder, tmp_path):
