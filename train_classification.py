@@ -338,7 +338,7 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
                 line = {"epoch": round(done / plan.steps_per_epoch, 4), "lr": lr, **meter.take()}
                 log.line(done, line | {"broken_videos": len(data.train.broken)})
                 engines.cap_loss_scale(accelerator, options.max_loss_scale)
-            due = done % (options.validate_every * plan.steps_per_epoch) == 0 or done == last_step
+            due = done % (options.validate_every * plan.steps_per_epoch) == 0 or done == plan.total_steps
             if run and data.validation is not None and due:
                 look(done)
                 watch.stopped = bool(options.early_stopping) and watch.worse_in_row >= options.early_stopping
