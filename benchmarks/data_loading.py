@@ -97,11 +97,16 @@ class OfficialReader:
         return np.stack([found[index] for index in indices])
 
 
-def official_pretrain(path: Path, seed: int) -> torch.Tensor:
+def official_pretrain(path: Path, seed: int, copies: int = 1) -> torch.Tensor:
+    """(copies, T, C, H, W): V2 takes its copies from one decode."""
     random.seed(seed)
     reader = OfficialReader(path)
     start = random.randrange(reader.num_frames - FRAMES * STRIDE + 1)
     frames = reader.read([start + i * STRIDE for i in range(FRAMES)])
+    return torch.stack([official_pretrain_copy(frames) for _ in range(copies)])
+
+
+def official_pretrain_copy(frames: np.ndarray) -> torch.Tensor:
     images = [Image.fromarray(frame).convert("RGB") for frame in frames]
     width, height = images[0].size
     sides = [int(min(width, height) * scale) for scale in (1, 0.875, 0.75, 0.66)]
