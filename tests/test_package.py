@@ -66,10 +66,11 @@ def test_the_version_is_the_installed_one():
 def test_the_tested_pins_satisfy_the_lower_bounds():
     from packaging.requirements import Requirement
 
-    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    lines = re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    pins = {name.lower(): version for name, version in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in map(Requirement, project["dependencies"]):
-        assert pins[requirement.name] in requirement.specifier, requirement
+        assert pins[requirement.name.lower()] in requirement.specifier, requirement
 
 
 def test_no_module_bears_the_name_of_a_package_we_use():
