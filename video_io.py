@@ -209,12 +209,13 @@ class VideoReader:
         _check_errors(errors)
         self.errors, self.limits = errors, limits or Limits()
         self._file, self.name = _opened(source, self.limits)
+        self._picture: av.VideoFrame | None = None  # any one of the file
+        self._scaler = av.video.reformatter.VideoReformatter()  # one for all frames: its tables cost more than a frame
         self._threads, self._deadline = threads, _Deadline(self.limits.decode_seconds, self.name)
         self._missing = _missing_part(self._file)
         self._container, self._stream = _open_container(self._file, self.name, self.limits, threads)
         try:
             self._scan()
-            self.info = self._describe()
         except BaseException:
             self.close()
             raise
@@ -230,40 +231,59 @@ class VideoReader:
             self._container.close()
             self._container = None
 
+    @property
+    def num_frames(self) -> int:
+        return len(self._order)
+
+    @property
+    def info(self) -> VideoInfo:
+        if self._picture is None:  # only a decoded picture tells the size and the rotation for certain
+            self._picture = next((frame for _, frame in self._run(0, len(self._packets) - 1, wanted=None)), None)
+        return self._describe()
+
     def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
         """The frames at `indices` (any order, repeats allowed) as uint8 RGB (T, H, W, 3)."""
         indices = [int(index) for index in indices]
-        n = self.info.num_frames
+        n = self.num_frames
         if not indices:
             raise VideoReadError(f"{self.name}: no frames asked for; indices is empty")
         outside = [index for index in indices if not 0 <= index < n]
         if outside:
             raise VideoReadError(
                 f"{self.name} has {n} frames, 0 to {n - 1}; frame {outside[0]} does not exist"
-                + (" (the file is cut off)" if self.info.truncated else "")
+                + (" (the file is cut off)" if self.truncated else "")
             )
-        width, height = _scaled_size(self.info.width, self.info.height, short_side)
-        if len(indices) * width * height * 3 > self.limits.max_bytes:
-            raise VideoReadError(
-                f"{len(indices)} frames of {width}x{height} take {len(indices) * width * height * 3} bytes, above "
-                f"max_bytes={self.limits.max_bytes}; ask for fewer, pass short_side, or raise the limit"
-            )
+        codec = self._stream.codec_context
+        self._check_bytes(len(indices), *_scaled_size(codec.width, codec.height, short_side))
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             rows.setdefault(index, []).append(row)
         self._deadline.restart()
-        out = np.empty((len(indices), height, width, 3), dtype=np.uint8)
+        out = None
         for index, frame in self._decode(sorted(rows)):
             _check_pixels(self.name, frame.width, frame.height, self.limits)
+            if out is None:
+                turns = _quarter_turns(frame)
+                width, height = _scaled_size(*_upright_size(frame), short_side)
+                self._check_bytes(len(indices), width, height)
+                out = np.empty((len(indices), height, width, 3), dtype=np.uint8)
+                self._picture = self._picture or frame
             first, *others = rows[index]
-            out[first] = _upright_rgb(frame, width, height, self.info.rotation // 90)
+            out[first] = _upright_rgb(frame, width, height, turns, self._scaler)
             out[others] = out[first]
         return torch.from_numpy(out)
+
+    def _check_bytes(self, num_frames: int, width: int, height: int) -> None:
+        size = num_frames * width * height * 3
+        if size > self.limits.max_bytes:
+            raise VideoReadError(
+                f"{self.name}: {num_frames} frames of {width}x{height} take {size} bytes, above "
+                f"max_bytes={self.limits.max_bytes}; ask for fewer, pass short_side, or raise the limit"
+            )
 
     def count_by_decoding(self) -> VideoInfo:
         """Decode the whole file to learn what comes out of it; with errors="truncate", up to the first damage."""
         self._set_order(self._order_by_decoding(), self._keys)
-        self.info = self._describe()
         return self.info
 
     # What the packets tell
@@ -275,12 +295,13 @@ class VideoReader:
         self._last_duration = 0
         keys: list[int] = []
         shown: list[int] = []
-        damage, self._first_picture = self._missing, None
+        damage, codec_name = self._missing, codec.name
         self._demux, self._position = iter(()), _NOWHERE
         try:
             for packet in _pictures(self._container.demux(self._stream)):
-                self._deadline.check()
                 number = len(self._packets)
+                if number % 256 == 0:
+                    self._deadline.check()
                 if number >= self.limits.max_frames:
                     raise VideoReadError(f"{self.name} has more than max_frames={number} frames; raise the limit")
                 if packet.is_corrupt:
@@ -289,11 +310,9 @@ class VideoReader:
                 self._packets.append((packet.pts, packet.dts, packet.size))
                 if packet.is_keyframe:
                     keys.append(number)
-                if not packet.is_discard and _is_shown(codec.name, packet):
+                if not packet.is_discard and (codec_name != "vp8" or _vp8_is_shown(packet)):
                     shown.append(number)
                     self._last_duration = packet.duration or self._last_duration
-                if number == 0:
-                    self._first_picture = self._decode_alone(packet)
         except (av.FFmpegError, OSError) as error:
             damage = damage or _reason(error)
         if not self._packets:
@@ -344,11 +363,8 @@ class VideoReader:
         return order
 
     def _describe(self) -> VideoInfo:
-        stream, codec, picture = self._stream, self._stream.codec_context, self._first_picture
-        width, height = (picture.width, picture.height) if picture else (codec.width, codec.height)
-        rotation = _quarter_turns(picture) * 90 if picture else 0
-        if rotation % 180:
-            width, height = height, width
+        stream, codec, picture = self._stream, self._stream.codec_context, self._picture
+        width, height = _upright_size(picture) if picture else (codec.width, codec.height)
         n, rate = len(self._order), float(stream.average_rate or stream.guessed_rate or 0)
         times = [self._packets[number][0] for number in self._order if number >= 0]
         begin, duration = 0.0, n / rate if rate else 0.0
@@ -365,7 +381,7 @@ class VideoReader:
             height=height,
             codec=codec.name,
             pix_fmt=picture.format.name if picture else str(codec.pix_fmt),
-            rotation=rotation,
+            rotation=_quarter_turns(picture) * 90 if picture else 0,
             key_frames=len(self._keys),
             start_seconds=begin,
             truncated=self.truncated,
@@ -393,7 +409,7 @@ class VideoReader:
                 if not missing:
                     return
         raise VideoReadError(
-            f"{self.name}: frame {min(missing)} of {self.info.num_frames} does not come out of the decoder; "
+            f"{self.name}: frame {min(missing)} of {self.num_frames} does not come out of the decoder; "
             "the file is damaged; " + _TRUNCATE_HINT
         )
 
@@ -426,12 +442,13 @@ class VideoReader:
             self._go_to(first)
             codec = self._stream.codec_context
             codec.flush_buffers()
-            skipping = wanted is not None and codec.name in SKIPPING_CODECS
+            skipping, skip = wanted is not None and codec.name in SKIPPING_CODECS, None
             for packet in self._demux:
                 self._position += 1
                 self._deadline.check()
-                if skipping:
-                    codec.skip_frame = "DEFAULT" if number in wanted else "NONREF"
+                if skipping and skip != (number not in wanted):
+                    skip = number not in wanted
+                    codec.skip_frame = "NONREF" if skip else "DEFAULT"
                 packet.pts = number
                 for frame in codec.decode(packet):
                     yield (-1 if frame.pts is None else frame.pts), frame
@@ -446,16 +463,6 @@ class VideoReader:
             ) from None
         finally:
             self._stream.codec_context.skip_frame = "DEFAULT"
-
-    def _decode_alone(self, packet: "av.Packet") -> "av.VideoFrame | None":
-        """The picture of the first packet, which tells size and rotation; None where it needs others."""
-        codec = self._stream.codec_context
-        try:
-            frames = [*codec.decode(packet), *codec.decode(None)]
-        except (av.FFmpegError, OSError):
-            frames = []
-        codec.flush_buffers()
-        return frames[0] if frames else None
 
     def _go_to(self, first: int) -> None:
         """Make packet `first` the next one of `_demux`."""
@@ -694,14 +701,19 @@ def _pictures(packets: Iterator["av.Packet"]) -> Iterator["av.Packet"]:
     return (packet for packet in packets if packet.size)
 
 
-def _is_shown(codec: str, packet: "av.Packet") -> bool:
-    """False for a packet without a picture of its own: VP8 keeps frames that are only referred to in such ones."""
-    return codec != "vp8" or bool(memoryview(packet)[0] & 0x10)
+def _vp8_is_shown(packet: "av.Packet") -> bool:
+    """VP8 keeps pictures that are only referred to in packets of their own, with this bit unset."""
+    return bool(memoryview(packet)[0] & 0x10)
 
 
 def _quarter_turns(frame: "av.VideoFrame") -> int:
     """Quarter turns counter-clockwise that make a picture upright; other angles are left alone."""
     return frame.rotation // 90 % 4 if frame.rotation % 90 == 0 else 0
+
+
+def _upright_size(frame: "av.VideoFrame") -> tuple[int, int]:
+    """Width and height."""
+    return (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
 
 
 def _check_errors(errors: str) -> None:
@@ -727,14 +739,16 @@ def _scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, 
     return int(short_side * width / height), short_side
 
 
-def _upright_rgb(frame: "av.VideoFrame", width: int, height: int, turns: int) -> np.ndarray:
+def _upright_rgb(
+    frame: "av.VideoFrame", width: int, height: int, turns: int, scaler: "av.video.reformatter.VideoReformatter"
+) -> np.ndarray:
     """RGB (height, width, 3) of a picture stored `turns` quarter turns away; scaled if its size is another."""
     if turns % 2:
         width, height = height, width
-    if (frame.width, frame.height) == (width, height):
-        picture = frame.to_ndarray(format="rgb24")
-    else:
-        picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BILINEAR")
+    rgb = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR")
+    plane = rgb.planes[0]
+    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height]  # lines are longer than the picture
+    picture = lines[:, : 3 * width].reshape(height, width, 3)
     return np.rot90(picture, turns) if turns else picture
 
 
@@ -753,6 +767,7 @@ def _iter_frames(
     container, stream = _open_container(file, name, limits, threads)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     origin, end = None, 0.0
+    scaler = av.video.reformatter.VideoReformatter()
     with container:
         try:
             for index, frame in enumerate(container.decode(stream)):
@@ -760,12 +775,12 @@ def _iter_frames(
                 if origin is None:
                     origin = frame.time
                     turns = _quarter_turns(frame)
-                    width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
-                    width, height = _scaled_size(width, height, short_side)
+                    width, height = _scaled_size(*_upright_size(frame), short_side)
                 begin = end if frame.time is None or origin is None else frame.time - origin
                 length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
                 end = begin + (length or 1 / rate)
-                yield index, begin, end, _upright_rgb(frame, width, height, turns) if needed(index) else None
+                picture = _upright_rgb(frame, width, height, turns, scaler) if needed(index) else None
+                yield index, begin, end, picture
         except (av.FFmpegError, OSError) as error:
             if errors == "strict":
                 raise VideoReadError(

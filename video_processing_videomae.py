@@ -180,7 +180,7 @@ def _read(source, policy: ClipSampling, views: str, errors: str, limits: Limits 
     with VideoReader(source, errors=errors, limits=limits, threads=threads) as reader:
         for attempt in range(2):
             try:
-                indices = _choose(reader.info.num_frames, policy, views)
+                indices = _choose(reader.num_frames, policy, views)
             except ValueError as error:
                 raise ValueError(f"{reader.name}: {error}") from None
             try:
