@@ -29,6 +29,7 @@ from videomae.conversion.plan import Plan, model_class, plan, preset_of
 from videomae.conversion.proof import prove
 from videomae.conversion.weight_files import MAX_GIGABYTES
 from videomae.files import new_file, new_folder, sha256_of, write_atomic, write_json
+from videomae.remote_code import add_code
 
 SPARE_BYTES = 200_000_000  # left free on the disk after writing
 
@@ -204,7 +205,12 @@ def save_processors(planned: Plan, folder: Path) -> None:
 
 
 def save_card(planned: Plan, folder: Path, record: Mapping[str, Any]) -> None:
-    """The card of a checkpoint that the zoo knows; of others there is nothing to say."""
+    """The card of a checkpoint that the zoo knows; of others there is nothing to say.
+
+    A model that transformers has no class for brings its code, which that card tells to trust.
+    """
+    if planned.layout.head in ("detect", "features"):
+        add_code(folder)
     if planned.entry is not None:
         from videomae.model_cards.build import zoo_card
 
