@@ -84,7 +84,7 @@ def read_member(member: TarMember) -> bytes:
 
 class _FileReader:
     def __init__(self, reader: VideoReader):
-        self._reader, self.num_frames = reader, reader.info.num_frames
+        self._reader, self.num_frames = reader, reader.num_frames
 
     def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
         return self._reader.read(indices, short_side=short_side)
