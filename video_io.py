@@ -12,60 +12,38 @@ was, independent of time stamps. Where the packets alone do not tell the order, 
 
 # n frames in the file | T frames asked for | H W pixels of the upright frame
 
-import contextlib
-import http.client
-import io
 import itertools
-import os
-import stat
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
+
+from .video_source import (
+    TRUNCATE_HINT,
+    Deadline,
+    Limits,
+    Source,
+    VideoReadError,
+    check_pixels,
+    locate,
+    missing_part,
+    open_container,
+    reason,
+)
 
 try:
     import av
 except ImportError:  # decoded frames can be processed without it
     av = None
 
-Source = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | dict
-
-# Demuxers that hold one file's own pictures. Play lists (hls, dash, concat, image sequences) would let a file name
-# other files and hosts, so FFmpeg is not given them.
-DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2",
-    "matroska,webm",
-    "avi,flv,live_flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,apng,nut,mxf,ivf,obu,h264,hevc,m4v,mjpeg,yuv4mpegpipe,dv,rm,vc1",
-    "wav,mp3,aac,flac",  # to say "no picture in it" of an audio file
-)
 # Decoders that give the same pictures when they start at a key frame as when they come from before it.
-KEY_FRAME_CODECS = frozenset(
-    [
-        "h264",
-        "hevc",
-        "vp8",
-        "vp9",
-        "av1",
-        "libdav1d",
-        "mpeg1video",
-        "mpeg2video",
-        "mpeg4",
-        "mjpeg",
-        "prores",
-        "dnxhd",
-        "ffv1",
-        "theora",
-        "png",
-        "rawvideo",
-    ]
-)
+KEY_FRAME_CODECS = frozenset((
+    "h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "prores", "dnxhd",
+    "ffv1", "theora", "png", "rawvideo",
+))  # fmt: skip
 # Decoders for which a packet can be passed over when no other picture refers to it, with the same pictures elsewhere.
 SKIPPING_CODECS = frozenset(("h264", "mpeg2video", "mpeg4"))
 # Containers that store no presentation times. FFmpeg then makes some up, wrongly where pictures are reordered.
@@ -73,22 +51,6 @@ UNTIMED_DEMUXERS = frozenset(("avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg"
 # Up to this many packets ahead, reading on through the file costs less than a seek.
 NEAR_PACKETS = 64
 _NOWHERE = -(1 << 62)  # a position in the file from which nothing is near
-
-
-class VideoReadError(ValueError):
-    """A video that cannot be read as asked; the message names it."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a source may ask of this machine; each is checked before memory is taken."""
-
-    max_pixels: int = 8192 * 8192  # of one frame
-    max_frames: int = 5_000_000  # in the file
-    max_bytes: int = 4 << 30  # of decoded frames asked for at once
-    max_download_bytes: int = 1 << 30
-    download_seconds: float = 60.0
-    decode_seconds: float | None = None  # for one probe or read
 
 
 @dataclass(frozen=True)
@@ -208,12 +170,12 @@ class VideoReader:
     def __init__(self, source: Source, *, errors: str = "strict", limits: Limits | None = None, threads: int = 1):
         _check_errors(errors)
         self.errors, self.limits = errors, limits or Limits()
-        self._file, self.name = _opened(source, self.limits)
+        self._file, self.name = locate(source, self.limits)
         self._picture: av.VideoFrame | None = None  # any one of the file
         self._scaler = av.video.reformatter.VideoReformatter()  # one for all frames: its tables cost more than a frame
-        self._threads, self._deadline = threads, _Deadline(self.limits.decode_seconds, self.name)
-        self._missing = _missing_part(self._file)
-        self._container, self._stream = _open_container(self._file, self.name, self.limits, threads)
+        self._threads, self._deadline = threads, Deadline(self.limits.decode_seconds, self.name)
+        self._missing = missing_part(self._file)
+        self._container, self._stream = open_container(self._file, self.name, self.limits, threads)
         try:
             self._scan()
         except BaseException:
@@ -261,7 +223,7 @@ class VideoReader:
         self._deadline.restart()
         out = None
         for index, frame in self._decode(sorted(rows)):
-            _check_pixels(self.name, frame.width, frame.height, self.limits)
+            check_pixels(self.name, frame.width, frame.height, self.limits)
             if out is None:
                 turns = _quarter_turns(frame)
                 width, height = _scaled_size(*_upright_size(frame), short_side)
@@ -314,7 +276,7 @@ class VideoReader:
                     shown.append(number)
                     self._last_duration = packet.duration or self._last_duration
         except (av.FFmpegError, OSError) as error:
-            damage = damage or _reason(error)
+            damage = damage or reason(error)
         if not self._packets:
             raise VideoReadError(f"{self.name} holds no frames" + (f": {damage}" if damage else ""))
         promised = self._stream.frames if "mp4" in self._container.format.name else 0
@@ -324,7 +286,7 @@ class VideoReader:
         if self.truncated and self.errors == "strict":
             raise VideoReadError(
                 f"{self.name} is cut off or damaged ({damage}; {len(self._packets)} packets are there); "
-                + _TRUNCATE_HINT
+                + TRUNCATE_HINT
             )
         # Time stamps give the order when they are whole, and nothing was cut away before the first key frame.
         times = [self._packets[number][0] for number in shown]
@@ -410,7 +372,7 @@ class VideoReader:
                     return
         raise VideoReadError(
             f"{self.name}: frame {min(missing)} of {self.num_frames} does not come out of the decoder; "
-            "the file is damaged; " + _TRUNCATE_HINT
+            "the file is damaged; " + TRUNCATE_HINT
         )
 
     def _plan(self, indices: list[int], earlier_keys: int) -> list[tuple[int, int, set[int]]]:
@@ -459,7 +421,7 @@ class VideoReader:
                 yield (-1 if frame.pts is None else frame.pts), frame
         except (av.FFmpegError, OSError) as error:
             raise VideoReadError(
-                f"{self.name} cannot be decoded at packet {number} of {len(self._packets)}: {_reason(error)}"
+                f"{self.name} cannot be decoded at packet {number} of {len(self._packets)}: {reason(error)}"
             ) from None
         finally:
             self._stream.codec_context.skip_frame = "DEFAULT"
@@ -470,7 +432,7 @@ class VideoReader:
             self._container.close()
             if not isinstance(self._file, str):
                 self._file.seek(0)
-            self._container, self._stream = _open_container(self._file, self.name, self.limits, self._threads)
+            self._container, self._stream = open_container(self._file, self.name, self.limits, self._threads)
             self._demux, self._position = _pictures(self._container.demux(self._stream)), 0
         while self._position < first:
             next(self._demux)
@@ -495,205 +457,7 @@ class VideoReader:
         return False
 
 
-# Opening
-
-
-def _opened(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str | BinaryIO, str]:
-    """What FFmpeg may read (a local path or a seekable file object) and what to call it in messages.
-
-    With `stream`, a file object that cannot seek is handed through; else it is read whole, up to the cap.
-    """
-    if av is None:
-        raise ImportError("reading videos needs PyAV: pip install av; or pass decoded frames")
-    if isinstance(source, dict):  # a video of `datasets`, cast with decode=False
-        if source.get("bytes") is not None:
-            return io.BytesIO(source["bytes"]), str(source.get("path") or "the video in memory")
-        if source.get("path") is None:
-            raise VideoReadError('a video given as a dict needs "bytes" or "path"')
-        source = source["path"]
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        if len(source) == 0:
-            raise VideoReadError("the video in memory is empty")
-        return io.BytesIO(source), "the video in memory"
-    if hasattr(source, "read"):
-        name = str(getattr(source, "name", None) or "the open file")
-        if not source.seekable():
-            if stream:
-                return source, name
-            content = source.read(limits.max_download_bytes + 1)
-            if len(content) > limits.max_download_bytes:
-                raise VideoReadError(f"{name} is longer than max_download_bytes={limits.max_download_bytes}")
-            return io.BytesIO(content), name
-        source.seek(0)
-        return source, name
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(
-            f"a video is a path, an http(s) URL, bytes or a binary file object, not {type(source).__name__}"
-        )
-    if isinstance(source, str) and "://" in source:
-        scheme = source.split("://", 1)[0].lower()
-        if scheme in ("http", "https"):
-            return io.BytesIO(download(source, limits)), source
-        if scheme != "file":
-            raise VideoReadError(f"{source}: only http and https URLs and local files are read, not {scheme}://")
-        source = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
-    path = os.path.abspath(os.fspath(source))
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"no video at {source}: {_reason(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise VideoReadError(f"{source} is {what}, not a video file")
-    if status.st_size == 0:
-        raise VideoReadError(f"{source} is empty")
-    return path, str(source)
-
-
-def download(url: str, limits: Limits | None = None) -> bytes:
-    """The content of an http(s) URL, up to the size and time of `limits`."""
-    limits = limits or Limits()
-    # An opener of our own: the default one would also follow ftp, file and data URLs.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    deadline = time.monotonic() + limits.download_seconds
-    content = bytearray()
-    try:
-        with opener.open(url, timeout=limits.download_seconds) as response:
-            declared = int(response.headers.get("Content-Length") or 0)
-            while declared <= limits.max_download_bytes and (block := response.read1(1 << 16)):
-                content += block
-                if len(content) > limits.max_download_bytes:
-                    declared = len(content)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"not done after download_seconds={limits.download_seconds:g}")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise VideoReadError(f"{url} cannot be fetched: {_reason(error)}") from None
-    if declared > limits.max_download_bytes:
-        raise VideoReadError(f"{url} is longer than max_download_bytes={limits.max_download_bytes}; raise the limit")
-    if len(content) < declared:
-        raise VideoReadError(f"{url} ended after {len(content)} of {declared} bytes")
-    if not content:
-        raise VideoReadError(f"{url} is empty")
-    return bytes(content)
-
-
-def _open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int):
-    """The open container and its video stream, ready to decode."""
-    options = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
-    try:
-        if isinstance(file, str):
-            container = av.open(f"file:{file}", options=options, metadata_errors="replace")
-        else:
-            container = av.open(file, options=options, metadata_errors="replace", buffer_size=1 << 18)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoReadError(f"{name} is not a video that can be read: {_reason(error)}") from None
-    try:
-        cover = av.stream.Disposition.attached_pic
-        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-        if not streams:
-            kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-            raise VideoReadError(f"{name} holds no video, only {' and '.join(kinds)}")
-        stream = streams[0]
-        codec = stream.codec_context
-        if codec is None or codec.codec is None:
-            raise VideoReadError(f"{name}: there is no decoder for its video")
-        _check_pixels(name, codec.width, codec.height, limits)
-        codec.thread_count = threads
-        codec.thread_type = "AUTO" if threads != 1 else "SLICE"
-        codec.options = {**codec.options, "max_pixels": str(limits.max_pixels)}
-    except BaseException:
-        container.close()
-        raise
-    return container, stream
-
-
-def _missing_part(file: str | BinaryIO) -> str | None:
-    """Whether the outermost boxes of an MP4, AVI or Matroska file end where the file does; None if so.
-
-    A cut-off file often still demuxes without complaint. Headers that lie of frames or durations do not matter here.
-    """
-    opened = open(file, "rb") if isinstance(file, str) else contextlib.nullcontext(file)  # noqa: SIM115
-    with opened as data:
-        if not data.seekable():
-            return None
-        size = data.seek(0, os.SEEK_END)
-        end = _declared_end(data, size)
-        data.seek(0)
-    return f"it should be {end} bytes long and is {size}" if end > size else None
-
-
-def _declared_end(data: BinaryIO, size: int) -> int:
-    """Where the file should end by its own outermost structure; at most `size` where that says nothing."""
-
-    def at(offset: int, length: int) -> bytes:
-        data.seek(offset)
-        return data.read(length)
-
-    head = at(0, 12)
-    position = 0
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"):
-        while position + 8 <= size:
-            length = int.from_bytes(at(position, 4), "big")
-            if length == 1:
-                length = int.from_bytes(at(position + 8, 8), "big")
-            if length < 8:  # 0: to the end of the file
-                return size
-            position += length
-        return position
-    if head[:4] == b"RIFF":
-        while position + 8 <= size and at(position, 4) == b"RIFF":
-            length = int.from_bytes(at(position + 4, 4), "little")
-            if length in (0, 0xFFFFFFFF):  # written by a program that could not come back to fill it in
-                return size
-            position += 8 + length
-        return position
-    if head[:4] == b"\x1a\x45\xdf\xa3":
-        position = 4
-        for element in (None, b"\x18\x53\x80\x67"):  # the EBML header, of which the id is read, then the segment
-            if element is not None:
-                if at(position, 4) != element:
-                    return size
-                position += 4
-            first = at(position, 1)
-            width = 9 - first[0].bit_length() if first and first[0] else 9
-            if width > 8:
-                return size
-            length = int.from_bytes(at(position, width), "big") & ((1 << 7 * width) - 1)
-            if length == (1 << 7 * width) - 1:  # unknown: a live recording
-                return size
-            position += width + length
-        return position
-    return size
-
-
 # Small things
-
-_TRUNCATE_HINT = 'fetch it again, or pass errors="truncate" to use the frames before the damage'
-
-
-class _Deadline:
-    """Raises once `seconds` have gone since the last restart."""
-
-    def __init__(self, seconds: float | None, name: str):
-        self.seconds, self.name = seconds, name
-        self.restart()
-
-    def restart(self) -> None:
-        self._end = time.monotonic() + self.seconds if self.seconds is not None else None
-
-    def check(self) -> None:
-        if self._end is not None and time.monotonic() > self._end:
-            raise VideoReadError(f"{self.name} is not decoded after decode_seconds={self.seconds:g}")
 
 
 def _pictures(packets: Iterator["av.Packet"]) -> Iterator["av.Packet"]:
@@ -721,13 +485,6 @@ def _check_errors(errors: str) -> None:
         raise ValueError(f"errors must be strict or truncate, not {errors!r}")
 
 
-def _check_pixels(name: str, width: int, height: int, limits: Limits) -> None:
-    if width * height > limits.max_pixels:
-        raise VideoReadError(
-            f"{name} has frames of {width}x{height}, above max_pixels={limits.max_pixels}; raise the limit to read it"
-        )
-
-
 def _scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
     """Width and height after scaling the shorter side down to `short_side`; never up."""
     if short_side is not None and short_side < 1:
@@ -752,26 +509,22 @@ def _upright_rgb(
     return np.rot90(picture, turns) if turns else picture
 
 
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(getattr(error, "reason", "") or error) or type(error).__name__
-
-
 def _iter_frames(
     source: Source, needed: Callable[[int], bool], short_side: int | None, errors: str, limits: Limits, threads: int
 ) -> Iterator[tuple[int, float, float, np.ndarray | None]]:
     """Every frame from the start: index, start and end in seconds from the first frame, and its pixels if needed."""
     _check_errors(errors)
-    file, name = _opened(source, limits, stream=True)
-    if errors == "strict" and (missing := _missing_part(file)):
-        raise VideoReadError(f"{name} is cut off ({missing}); " + _TRUNCATE_HINT)
-    container, stream = _open_container(file, name, limits, threads)
+    file, name = locate(source, limits, stream=True)
+    if errors == "strict" and (missing := missing_part(file)):
+        raise VideoReadError(f"{name} is cut off ({missing}); " + TRUNCATE_HINT)
+    container, stream = open_container(file, name, limits, threads)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     origin, end = None, 0.0
     scaler = av.video.reformatter.VideoReformatter()
     with container:
         try:
             for index, frame in enumerate(container.decode(stream)):
-                _check_pixels(name, frame.width, frame.height, limits)
+                check_pixels(name, frame.width, frame.height, limits)
                 if origin is None:
                     origin = frame.time
                     turns = _quarter_turns(frame)
@@ -784,7 +537,7 @@ def _iter_frames(
         except (av.FFmpegError, OSError) as error:
             if errors == "strict":
                 raise VideoReadError(
-                    f"{name} cannot be decoded after {end:.2f} seconds ({_reason(error)}); " + _TRUNCATE_HINT
+                    f"{name} cannot be decoded after {end:.2f} seconds ({reason(error)}); " + TRUNCATE_HINT
                 ) from None
     if origin is None:
         raise VideoReadError(f"{name} holds no frames")

@@ -62,7 +62,7 @@ def test_frames_by_index_are_those_of_a_sequential_decode(kind, folder):
 def test_a_read_touches_only_the_groups_of_pictures_that_it_needs(folder, monkeypatch):
     path = write_video(folder / "groups.mp4", 100, gop=10, options={"sc_threshold": "0", "bf": "2"})
     fed = []
-    monkeypatch.setattr(video_io._Deadline, "check", lambda self: fed.append(1))
+    monkeypatch.setattr(video_io.Deadline, "check", lambda self: fed.append(1))
     with VideoReader(path) as reader:
         assert reader.info.key_frames == 10
         fed.clear()
@@ -74,7 +74,7 @@ def test_a_long_group_of_pictures_is_decoded_once_however_many_frames_are_wanted
     path = write_video(folder / "one_group.mp4", 100, gop=1000, options={"sc_threshold": "0"})
     fed = []
     with VideoReader(path) as reader:
-        monkeypatch.setattr(video_io._Deadline, "check", lambda self: fed.append(1))
+        monkeypatch.setattr(video_io.Deadline, "check", lambda self: fed.append(1))
         reader.read(range(0, 100, 5))
     assert len(fed) <= 100
 

@@ -1,0 +1,254 @@
+"""Where a video comes from: paths, URLs, bytes and file objects, checked before FFmpeg sees them.
+
+FFmpeg gets a local file or a buffer, never an address: URLs are fetched here, up to a size and a time. Finding and
+decoding frames is video_io.py's part.
+"""
+
+import contextlib
+import http.client
+import io
+import os
+import stat
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import BinaryIO
+
+try:
+    import av
+except ImportError:  # decoded frames can be processed without it
+    av = None
+
+Source = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | dict
+
+# Demuxers that hold one file's own pictures. Play lists (hls, dash, concat, image sequences) would let a file name
+# other files and hosts, so FFmpeg is not given them.
+DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "avi,flv,live_flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,apng,nut,mxf,ivf,obu,h264,hevc,m4v,mjpeg,yuv4mpegpipe,dv,rm,vc1",
+    "wav,mp3,aac,flac",  # to say "no picture in it" of an audio file
+)
+TRUNCATE_HINT = 'fetch it again, or pass errors="truncate" to use the frames before the damage'
+
+
+class VideoReadError(ValueError):
+    """A video that cannot be read as asked; the message names it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a source may ask of this machine; each is checked before memory is taken."""
+
+    max_pixels: int = 8192 * 8192  # of one frame
+    max_frames: int = 5_000_000  # in the file
+    max_bytes: int = 4 << 30  # of decoded frames asked for at once
+    max_download_bytes: int = 1 << 30
+    download_seconds: float = 60.0
+    decode_seconds: float | None = None  # for one probe or read
+
+
+def locate(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str | BinaryIO, str]:
+    """What FFmpeg may read (a local path or a seekable file object) and what to call it in messages.
+
+    With `stream`, a file object that cannot seek is handed through; else it is read whole, up to the cap.
+    """
+    if av is None:
+        raise ImportError("reading videos needs PyAV: pip install av; or pass decoded frames")
+    if isinstance(source, dict):  # a video of `datasets`, cast with decode=False
+        if source.get("bytes") is not None:
+            return io.BytesIO(source["bytes"]), str(source.get("path") or "the video in memory")
+        if source.get("path") is None:
+            raise VideoReadError('a video given as a dict needs "bytes" or "path"')
+        source = source["path"]
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if len(source) == 0:
+            raise VideoReadError("the video in memory is empty")
+        return io.BytesIO(source), "the video in memory"
+    if hasattr(source, "read"):
+        name = str(getattr(source, "name", None) or "the open file")
+        if not source.seekable():
+            if stream:
+                return source, name
+            content = source.read(limits.max_download_bytes + 1)
+            if len(content) > limits.max_download_bytes:
+                raise VideoReadError(f"{name} is longer than max_download_bytes={limits.max_download_bytes}")
+            return io.BytesIO(content), name
+        source.seek(0)
+        return source, name
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"a video is a path, an http(s) URL, bytes or a binary file object, not {type(source).__name__}"
+        )
+    if isinstance(source, str) and "://" in source:
+        scheme = source.split("://", 1)[0].lower()
+        if scheme in ("http", "https"):
+            return io.BytesIO(download(source, limits)), source
+        if scheme != "file":
+            raise VideoReadError(f"{source}: only http and https URLs and local files are read, not {scheme}://")
+        source = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
+    path = os.path.abspath(os.fspath(source))
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"no video at {source}: {reason(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise VideoReadError(f"{source} is {what}, not a video file")
+    if status.st_size == 0:
+        raise VideoReadError(f"{source} is empty")
+    return path, str(source)
+
+
+def download(url: str, limits: Limits | None = None) -> bytes:
+    """The content of an http(s) URL, up to the size and time of `limits`."""
+    limits = limits or Limits()
+    # An opener of our own: the default one would also follow ftp, file and data URLs.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    deadline = time.monotonic() + limits.download_seconds
+    content = bytearray()
+    try:
+        with opener.open(url, timeout=limits.download_seconds) as response:
+            declared = int(response.headers.get("Content-Length") or 0)
+            while declared <= limits.max_download_bytes and (block := response.read1(1 << 16)):
+                content += block
+                if len(content) > limits.max_download_bytes:
+                    declared = len(content)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"not done after download_seconds={limits.download_seconds:g}")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise VideoReadError(f"{url} cannot be fetched: {reason(error)}") from None
+    if declared > limits.max_download_bytes:
+        raise VideoReadError(f"{url} is longer than max_download_bytes={limits.max_download_bytes}; raise the limit")
+    if len(content) < declared:
+        raise VideoReadError(f"{url} ended after {len(content)} of {declared} bytes")
+    if not content:
+        raise VideoReadError(f"{url} is empty")
+    return bytes(content)
+
+
+def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int):
+    """The open container and its video stream, ready to decode."""
+    options = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
+    try:
+        if isinstance(file, str):
+            container = av.open(f"file:{file}", options=options, metadata_errors="replace")
+        else:
+            container = av.open(file, options=options, metadata_errors="replace", buffer_size=1 << 18)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoReadError(f"{name} is not a video that can be read: {reason(error)}") from None
+    try:
+        cover = av.stream.Disposition.attached_pic
+        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        if not streams:
+            kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
+            raise VideoReadError(f"{name} holds no video, only {' and '.join(kinds)}")
+        stream = streams[0]
+        codec = stream.codec_context
+        if codec is None or codec.codec is None:
+            raise VideoReadError(f"{name}: there is no decoder for its video")
+        check_pixels(name, codec.width, codec.height, limits)
+        codec.thread_count = threads
+        codec.thread_type = "AUTO" if threads != 1 else "SLICE"
+        codec.options = {**codec.options, "max_pixels": str(limits.max_pixels)}
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+def missing_part(file: str | BinaryIO) -> str | None:
+    """Whether the outermost boxes of an MP4, AVI or Matroska file end where the file does; None if so.
+
+    A cut-off file often still demuxes without complaint. Headers that lie of frames or durations do not matter here.
+    """
+    opened = open(file, "rb") if isinstance(file, str) else contextlib.nullcontext(file)  # noqa: SIM115
+    with opened as data:
+        if not data.seekable():
+            return None
+        size = data.seek(0, os.SEEK_END)
+        end = _declared_end(data, size)
+        data.seek(0)
+    return f"it should be {end} bytes long and is {size}" if end > size else None
+
+
+def _declared_end(data: BinaryIO, size: int) -> int:
+    """Where the file should end by its own outermost structure; at most `size` where that says nothing."""
+
+    def at(offset: int, length: int) -> bytes:
+        data.seek(offset)
+        return data.read(length)
+
+    head = at(0, 12)
+    position = 0
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"):
+        while position + 8 <= size:
+            length = int.from_bytes(at(position, 4), "big")
+            if length == 1:
+                length = int.from_bytes(at(position + 8, 8), "big")
+            if length < 8:  # 0: to the end of the file
+                return size
+            position += length
+        return position
+    if head[:4] == b"RIFF":
+        while position + 8 <= size and at(position, 4) == b"RIFF":
+            length = int.from_bytes(at(position + 4, 4), "little")
+            if length in (0, 0xFFFFFFFF):  # written by a program that could not come back to fill it in
+                return size
+            position += 8 + length
+        return position
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        position = 4
+        for element in (None, b"\x18\x53\x80\x67"):  # the EBML header, of which the id is read, then the segment
+            if element is not None:
+                if at(position, 4) != element:
+                    return size
+                position += 4
+            first = at(position, 1)
+            width = 9 - first[0].bit_length() if first and first[0] else 9
+            if width > 8:
+                return size
+            length = int.from_bytes(at(position, width), "big") & ((1 << 7 * width) - 1)
+            if length == (1 << 7 * width) - 1:  # unknown: a live recording
+                return size
+            position += width + length
+        return position
+    return size
+
+
+class Deadline:
+    """Raises once `seconds` have gone since the last restart."""
+
+    def __init__(self, seconds: float | None, name: str):
+        self.seconds, self.name = seconds, name
+        self.restart()
+
+    def restart(self) -> None:
+        self._end = time.monotonic() + self.seconds if self.seconds is not None else None
+
+    def check(self) -> None:
+        if self._end is not None and time.monotonic() > self._end:
+            raise VideoReadError(f"{self.name} is not decoded after decode_seconds={self.seconds:g}")
+
+
+def check_pixels(name: str, width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.max_pixels:
+        raise VideoReadError(
+            f"{name} has frames of {width}x{height}, above max_pixels={limits.max_pixels}; raise the limit to read it"
+        )
+
+
+def reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(getattr(error, "reason", "") or error) or type(error).__name__
