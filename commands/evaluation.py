@@ -529,7 +529,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.views_per_step < 1:
         raise ValueError(f"--views_per_step must be at least 1, not {arguments.views_per_step}")
-    state = PartialState(cpu=arguments.device == "cpu")
+    # Without an accelerator accelerate starts no process group unless it is told that the CPU is meant.
+    state = PartialState(cpu=arguments.device == "cpu" or not torch.accelerator.is_available())
     device = torch.device(arguments.device) if arguments.device else state.device
     model = VideoMAEForVideoClassification.from_pretrained(arguments.model, dtype=torch.float32).to(device)
     model_names = names_of(model.config.id2label)
