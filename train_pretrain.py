@@ -151,6 +151,7 @@ def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
     if run and accelerator.is_main_process:
         rewind_log(run.log, first_step)
         record_start(run.folder, options=options, effective=effective, data=data.facts, step=first_step)
+    engines.start_trackers(accelerator, effective)
     log = Log(accelerator, run.log if run else None, total_steps=last_step, first_step=first_step)
 
     def save(done: int) -> None:
@@ -240,6 +241,10 @@ def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
         config = VideoMAEConfig.preset(recipe.model, head="pretrain", version=recipe.version, **fields)
         torch.manual_seed(recipe.seed)
         return VideoMAEForPreTraining(config)
+    if recipe.model.endswith((".pth", ".pt", ".bin")):
+        raise ValueError(
+            f"--model {recipe.model} is a released file; `videomae convert {recipe.model} FOLDER` makes the folder to give"
+        )
     model, report = VideoMAEForPreTraining.from_pretrained(
         recipe.model, dtype=torch.float32, norm_pix_loss=recipe.norm_pix_loss, output_loading_info=True
     )

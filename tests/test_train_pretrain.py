@@ -217,12 +217,27 @@ def test_pre_training_goes_on_from_a_folder_also_at_another_size(videos, whole, 
         (["--image_size", "36"], "image_size=36 is not divisible by patch_size=8"),
         (["--warmup_epochs", "6"], "warmup_epochs 6.0 does not leave room in epochs 6"),
         (["--mixed_precision", "fp16"], "fp16 needs an accelerator"),
+        (["--trackers", "wandb"], "--trackers wandb: its package is not installed"),
+        (["--model", "released.pth"], "`videomae convert released.pth FOLDER` makes the folder to give"),
     ],
 )
 def test_what_cannot_work_stops_before_any_work(videos, tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
         pretrain(videos, tmp_path / "run", *more)
     assert not checkpoints(tmp_path / "run")
+
+
+def test_a_broken_video_is_replaced_and_counted_and_too_many_stop_the_run(videos, tmp_path):
+    lines = videos.read_text().splitlines()
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    listing = tmp_path / "list.csv"
+    listing.write_text("\n".join([*lines, f"{tmp_path / 'broken.mp4'},{lines[1].split(',')[1]}"]))
+    more = ("--data", str(listing), "--data_root", str(videos.parent), "--max_steps", "9")
+    with pytest.warns(RuntimeWarning, match=r"broken video: .*broken\.mp4"):
+        assert pretrain(videos, tmp_path / "run", *more, "--max_broken", "0.1") == 0
+    assert read_log(tmp_path / "run/log.jsonl")[-1]["broken_videos"] == 1
+    with pytest.raises(ValueError, match=r"1 of 13 videos .* cannot be read, above max_broken=0\.01"), pytest.warns():
+        pretrain(videos, tmp_path / "other", *more)
 
 
 def test_an_unknown_flag_names_the_nearest(videos, tmp_path, capsys):
@@ -271,6 +286,44 @@ def test_the_meter_gives_the_mean_of_the_good_steps():
     again.restore(json.loads(json.dumps(meter.state())))
     line = again.take()
     assert line["loss"] == 2.0 and line["bad_steps"] == 1
+
+
+def test_a_tracker_gets_the_lines_of_the_log(videos, tmp_path, monkeypatch):
+    from accelerate.tracking import GeneralTracker
+
+    class Notes(GeneralTracker):
+        name, requires_logging_directory, lines = "notes", False, []
+
+        def __init__(self):
+            super().__init__()
+
+        tracker = property(lambda self: self.lines)
+
+        def store_init_configuration(self, values):
+            self.lines.append(values)
+
+        def log(self, values, step=None, **more):
+            self.lines.append((step, values["loss"]))
+
+    start = train_pretrain.engines.start_accelerator
+
+    def with_notes(options):
+        accelerator = start(options)
+        accelerator.log_with = [Notes()]
+        return accelerator
+
+    monkeypatch.setattr(train_pretrain.engines, "start_accelerator", with_notes)
+    pretrain(videos, tmp_path / "run", "--max_steps", "2")
+    assert Notes.lines[0]["recipe"] == "tiny-v2" and [line[0] for line in Notes.lines[1:]] == [1, 2]
+
+
+def test_overfitting_reaches_the_goal_or_says_that_it_did_not(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_pretrain, "OVERFIT_STEPS", 25)
+    with pytest.raises(ValueError, match="after 25 steps on the same 2 samples the loss is"):
+        pretrain(videos, tmp_path / "run", "--overfit", "2")
+    monkeypatch.setattr(train_pretrain, "OVERFIT_GOAL", 2.0)
+    assert pretrain(videos, tmp_path / "run", "--overfit", "2") == 0
+    assert "2 samples learnt by heart" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------------------------------------- other processes

@@ -6,7 +6,7 @@ processes that are each alone. What is sharded is listed once (`blocks_to_shard`
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,16 @@ def start_accelerator(options: RunOptions) -> Accelerator:
         step_scheduler_with_optimizer=False,
     )
     check_engine(accelerator)
+    for name in options.trackers:  # Accelerate leaves out what is not installed without a word
+        if name not in [str(tracker) for tracker in accelerator.log_with]:
+            raise ValueError(f"--trackers {name}: its package is not installed; pip install {name}, or leave it out")
     return accelerator
+
+
+def start_trackers(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
+    """Open the run in every tracker, with the facts as its configuration."""
+    if accelerator.log_with:
+        accelerator.init_trackers("videomae", config={name: str(value) for name, value in facts.items()})
 
 
 def precision(asked: str) -> str:
