@@ -30,6 +30,7 @@ CODE = {
     "sampling_videomae.py",
     "video_io.py",
     "video_processing_videomae.py",
+    "video_source.py",
 }
 PLAIN = {
     "README.md",
