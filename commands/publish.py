@@ -24,9 +24,10 @@ from videomae.commands.publishing import IMAGE_PROCESSOR, MISSING, Publication, 
 from videomae.model_cards.cards import HEADS
 
 # Relative to a quantity's largest number. Our own code must agree but for the order of additions; transformers' class
-# fixes two epsilons at 1e-5 where released weights have 1e-6, and its processor rounds pixels to bytes on its way.
+# fixes two epsilons at 1e-5 where released weights have 1e-6, and its processor resizes with other roundings (and with
+# an antialias that a saved `antialias: false` cannot turn off).
 TOLERANCE = 1e-4
-STOCK_PIXELS_TOLERANCE = 0.02
+STOCK_PIXELS_TOLERANCE = 0.03
 # What a publication replaces when it updates a repository; anything else that is there stays.
 OURS = ("*.safetensors", "*.safetensors.index.json", "*.py", ".eval_results/*.yaml")
 

@@ -29,10 +29,18 @@ from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, Recipe
 CARDS = HERE / "cards"
 # A stage of training by the head that it ends with: its title, where its recipe stands, the command that runs it.
 STAGES = {
-    "pretrain": ("Pre-training", PRETRAINING, "videomae pretrain"),
-    "features": ("Pre-training", PRETRAINING, "videomae pretrain"),
-    "classify": ("Fine-tuning", FINETUNING, "videomae finetune"),
-    "detect": ("Detection", DETECTION, "videomae train-detection"),
+    "pretrain": ("Pre-training", PRETRAINING, "videomae pretrain --recipe {recipe} --data VIDEOS --output RUN"),
+    "features": ("Pre-training", PRETRAINING, "videomae pretrain --recipe {recipe} --data VIDEOS --output RUN"),
+    "classify": (
+        "Fine-tuning",
+        FINETUNING,
+        "videomae finetune --recipe {recipe} --model {start} --data VIDEOS --output RUN",
+    ),
+    "detect": (
+        "Detection",
+        DETECTION,
+        "videomae train-detection --recipe {recipe} --model {start} --movies MOVIES --annotations CSV --output RUN",
+    ),
 }
 # Fields of a recipe that a card shows, and how it calls them; a field that a recipe does not use is left out.
 RECIPE_ROWS = {
@@ -334,7 +342,7 @@ def _stage(checkpoint: Checkpoint) -> dict[str, Any]:
             "source": recipe.source,
             "rows": _recipe_rows(recipe),
             "notes": [f"Paper and script differ in {note}." for note in recipe.differs],
-            "command": f"{command} --recipe {recipe.name} --data LIST --output RUN",
+            "command": command.format(recipe=recipe.name, start=checkpoint.base_model),
         }
     if checkpoint.release == "mmaction2":
         text = f"No training of its own: the weights of `{checkpoint.base_model}`, ported."
