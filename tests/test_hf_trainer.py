@@ -1,0 +1,104 @@
+"""Our model, data and helpers in transformers' Trainer; the example as a user runs it."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import videomae
+from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
+from videomae.data.mixing import Mixing
+from videomae.data.synthetic import SyntheticSet, make_synthetic_set
+from videomae.training.hf_trainer import layer_decay_optimizer, soft_label_loss, trainer_collator
+
+ARCHITECTURE = {
+    "image_size": 32,
+    "num_frames": 8,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def example():
+    path = Path(videomae.__file__).parent / "examples" / "finetune_with_trainer.py"
+    spec = importlib.util.spec_from_file_location("finetune_with_trainer", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    spec = SyntheticSet(clips=16, validation_clips=9, test_clips=0, num_frames=16, height=40, width=48)
+    return make_synthetic_set(tmp_path_factory.mktemp("synthetic") / "set", spec)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    VideoMAEForPreTraining(VideoMAEConfig(**ARCHITECTURE, use_mean_pooling=False)).save_pretrained(folder)
+    return folder
+
+
+def test_layer_decay_gives_every_group_its_rate_in_our_class_and_in_stocks():
+    small = {name: value for name, value in ARCHITECTURE.items() if not name.startswith("decoder")}
+    rates = []
+    for package in (videomae, transformers):
+        model = package.VideoMAEForVideoClassification(package.VideoMAEConfig(**small))
+        optimizer = layer_decay_optimizer(model, lr=1.0, layer_decay=0.5)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        rates.append({names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]})
+    assert rates[0]["classifier.weight"] == 1.0
+    assert rates[0]["videomae.embeddings.patch_embeddings.projection.bias"] == 0.5**3
+    assert rates[0]["videomae.encoder.layer.1.output.dense.weight"] == 0.5
+    assert set(rates[0].values()) == set(rates[1].values())
+
+
+def test_only_training_batches_are_mixed():
+    item = {"pixel_values": torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), "label": 1, "keys": [5], "path": "a"}
+    collate = trainer_collator(Mixing(3), [0.5] * 3, [0.5] * 3)
+    assert collate([item | {"training": True}] * 2)["labels"].shape == (2, 3)
+    assert collate([item | {"training": False}] * 2)["labels"].tolist() == [1, 1]
+    assert collate([item | {"training": True}] * 3)["labels"].tolist() == [1, 1, 1]  # an odd one cannot be paired
+
+
+def test_the_loss_takes_hard_and_soft_labels():
+    logits = torch.randn(4, 5)
+    labels = torch.tensor([0, 1, 2, 3])
+    expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert soft_label_loss(0.1)({"logits": logits}, labels).item() == pytest.approx(expected.item(), abs=1e-6)
+    soft = logits.softmax(-1).flip(0)
+    expected = torch.nn.functional.cross_entropy(logits, soft)
+    assert soft_label_loss(0.1)({"logits": logits}, soft).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_the_example_trains_evaluates_and_saves_a_folder_that_both_classes_read(
+    example, videos, pretrained, tmp_path, stock
+):
+    metrics = example.main(
+        [
+            *["--model", str(pretrained), "--train", str(videos / "train.csv"), "--output", str(tmp_path / "out")],
+            *["--validation", str(videos / "validation.csv"), "--epochs", "2", "--batch_size", "4"],
+            *["--num_workers", "0", "--stride_frames", "2", "--flip", "0", *(["--stock"] if stock else [])],
+        ]
+    )
+    assert 0 <= metrics["eval_top1"] <= 1 and metrics["eval_loss"] > 0
+    ours = VideoMAEForVideoClassification.from_pretrained(tmp_path / "out").eval()
+    theirs = transformers.VideoMAEForVideoClassification.from_pretrained(tmp_path / "out").eval()
+    assert ours.config.id2label[0] == "moves right" and ours.config.use_mean_pooling
+    clip = torch.randn(1, 8, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(clip).logits, theirs(clip).logits, atol=1e-5, rtol=0)
+    processor = videomae.VideoMAEVideoProcessor.from_pretrained(tmp_path / "out")
+    assert processor.sampling.stride_frames == 2 and processor.sampling.num_frames == 8
