@@ -1,4 +1,10 @@
+import functools
+import http.server
 import json
+import os
+import subprocess
+import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -157,6 +163,49 @@ def test_several_labels_at_once_and_raw_scores(model, processor, video):
     assert agrees(pipe(video, function_to_apply="sigmoid"), logits.sigmoid())
     assert agrees(pipe(video, function_to_apply="none"), logits)
     assert len(pipe(video, top_k=100)) == 7
+
+
+def test_a_url_and_a_list_of_paths_are_labelled_too(registered, folder, model, processor, video):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    root, name = os.path.split(video)
+    handler = functools.partial(Quiet, directory=root)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{name}"
+        pipe = pipeline("video-classification", model=folder)
+        for result in [pipe(url), *pipe([url, video])]:
+            assert agrees(result, expected(model, processor, video))
+        server.shutdown()
+
+
+BARE = """
+import sys
+from importlib.machinery import PathFinder
+find, absent = PathFinder.find_spec, ("torchvision", "decord", "torchcodec", "cv2")
+PathFinder.find_spec = lambda name, *rest: None if name.split(".")[0] in absent else find(name, *rest)
+from transformers import pipeline
+import videomae
+folder, video = sys.argv[1:]
+model = videomae.VideoMAEForVideoClassification.from_pretrained(folder)
+processor = videomae.VideoMAEVideoProcessor.from_pretrained(folder)
+by_objects = pipeline("video-classification", model=model, video_processor=processor)(video)
+videomae.register_auto_classes()
+by_name = pipeline("video-classification", model=folder)(video)
+print("RESULT", [(e["label"], round(e["score"], 5)) for e in by_objects] == [(e["label"], round(e["score"], 5)) for e in by_name])
+print("LABEL", by_name[0]["label"])
+"""
+
+
+def test_a_bare_environment_labels_a_file_by_objects_and_by_name(folder, model, processor, video):
+    environment = os.environ | {"PATH": "", "HF_HUB_OFFLINE": "1"}  # no ffmpeg binary either
+    command = [sys.executable, "-c", BARE, folder, video]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert "RESULT True" in done.stdout, done.stderr[-2000:]
+    best = expected(model, processor, video).argmax().item()
+    assert f"LABEL {LABELS[best]}" in done.stdout
 
 
 # Long videos
