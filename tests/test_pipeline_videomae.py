@@ -185,7 +185,8 @@ BARE = """
 import sys
 from importlib.machinery import PathFinder
 find, absent = PathFinder.find_spec, ("torchvision", "decord", "torchcodec", "cv2")
-PathFinder.find_spec = lambda name, *rest: None if name.split(".")[0] in absent else find(name, *rest)
+hidden = lambda name, *rest: None if name.split(".")[0] in absent else find(name, *rest)
+PathFinder.find_spec = staticmethod(hidden)
 from transformers import pipeline
 import videomae
 folder, video = sys.argv[1:]
