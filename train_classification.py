@@ -45,7 +45,7 @@ from videomae.train_pretrain import check_same_data, on_device
 from videomae.training import engines
 from videomae.training.batches import StepPlan, default_workers, seed_step, step_batches
 from videomae.training.checkpoints import prune
-from videomae.training.classifiers import HEADS, build_classifier, class_weights, freeze
+from videomae.training.classifiers import build_classifier, class_weights, freeze
 from videomae.training.distillation import Teacher, TeacherCollator, distillation_loss, read_teacher_scores
 from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
 from videomae.training.options import Parser, RunOptions, add_fields, options_from, plain, recipe_from
@@ -70,9 +70,10 @@ class ClassifierRecipe(FinetuneRecipe):
         "none", "data", "balanced: rare classes weigh more in the loss", choices=("none", "balanced")
     )
     init_head_from: str = option(
-        "auto", "model", "head: auto (keep it if the classes are the same), labels (rows by class name) or fresh",
-        choices=HEADS,
-    )  # fmt: skip
+        "auto",
+        "model",
+        "head: auto (keep it if the classes are the same), labels (rows by class name), fresh, or a label map (.json)",
+    )
     freeze: str = option("none", "model", "what is not trained: none, encoder, or the first N blocks")
     probe_epochs: int = option(0, "optimisation", "epochs in which the head alone is trained, before the rest joins")
     teacher: str | None = option(None, "distillation", "folder of a classifier that scores the same clips")

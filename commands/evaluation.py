@@ -48,6 +48,7 @@ from videomae.metrics.video_accuracy.scores import (
 )
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
+from videomae.training.progress import say
 from videomae.training.runs import versions
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
@@ -459,14 +460,23 @@ def parse_views(text: str) -> tuple[int, int]:
 
 
 def saved_views(folder: str, config: Any) -> Views:
-    """The views that a model was saved with: its sampling policy, pixel scaling and size."""
-    processor = VideoMAEVideoProcessor.from_pretrained(folder)
-    return Views(
-        sampling=replace(processor.sampling, num_frames=config.num_frames),
-        size=config.image_size if isinstance(config.image_size, int) else max(config.image_size),
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
-    )
+    """The views that a model was saved with: its sampling policy, pixel scaling and size.
+
+    A folder without a processor gets the dense clips of Kinetics and the config's pixel scaling, and it is said.
+    """
+    size = config.image_size if isinstance(config.image_size, int) else max(config.image_size)
+    try:
+        processor = VideoMAEVideoProcessor.from_pretrained(folder)
+    except OSError:
+        sampling = ClipSampling(num_frames=config.num_frames)
+        mean, std = config.pixel_statistics
+        say(
+            f"{folder} has no video processor; taking dense clips at stride {sampling.stride_frames}, pixels by {mean}, {std}"
+        )
+    else:
+        sampling = replace(processor.sampling, num_frames=config.num_frames)
+        mean, std = processor.image_mean, processor.image_std
+    return Views(sampling=sampling, size=size, mean=tuple(mean), std=tuple(std))
 
 
 def changed_views(views: Views, arguments: argparse.Namespace) -> Views:

@@ -9,20 +9,29 @@ import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
-from videomae.files import write_json
+from videomae.commands.evaluation import manifest_sha256, saved_views, weights_sha256
+from videomae.configuration_videomae import VideoMAEConfig
+from videomae.data.manifests import open_manifest
+from videomae.data.transforms import EvalTransform, normalise
+from videomae.data.video_dataset import VideoDataset
+from videomae.files import write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import label_ranks, softmax
+from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
 
 # n videos  N tokens  D width  K classes
 PROBES = ("knn", "linear", "attentive")
@@ -157,54 +166,196 @@ def attentive_scores(
 # ------------------------------------------------------------------------------------------------------- features
 
 
-class CentreClips(Dataset):
-    """The model's own clip of each video; one that cannot be read comes back as its error."""
-
-    def __init__(self, paths: Sequence[str], processor: Any):
-        self.paths, self.processor = paths, processor
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        try:
-            clip = self.processor(self.paths[index], return_tensors="pt")["pixel_values"]
-        except (ValueError, OSError) as error:
-            return {"index": index, "error": str(error)}
-        return {"index": index, "pixel_values": clip.flatten(0, -5)[0]}
-
-
-@torch.inference_mode()
+@torch.no_grad()
 def extract_features(
-    encoder: torch.nn.Module,
-    clips: Dataset,
+    encoder: nn.Module,
+    clips: VideoDataset,
     *,
+    mean: Sequence[float],
+    std: Sequence[float],
     tokens: bool = False,
     batch: int = 16,
     num_workers: int = 0,
     quiet: bool = False,
-) -> tuple[torch.Tensor, list[int], list[dict[str, Any]]]:
-    """Features of each clip in order: (n, D) mean tokens, or (n, N, D) tokens in half precision.
+) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, str]]]:
+    """Features of each readable clip, in order: (n, D) mean tokens, or (n, N, D) tokens in half precision.
 
-    Also returns the indices that they belong to and the items that could not be read.
+    Also returns their class numbers, and the path and error of each video that could not be read.
     """
     encoder.eval()
-    features, kept, broken = [], [], []
+    features, labels, broken = [], [], []
     loader = DataLoader(clips, batch_size=batch, num_workers=num_workers, collate_fn=list)
     for items in tqdm(loader, disable=quiet, desc="features", unit="batch"):
-        broken += [item for item in items if "error" in item]
-        items = [item for item in items if "error" not in item]
+        broken += [{"path": item["path"], "error": item["error"]} for item in items if item["pixel_values"] is None]
+        items = [item for item in items if item["pixel_values"] is not None]
         if items:
-            pixel_values = torch.stack([item["pixel_values"] for item in items]).to(encoder.device)
-            states = encoder(pixel_values).last_hidden_state
+            pixels = torch.cat([item["pixel_values"] for item in items]).to(encoder.device)
+            states = encoder(normalise(pixels, mean, std)).last_hidden_state
             features.append((states.half() if tokens else states.mean(dim=1).float()).cpu())
-            kept += [item["index"] for item in items]
+            labels += [item["label"] for item in items]
     if not features:
         raise ValueError(f"none of {len(broken)} videos could be read; the first: {broken[0]['error']}")
-    return torch.cat(features), kept, broken
+    return torch.cat(features), torch.tensor(labels), broken
 
 
-def accuracy(scores: torch.Tensor, labels: Sequence[int]) -> dict[str, float]:
+def load_encoder(start: str, *, like: str | None = None, seed: int = 0) -> VideoMAEModel:
+    """The encoder of a model folder, whatever its head; "random": fresh weights of the architecture of `like`.
+
+    A pre-trained encoder keeps its final norm, a classifier's has none.
+    """
+    if start != "random":
+        return VideoMAEModel.from_pretrained(start, dtype=torch.float32)
+    torch.manual_seed(seed)
+    config = VideoMAEConfig.from_pretrained(like)
+    # As pre-training starts: the fair comparison, since fine-tuning's initialisation is another one.
+    return VideoMAEForPreTraining(dataclasses.replace(config, use_mean_pooling=False)).videomae
+
+
+def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     ranks = label_ranks(softmax(scores.double().numpy()), np.asarray(labels))
     result = {"top1": float((ranks < 1).mean())}
     return result | ({"top5": float((ranks < 5).mean())} if scores.shape[1] > 5 else {})
+
+
+def probe(
+    encoder: VideoMAEModel,
+    train: VideoDataset,
+    test: VideoDataset,
+    probes: Sequence[str] = PROBES,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    num_classes: int,
+    cache: Path | None = None,
+    max_cache_gib: float = 8.0,
+    seed: int = 0,
+    **reading: Any,
+) -> dict[str, Any]:
+    """Accuracy of each probe on the test clips. `cache`: a file to keep features in, or to find them."""
+    tokens = "attentive" in probes
+    if tokens:
+        count = math.prod(encoder.config.grid) * encoder.config.hidden_size
+        gib = 2 * count * (len(train) + len(test)) / 2**30
+        if gib > max_cache_gib:
+            raise ValueError(
+                f"the attentive probe keeps all tokens, {gib:.1f} GiB for {len(train) + len(test)} clips; raise "
+                f"--max_cache_gib (now {max_cache_gib:g}), or choose --probes knn linear"
+            )
+    if cache is not None and cache.exists():
+        found = load_file(cache)
+        broken: list[dict[str, str]] = json.loads(cache.with_suffix(".json").read_text())
+    else:
+        found, broken = {}, []
+        for name, clips in (("train", train), ("test", test)):
+            found[name], found[f"{name}_labels"], lost = extract_features(
+                encoder, clips, mean=mean, std=std, tokens=tokens, **reading
+            )
+            broken += lost
+        if cache is not None:
+            write_atomic(cache, save(found))
+            write_json(cache.with_suffix(".json"), broken)
+    labels = found["train_labels"]
+    train_mean, test_mean = ((x.float().mean(dim=1) if x.dim() == 3 else x) for x in (found["train"], found["test"]))
+    scores = {}
+    if "knn" in probes:
+        scores["knn"] = knn_scores(train_mean, labels, test_mean, num_classes)
+    if "linear" in probes:
+        scores["linear"] = linear_scores(train_mean, labels, test_mean, num_classes, seed=seed)
+    if "attentive" in probes:
+        heads, device = encoder.config.num_attention_heads, encoder.device
+        scores["attentive"] = attentive_scores(
+            found["train"], labels, found["test"], num_classes, heads=heads, seed=seed, device=device
+        )
+    results = {name: accuracy(score, found["test_labels"]) for name, score in scores.items()}
+    return {"probes": results, "train_clips": len(labels), "test_clips": len(found["test_labels"]), "broken": broken}
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="videomae probe", description=__doc__.splitlines()[0])
+    parse.add_argument("model", help="model folder or Hub name, pre-trained or fine-tuned")
+    parse.add_argument("train", help="labelled videos whose features the probes learn from")
+    parse.add_argument("test", help="labelled videos to test on")
+    parse.add_argument("--probes", nargs="+", choices=PROBES, default=list(PROBES), help="which probes [all]")
+    parse.add_argument("--baseline", help="also probe this folder, or `random`: fresh weights, same architecture")
+    parse.add_argument("--root", help="folder that relative paths of the lists start from")
+    parse.add_argument("--train_split", help="which part of TRAIN, where it has several")
+    parse.add_argument("--test_split", help="which part of TEST, where it has several")
+    parse.add_argument("--output", help="folder for features and probe.json [nothing is kept]")
+    parse.add_argument("--batch_size", type=int, default=16, help="clips in one forward pass [16]")
+    parse.add_argument("--num_workers", type=int, default=0, help="decoding processes [0]")
+    parse.add_argument("--max_cache_gib", type=float, default=8.0, help="memory for the attentive probe's tokens [8]")
+    parse.add_argument("--device", help="such as cpu or cuda [what there is]")
+    parse.add_argument("--seed", type=int, default=0)
+    return parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    transformers_logging.set_verbosity_error()  # that a decoder or a head is left out is the point here
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    train = open_manifest(arguments.train, root=arguments.root, split=arguments.train_split)
+    test = open_manifest(arguments.test, root=arguments.root, split=arguments.test_split, class_names=train.class_names)
+    train.check_labels()
+    num_classes = train.num_labels
+    test.check_labels(num_labels=num_classes, classes=False)
+
+    results = {}
+    for start in filter(None, (arguments.model, arguments.baseline)):
+        views = saved_views(arguments.model if start == "random" else start, VideoMAEConfig.from_pretrained(
+            arguments.model if start == "random" else start
+        ))  # fmt: skip
+        encoder = load_encoder(start, like=arguments.model, seed=arguments.seed).to(device)
+        clips = [
+            VideoDataset(
+                manifest,
+                mode="validation",
+                sampling=views.sampling,
+                transform=EvalTransform(views.size),
+                broken="exclude",
+                max_broken=1.0,
+            )
+            for manifest in (train, test)
+        ]
+        cache = None
+        if arguments.output:
+            identity = [weights_sha256(encoder), *map(manifest_sha256, (train, test)), repr(views)]
+            tokens = "tokens" if "attentive" in arguments.probes else "means"
+            key = hashlib.sha256("|".join(identity).encode()).hexdigest()[:16]
+            cache = Path(arguments.output, f"features-{tokens}-{key}.safetensors")
+        results[start] = probe(
+            encoder,
+            *clips,
+            arguments.probes,
+            mean=views.mean,
+            std=views.std,
+            num_classes=num_classes,
+            cache=cache,
+            max_cache_gib=arguments.max_cache_gib,
+            seed=arguments.seed,
+            batch=arguments.batch_size,
+            num_workers=arguments.num_workers,
+        )
+    print("\n".join(report(results, num_classes)))
+    if arguments.output:
+        write_json(Path(arguments.output, "probe.json"), results)
+    return 0
+
+
+def report(results: dict[str, Any], num_classes: int) -> Iterator[str]:
+    """The table for a terminal: one line a probe, one column a model."""
+    first = next(iter(results.values()))
+    yield f"{first['train_clips']} training clips, {first['test_clips']} test clips, {num_classes} classes; top-1 in percent"
+    width = max(len(Path(name).name) for name in results)
+    yield f"{'':<12}" + "".join(f"  {Path(name).name:>{width}}" for name in results)
+    for kind in first["probes"]:
+        values = "".join(f"  {100 * result['probes'][kind]['top1']:{width}.2f}" for result in results.values())
+        yield f"{kind:<12}{values}"
+    for entry in first["broken"]:
+        yield f"not read: {entry['path']}: {entry['error']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@ What changes on the way is said, one sentence each: a final norm dropped, a head
 else may be missing or left over when weights are loaded.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,13 @@ def build_classifier(
 
     From a pre-trained model the encoder's final norm is dropped and the head reads the mean of all tokens through a new
     `fc_norm`, as the official fine-tuning does. From a classifier the head goes on where it stands if its classes are
-    the data's ("auto"), is put together row by row by class name ("labels"), or starts anew ("fresh").
+    the data's ("auto"), is put together row by row by class name ("labels") or by a label map (the path of a JSON list: the
+    start's class for each class of the data), or starts anew ("fresh").
     """
-    if init_head_from not in HEADS:
-        raise ValueError(f"init_head_from must be one of {', '.join(HEADS)}, not {init_head_from!r}")
+    if init_head_from not in HEADS and not init_head_from.endswith(".json"):
+        raise ValueError(
+            f"init_head_from must be {', '.join(HEADS)} or a label map (.json of class numbers), not {init_head_from!r}"
+        )
     fields = {
         "num_labels": num_labels,
         "problem_type": problem_type,
@@ -105,13 +109,20 @@ def carry_head(
     if rule == "fresh":
         say(f"the head starts anew with {size} classes")
         fresh_head(model)
-    elif rule == "labels":
-        columns = class_columns(class_names, model_names, before.num_labels, "by_name") or list(range(size))
+    elif rule != "auto":
+        if rule == "labels":
+            columns = class_columns(class_names, model_names, before.num_labels, "by_name") or list(range(size))
+        else:
+            columns = json.loads(Path(rule).read_text("utf-8"))
+            if len(columns) != size or not all(0 <= column < before.num_labels for column in columns):
+                raise ValueError(
+                    f"{rule} must list, for each of the {size} classes of the data, one of the {before.num_labels} of {start}"
+                )
         weight, bias = read_head(start, before)
         with torch.no_grad():
             model.classifier.weight.copy_(weight[columns])
             model.classifier.bias.copy_(bias[columns])
-        say(f"the head takes over {size} of {before.num_labels} classes by name")
+        say(f"the head takes over {size} of the {before.num_labels} classes of {start}")
     elif size != before.num_labels:
         say(
             f"{start} has {before.num_labels} classes and the data {size}: the head starts anew (--init_head_from labels"
@@ -183,7 +194,3 @@ def class_weights(labels: Sequence[int], num_labels: int, rule: str) -> torch.Te
     weights = torch.zeros(num_labels)
     weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights
-
-
-def is_local(start: str) -> bool:
-    return Path(start).is_dir()
