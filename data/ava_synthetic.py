@@ -2,8 +2,8 @@
 
 python -m videomae.data.ava_synthetic FOLDER --movies 60
 
-In every second each figure stands, walks left, walks right or jumps, and may wave. The two choose independently, so what
-happens in the frame does not tell who does it: only a model that uses the box can be right about both.
+In every second each figure stands, walks, jumps or crouches, and may wave. The two choose independently, so what happens
+in the frame does not tell who does it: only a model that uses the box can be right about both.
 """
 
 # T frames  H W pixels
@@ -20,9 +20,9 @@ import numpy as np
 from videomae.data.encoding import encode_video
 from videomae.files import new_folder, write_atomic, write_json
 
-ACTIONS = ("stand", "walk left", "walk right", "jump", "wave")
+ACTIONS = ("stand", "walk", "jump", "crouch", "wave")
 LABEL_TYPES = (*["PERSON_MOVEMENT"] * 4, "PERSON_INTERACTION")
-STAND, LEFT, RIGHT, JUMP, WAVE = range(1, 6)
+STAND, WALK, JUMP, CROUCH, WAVE = range(1, 6)
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class Actor:
 
     x: np.ndarray  # (T,)
     top: np.ndarray  # (T,)
-    size: tuple[float, float]  # width and height of the body
+    height: np.ndarray  # (T,)
+    width: float
     colour: np.ndarray
     actions: list[tuple[int, ...]]  # per key frame
-    waving: np.ndarray  # (T,) where the arm is: 0 down, else 1 or 2
+    waving: np.ndarray  # (T,) where the arms are: 0 down, else 1 or 2
 
 
 def make_synthetic_ava(folder: str | Path, spec: SyntheticAva | None = None) -> Path:
@@ -127,38 +128,35 @@ def render_movie(spec: SyntheticAva, number: int) -> tuple[np.ndarray, list[Acto
 def make_actor(rng: np.random.Generator, spec: SyntheticAva, left: bool, base: np.ndarray) -> Actor:
     """A figure in one half of the frame. What it does changes half-way between key frames."""
     T, H, W = spec.seconds * spec.fps, spec.height, spec.width
-    width, height = W * rng.uniform(0.11, 0.15), H * rng.uniform(0.5, 0.65)
+    width, tall = W * rng.uniform(0.11, 0.15), H * rng.uniform(0.5, 0.65)
     low = (0 if left else W / 2) + 0.9 * width
     high = (W / 2 if left else W) - 0.9 * width
     step = rng.uniform(0.16, 0.2) * W / spec.fps  # a figure walks this far in a frame
     floor = H * rng.uniform(0.88, 0.98)
-    x, now = np.zeros(T), rng.uniform(low, high)
-    top, waving = np.zeros(T), np.zeros(T, dtype=int)
+    x, now, heading = np.zeros(T), rng.uniform(low, high), rng.choice([-1, 1])
+    top, height, waving = np.zeros(T), np.zeros(T), np.zeros(T, dtype=int)
     actions: list[tuple[int, ...]] = []
     for second in range(spec.seconds):
         start = max(int((second - 0.5) * spec.fps), 0)
         end = T if second == spec.seconds - 1 else int((second + 0.5) * spec.fps)
-        reach = step * (end - start)
-        pose = int(rng.integers(1, 5))
-        if pose == LEFT and now - reach < low:
-            pose = RIGHT if now + reach <= high else STAND
-        elif pose == RIGHT and now + reach > high:
-            pose = LEFT if now - reach >= low else STAND
-        wave = rng.uniform() < 0.5
+        pose, wave = int(rng.integers(1, 5)), rng.uniform() < 0.5
         for t in range(start, end):
-            now += {LEFT: -step, RIGHT: step}.get(pose, 0.0)
+            if pose == WALK:
+                heading = -heading if not low <= now + heading * step <= high else heading
+                now += heading * step
             x[t] = now
+            height[t] = tall * (0.6 if pose == CROUCH else 1.0)
             lift = abs(np.sin(np.pi * 2 * (t - start) / spec.fps)) * 0.16 * H if pose == JUMP else 0.0
-            top[t] = floor - height - lift
+            top[t] = floor - height[t] - lift
             waving[t] = 1 + (4 * t // spec.fps) % 2 if wave else 0
         actions.append((pose, WAVE) if wave else (pose,))
     colour = np.clip(base + rng.uniform(70, 110, 3) * np.where(base > 125, -1, 1), 0, 255)
-    return Actor(x, top, (width, height), colour, actions, waving)
+    return Actor(x, top, height, width, colour, actions, waving)
 
 
 def box_of(actor: Actor, t: int, spec: SyntheticAva) -> tuple[float, float, float, float]:
     """The box around the figure in frame t, as shares of the frame; raised arms stay inside."""
-    width, height = actor.size
+    width, height = actor.width, actor.height[t]
     x1, x2 = actor.x[t] - 0.85 * width, actor.x[t] + 0.85 * width
     y1, y2 = actor.top[t] - 0.05 * height, actor.top[t] + height
     box = np.clip(np.array([x1 / spec.width, y1 / spec.height, x2 / spec.width, y2 / spec.height]), 0, 1)
@@ -167,7 +165,7 @@ def box_of(actor: Actor, t: int, spec: SyntheticAva) -> tuple[float, float, floa
 
 def _paint(frame: np.ndarray, actor: Actor, t: int, rows: np.ndarray, columns: np.ndarray) -> None:
     """A head, a body, two legs and two arms, with soft edges."""
-    width, height = actor.size
+    width, height = actor.width, actor.height[t]
     x, top = actor.x[t], actor.top[t]
 
     def ellipse(cx, cy, rx, ry):
@@ -182,13 +180,10 @@ def _paint(frame: np.ndarray, actor: Actor, t: int, rows: np.ndarray, columns: n
         box(x, top + 0.45 * height, 0.3 * width, 0.22 * height),
         box(x - 0.15 * width - swing, top + 0.83 * height, 0.12 * width, 0.17 * height),
         box(x + 0.15 * width + swing, top + 0.83 * height, 0.12 * width, 0.17 * height),
-        box(x - 0.45 * width, top + 0.45 * height, 0.12 * width, 0.18 * height),
     ]
-    if actor.waving[t]:  # up and out by turns
-        out, up = (0.45, 0.1) if actor.waving[t] == 1 else (0.68, 0.3)
-        parts.append(box(x + out * width, top + up * height, 0.14 * width, 0.12 * height))
-    else:
-        parts.append(box(x + 0.45 * width, top + 0.45 * height, 0.12 * width, 0.18 * height))
+    # Arms hang, or are held out and up by turns.
+    out, up = {0: (0.45, 0.45), 1: (0.5, 0.1), 2: (0.68, 0.3)}[int(actor.waving[t])]
+    parts += [box(x + side * out * width, top + up * height, 0.14 * width, 0.16 * height) for side in (-1, 1)]
     inside = np.clip(0.5 + np.maximum.reduce(parts), 0, 1)[..., None]
     frame += inside * (actor.colour - frame)
 
