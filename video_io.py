@@ -307,7 +307,9 @@ class VideoReader:
         self._order, self._keys = order, keys
         self._index_of = {number: index for index, number in enumerate(order)}
         known = sorted((self._index_of[number], number) for number in keys if number in self._index_of)
-        self._key_indices, self._key_numbers = [index for index, _ in known], [number for _, number in known]
+        # The first packet is always a place to start from, whether it is marked as a key frame or not.
+        self._key_indices = [-1, *(index for index, _ in known)]
+        self._key_numbers = [0, *(number for _, number in known)]
 
     def _order_by_decoding(self) -> list[int]:
         """The packets in the order in which a decode from the start shows their pictures, up to the first damage."""
@@ -354,7 +356,9 @@ class VideoReader:
     def _decode(self, indices: list[int]) -> Iterator[tuple[int, "av.VideoFrame"]]:
         """(index, picture) for each of the sorted `indices`, in any order."""
         missing = set(indices)
-        for earlier_keys in range(len(self._key_numbers) if self._seekable else 0):
+        # A key frame after which the picture only heals (intra refresh) shows nothing at first: then come from before
+        # it, and at last from the start.
+        for earlier_keys in (0, 1, 2, len(self._keys)) if self._seekable else ():
             for first, last, wanted in self._plan(sorted(missing), earlier_keys):
                 for number, frame in self._run(first, last, wanted):
                     index = self._index_of.get(number)
@@ -363,11 +367,11 @@ class VideoReader:
                         yield index, frame
             if not missing:
                 return
-            # A key frame after which the picture only heals (intra refresh) shows nothing at first: come from before it.
-        for index, (_, frame) in enumerate(self._run(0, len(self._packets) - 1, wanted=None)):
-            if index in missing:
-                missing.remove(index)
-                yield index, frame
+        if not self._seekable:
+            for index, (_, frame) in enumerate(self._run(0, len(self._packets) - 1, wanted=None)):
+                if index in missing:
+                    missing.remove(index)
+                    yield index, frame
                 if not missing:
                     return
         raise VideoReadError(
