@@ -430,7 +430,7 @@ def write_model_files(
         clips_per_step=plan.clips_per_step,
         steps=steps,
         data=data,
-        log=log,
+        log=log if log.exists() else None,  # a checkpoint may come before the first line
         results=results,
         base_model=recipe.model,
         command=shlex.join(sys.argv),
