@@ -191,25 +191,30 @@ PIL_OPERATIONS: dict[str, Callable] = {
 
 
 def official_views(path: Path, seed: int, clips: int = 5, crops: int = 3) -> torch.Tensor:
-    """Each view is an item of its own in kinetics.py: the file is opened and decoded for every one."""
+    """All views of a video, one after the other; the last is returned."""
     for clip in range(clips):
         for crop in range(crops):
-            reader = OfficialReader(path)
-            frames = reader.read(list(range(0, reader.num_frames, STRIDE)))
-            height, width = frames.shape[1:3]
-            size = (int(SIZE * width / height), SIZE) if width > height else (SIZE, int(SIZE * height / width))
-            if cv2 is not None:
-                frames = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR) for frame in frames])
-            else:
-                frames = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.BILINEAR)) for frame in frames])
-            start = int(clip * max(len(frames) - FRAMES, 0) / (clips - 1))
-            left = int(crop * (max(frames.shape[1:3]) - SIZE) / (crops - 1))
-            kept = frames[start : start + FRAMES, :, left : left + SIZE]
-            pixels = torch.from_numpy(np.ascontiguousarray(kept.transpose(3, 0, 1, 2))).float().div_(255)
-            for channel, mean, std in zip(pixels, IMAGENET_MEAN, IMAGENET_STD):
-                channel.sub_(mean).div_(std)
-            pixels = pixels.transpose(0, 1)
+            pixels = official_view(path, clip, crop, clips, crops)
     return pixels
+
+
+def official_view(path: Path, clip: int, crop: int, clips: int = 5, crops: int = 3) -> torch.Tensor:
+    """Each view is an item of its own in kinetics.py: the file is opened and decoded for every one."""
+    reader = OfficialReader(path)
+    frames = reader.read(list(range(0, reader.num_frames, STRIDE)))
+    height, width = frames.shape[1:3]
+    size = (int(SIZE * width / height), SIZE) if width > height else (SIZE, int(SIZE * height / width))
+    if cv2 is not None:
+        frames = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR) for frame in frames])
+    else:
+        frames = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.BILINEAR)) for frame in frames])
+    start = int(clip * max(len(frames) - FRAMES, 0) / (clips - 1))
+    left = int(crop * (max(frames.shape[1:3]) - SIZE) / (crops - 1))
+    kept = frames[start : start + FRAMES, :, left : left + SIZE]
+    pixels = torch.from_numpy(np.ascontiguousarray(kept.transpose(3, 0, 1, 2))).float().div_(255)
+    for channel, mean, std in zip(pixels, IMAGENET_MEAN, IMAGENET_STD):
+        channel.sub_(mean).div_(std)
+    return pixels.transpose(0, 1)
 
 
 # -- ours --------------------------------------------------------------------------------------------------------------
