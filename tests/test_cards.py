@@ -1,5 +1,6 @@
 """The committed cards: complete, honest, up to date, readable by the Hub's own classes, and with code that runs."""
 
+import contextlib
 import re
 
 import pytest
@@ -7,6 +8,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from videomae.commands.main import COMMANDS
+from videomae.commands.main import main as videomae_command
 from videomae.model_cards import build, cards
 from videomae.model_cards.cards import check_card, clip_from_frames, describe_sampling
 from videomae.model_cards.facts import DATA_SETS, PAPERS
@@ -151,6 +154,20 @@ def test_the_procedure_lists_every_stage_with_the_numbers_of_its_recipe():
     rows = dict(stages[-1]["rows"])
     assert rows["epochs"] == str(recipe.epochs)
     assert rows["learning rate, scaled"] == f"{recipe.peak_lr:g}"
+
+
+def test_every_command_of_a_card_has_the_options_that_it_is_shown_with(capsys):
+    used: dict[str, set[str]] = {}
+    for name in NAMES:
+        for line in re.findall(r"videomae (?:[a-z-]+) [^`\n]*", committed(name).replace("\\\n", " ")):
+            if (command := line.split()[1]) in COMMANDS:
+                used.setdefault(command, set()).update(re.findall(r"--[a-z_]+", line))
+    assert {"convert", "pretrain", "finetune", "train-detection", "detect"} <= set(used)
+    for command, options in used.items():
+        with contextlib.suppress(SystemExit):
+            videomae_command([command, "--help"])
+        shown = capsys.readouterr().out
+        assert options <= set(re.findall(r"--[a-z_]+", shown)), command
 
 
 def test_cards_know_every_data_set_and_paper_of_the_zoo():
