@@ -41,17 +41,25 @@ from videomae.files import new_folder
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
-from videomae.train_pretrain import check_same_data, on_device
 from videomae.training import engines
 from videomae.training.batches import StepPlan, default_workers, seed_step, step_batches
 from videomae.training.checkpoints import prune
 from videomae.training.classifiers import build_classifier, class_weights, freeze
 from videomae.training.distillation import Teacher, TeacherCollator, distillation_loss, read_teacher_scores
+from videomae.training.engines import on_device
 from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
 from videomae.training.options import Parser, RunOptions, add_fields, options_from, plain, recipe_from
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
 from videomae.training.recipes import FINETUNING, FinetuneRecipe, option
-from videomae.training.runs import EXIT_INTERRUPTED, RECIPE, interruptible, open_run, record_start, rewind_log
+from videomae.training.runs import (
+    EXIT_INTERRUPTED,
+    RECIPE,
+    check_same_data,
+    interruptible,
+    open_run,
+    record_start,
+    rewind_log,
+)
 from videomae.training.validation import DECISIVE, chance_warning, validate
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 

@@ -41,7 +41,15 @@ from videomae.training.options import Parser, RunOptions, add_fields, options_fr
 from videomae.training.pictures import picture, reconstruction
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
 from videomae.training.recipes import PRETRAINING, PretrainRecipe, option
-from videomae.training.runs import EXIT_INTERRUPTED, RECIPE, interruptible, open_run, record_start, rewind_log
+from videomae.training.runs import (
+    EXIT_INTERRUPTED,
+    RECIPE,
+    check_same_data,
+    interruptible,
+    open_run,
+    record_start,
+    rewind_log,
+)
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 
@@ -82,7 +90,7 @@ def training_step(
     for number, batch in enumerate(batches, start=1):
         accelerator.sync_gradients = number == len(batches)
         with contextlib.nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
-            part = model(**on_device(batch, accelerator.device), **forward).loss / len(batches)
+            part = model(**engines.on_device(batch, accelerator.device), **forward).loss / len(batches)
             accelerator.backward(part)
         loss += part.detach()
     norm = engines.gradient_norm(accelerator, model, clip_grad_norm)
@@ -90,15 +98,6 @@ def training_step(
     step_unless(bad, optimizer)
     optimizer.zero_grad()
     return loss, norm, bad
-
-
-def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Tensors moved without waiting; counts stay numbers, so that the model never looks into a mask."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-        if name != "sources"
-    }
 
 
 # ----------------------------------------------------------------------------------------------------------- the run
@@ -341,19 +340,6 @@ def build_data(
 def manifest_hash(manifest: Any) -> str:
     """Identity of the list of videos: names and order, not contents."""
     return hashlib.sha256(manifest.text.numpy().tobytes() + manifest.ends.numpy().tobytes()).hexdigest()
-
-
-def check_same_data(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    differing = [
-        f"{name}: {recorded[name]} -> {current[name]}"
-        for name in ("clips", "manifest_sha256")
-        if recorded[name] != current[name]
-    ]
-    if differing:
-        raise ValueError(
-            f"--data is not the list that this run trains on ({'; '.join(differing)}), so it cannot go on exactly; give "
-            "the same list, or start a new run with --model CHECKPOINT"
-        )
 
 
 # -------------------------------------------------------------------------------------------------- records and looks

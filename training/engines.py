@@ -119,6 +119,15 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Tensors moved without waiting; counts stay numbers, so that the model never looks into a mask."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+        if name != "sources"
+    }
+
+
 def gradient_norm(accelerator: Accelerator, model: nn.Module, max_norm: float | None) -> torch.Tensor:
     """Norm of the step's gradient, clipped where a bound is given; DeepSpeed has clipped it by its own settings."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:

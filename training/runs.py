@@ -96,6 +96,19 @@ def open_run(output: str | os.PathLike, recipe: Recipe, *, resume: str, say=prin
     return Run(folder, _checkpoint_to_resume(folder, resume, say), lock)
 
 
+def check_same_data(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    differing = [
+        f"{name}: {recorded[name]} -> {current[name]}"
+        for name in ("clips", "manifest_sha256")
+        if recorded[name] != current[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"--data is not the list that this run trains on ({'; '.join(differing)}), so it cannot go on exactly; give "
+            "the same list, or start a new run with --model CHECKPOINT"
+        )
+
+
 def _checkpoint_to_resume(folder: Path, resume: str, say) -> Path | None:
     if resume != "auto":
         chosen = Path(resume)
