@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         args.folder,
         args.name,
         license=args.license,
+        labels=args.labels,
         allow_missing=args.allow_missing,
         results=args.results,
         private=args.private,
@@ -61,6 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="what save_pretrained, a training run or `videomae convert` wrote")
     parser.add_argument("name", metavar="OWNER/NAME", help="the repository on the Hub")
     parser.add_argument("--license", metavar="NAME", help="terms of the weights, if the folder's card has none")
+    parser.add_argument("--labels", metavar="FILE", help="names of the classes, if config.json has none")
     parser.add_argument(
         "--allow_missing",
         nargs="+",
@@ -87,6 +89,7 @@ def publish(
     name: str,
     *,
     license: str | None = None,
+    labels: str | os.PathLike | None = None,
     allow_missing: Collection[str] = (),
     results: Collection[Path] = (),
     private: bool = False,
@@ -104,7 +107,9 @@ def publish(
         raise ValueError(f"{name!r} cannot be a repository on the Hub: {error}") from None
     if name.count("/") != 1:
         raise ValueError(f"{name!r} names no owner; write OWNER/{name}, with your user name or an organisation")
-    publication = prepare(Path(folder), name, license=license, allow_missing=allow_missing, results=results)
+    publication = prepare(
+        Path(folder), name, license=license, labels=labels, allow_missing=allow_missing, results=results
+    )
     record = recorded_output(publication, results)
     publication.files[stranger.RECORD] = as_json(record)
     if check:
@@ -156,7 +161,7 @@ def recorded_output(publication: Publication, results: Collection[Path] = ()) ->
     from videomae.commands.evaluation import weights_sha256
 
     head = publication.head
-    model = getattr(videomae, HEADS[head].model_class).from_pretrained(publication.folder)
+    model = getattr(videomae, HEADS[head].model_class).from_pretrained(publication.folder, dtype=torch.float32)
     for path in results:
         measured_on = json.loads(path.read_text(encoding="utf-8")).get("weights_sha256")
         if measured_on and measured_on != weights_sha256(model):

@@ -15,6 +15,7 @@ from typing import Any
 
 import videomae
 from videomae.commands.stranger import RECORD
+from videomae.conversion.label_files import class_names
 from videomae.model_cards import build, cards, run_cards
 from videomae.model_cards.results import Result, eval_results_files, recorded_results
 from videomae.model_cards.zoo import entry
@@ -70,17 +71,20 @@ def prepare(
     name: str,
     *,
     license: str | None = None,
+    labels: str | Path | None = None,
     allow_missing: Collection[str] = (),
     results: Collection[Path] = (),
 ) -> Publication:
     """Check a model folder and collect what will be published of it, all but the recorded output.
 
-    `results` are files that `videomae evaluate` wrote about this model; their numbers go into the card.
+    `labels` names the classes: a file, or a list that the Hub has. `results` are files that `videomae evaluate` wrote about this model; their numbers go into the card.
     """
     config = read_config(folder)
     head = cards.head_of(config)
     publication = Publication(name, head, folder, license)
     publication.files |= {path.name: path for path in weight_files(folder)}
+    if labels:
+        config = with_labels(config, head, labels)
     if "labels" not in allow_missing:
         check_labels(config, head)
     for file_name, content in {"config.json": config, **processor_settings(publication, config)}.items():
@@ -190,6 +194,19 @@ def check_labels(config: Mapping[str, Any], head: str) -> None:
             f"the classes of the model have no names (id2label holds {', '.join(list(map(str, labels.values()))[:3]) or 'nothing'}"
             "); set model.config.id2label and label2id and save it again, convert with --labels, or --allow_missing labels"
         )
+
+
+def with_labels(config: Mapping[str, Any], head: str, labels: str | Path) -> dict[str, Any]:
+    """The config with names for its classes, from any list that `videomae convert --labels` reads."""
+    if head not in ("classify", "detect"):
+        raise ValueError(f"--labels {labels}: a model of this kind ({head}) has no classes")
+    count = videomae.VideoMAEConfig.from_dict(dict(config)).num_labels
+    names = class_names(labels, count)
+    return {
+        **config,
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
 
 
 # -- processors --

@@ -117,7 +117,9 @@ def main(argv: list[str] | None = None) -> int:
     head = record["head"]
     class_name = WITH_CODE[head] if args.trust_remote_code else STOCK.get(head, "AutoModel")
     options = {"trust_remote_code": True} if args.trust_remote_code else {}
-    model, loading = getattr(transformers, class_name).from_pretrained(args.folder, output_loading_info=True, **options)
+    model, loading = getattr(transformers, class_name).from_pretrained(
+        args.folder, output_loading_info=True, dtype=torch.float32, **options
+    )
     keys = {name: sorted(loading[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     report = {"class": type(model).__name__, "module": type(model).__module__, **keys}
 

@@ -376,6 +376,23 @@ def test_missing_licence_and_labels_stop_it_unless_told(hub, tmp_path):
     assert "license" not in ModelCard(hub.repos["tester/model"].files["README.md"].decode()).data.to_dict()
 
 
+def test_class_names_can_be_given_from_a_file(hub, tmp_path):
+    folder = tmp_path / "model"
+    videomae.VideoMAEForVideoClassification(
+        tiny_config("classify", id2label={0: "LABEL_0", 1: "LABEL_1"})
+    ).save_pretrained(folder)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("opening\nclosing\n")
+    publish_unchecked(folder, labels=labels)
+    config = json.loads(hub.repos["tester/model"].files["config.json"])
+    assert config["id2label"] == {"0": "opening", "1": "closing"}
+    labels.write_text("opening\nclosing\nneither\n")
+    with pytest.raises(ValueError, match=r"3 .*2"):
+        publish_unchecked(folder, dry_run=True, labels=labels)
+    with pytest.raises(ValueError, match=r"a model of this kind \(pretrain\) has no classes"):
+        publish_unchecked(save_tiny(tmp_path / "other", "pretrain"), dry_run=True, labels=labels)
+
+
 def test_weights_that_answer_with_nan_are_not_published(folder):
     model = videomae.VideoMAEForVideoClassification.from_pretrained(folder)
     model.classifier.bias.data[0] = float("nan")
@@ -482,6 +499,12 @@ def test_the_check_runs_in_fresh_processes_and_reports(folder, capsys):
         "checked: VideoMAEForVideoClassification (code of the repository) and VideoMAEImageProcessor, logits" in shown
     )
     assert "checked: VideoMAEForVideoClassification (transformers)" in shown
+
+
+@pytest.mark.slow
+def test_half_precision_weights_are_checked_in_single_precision(folder):
+    videomae.VideoMAEForVideoClassification.from_pretrained(folder).half().save_pretrained(folder)
+    publish(folder, "tester/model", license="mit", dry_run=True)
 
 
 @pytest.mark.slow
