@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ from videomae.files import new_folder
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
-from videomae.training import engines
-from videomae.training.batches import StepPlan, default_workers, seed_step, step_batches
+from videomae.training import engines, lora
+from videomae.training.batches import MicroBatches, StepPlan, default_workers, seed_step, step_batches
 from videomae.training.checkpoints import prune
 from videomae.training.classifiers import build_classifier, class_weights, freeze
 from videomae.training.distillation import Teacher, TeacherCollator, distillation_loss, read_teacher_scores
@@ -83,6 +83,7 @@ class ClassifierRecipe(FinetuneRecipe):
         "head: auto (keep it if the classes are the same), labels (rows by class name), fresh, or a label map (.json)",
     )
     freeze: str = option("none", "model", "what is not trained: none, encoder, or the first N blocks")
+    lora_rank: int = option(0, "model", "train matrices of this rank beside query and value instead (needs peft)")
     probe_epochs: int = option(0, "optimisation", "epochs in which the head alone is trained, before the rest joins")
     teacher: str | None = option(None, "distillation", "folder of a classifier that scores the same clips")
     teacher_scores: str | None = option(
@@ -179,7 +180,7 @@ def training_step(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[Mapping[str, Any]],
+    batches: MicroBatches | Sequence[Mapping[str, Any]],
     objective: Objective,
     *,
     lr: float,
@@ -191,7 +192,6 @@ def training_step(
 
     All three stay on the device; nothing here waits for it.
     """
-    batches = list(batches)
     set_rates(optimizer, lr=lr, weight_decay=weight_decay)
     loss = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(batches, start=1):
@@ -253,6 +253,8 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
     first_step = 0
     if run and run.resume_from:
         state = engines.load(accelerator, run.resume_from, model=model, optimizer=optimizer, ema=ema)
+        if recipe.lora_rank:
+            lora.restore(plain_model, run.resume_from)
         check_same_data(state["data"], data.facts)
         first_step = state["step"]
         meter.restore(state["meter"])
@@ -269,6 +271,8 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
     log = Log(accelerator, run.log if run else None, total_steps=last_step, first_step=first_step)
 
     def write_more(folder: Path, done: int) -> None:
+        if recipe.lora_rank:
+            lora.write(plain_model, folder)
         write_model_files(folder, recipe, data, plan, done, run.log, watch.results(data, recipe))
 
     def save(done: int) -> None:
@@ -321,7 +325,7 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
         pin_memory=accelerator.device.type == "cuda",
     )
     with interruptible() as interruption, engines.explained_out_of_memory(recipe, plan), log:
-        for step, batches, waited in steps:
+        for step, batches in steps:
             seed_step(recipe.seed, step, accelerator.process_index)
             lr = schedule.lr_at(step)
             loss, norm, bad = training_step(
@@ -337,8 +341,7 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
             )
             if ema:
                 ema.update(plain_model)
-            sources = [source for batch in batches for source in batch["sources"]]
-            meter.add(step, loss=loss, norm=norm, bad=bad, sources=sources, clips=plan.clips_per_step, waited=waited)
+            meter.add(step, loss=loss, norm=norm, bad=bad, batches=batches, clips=plan.clips_per_step)
             done = step + 1
             log.advance()
 
@@ -575,9 +578,12 @@ def build_model(recipe: ClassifierRecipe, data: ClassificationData, tell=say) ->
         config_fields=fields,
         say=tell,
     )
-    left = freeze(model, recipe.freeze)
-    if recipe.freeze != "none":
-        tell(f"frozen: {recipe.freeze}; {left:,} parameters are trained")
+    if recipe.lora_rank:
+        if recipe.freeze != "none" or recipe.ema_decay or recipe.probe_epochs:
+            raise ValueError("--lora_rank freezes the model itself; leave --freeze, --probe_epochs and --ema_decay out")
+        tell(f"LoRA of rank {recipe.lora_rank}: {lora.add_lora(model, recipe.lora_rank):,} parameters are trained")
+    elif recipe.freeze != "none":
+        tell(f"frozen: {recipe.freeze}; {freeze(model, recipe.freeze):,} parameters are trained")
     return model
 
 

@@ -170,7 +170,7 @@ def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
         pin_memory=accelerator.device.type == "cuda",
     )
     with interruptible() as interruption, engines.explained_out_of_memory(recipe, plan), log:
-        for step, batches, waited in steps:
+        for step, batches in steps:
             seed_step(recipe.seed, step, accelerator.process_index)
             lr = schedule.lr_at(step)
             loss, norm, bad = training_step(
@@ -184,8 +184,7 @@ def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
             )
             if ema:
                 ema.update(plain_model)
-            sources = [source for batch in batches for source in batch["sources"]]
-            meter.add(step, loss=loss, norm=norm, bad=bad, sources=sources, clips=plan.clips_per_step, waited=waited)
+            meter.add(step, loss=loss, norm=norm, bad=bad, batches=batches, clips=plan.clips_per_step)
             done = step + 1
             log.advance()
 

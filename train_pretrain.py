@@ -15,7 +15,7 @@ import hashlib
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae import VideoMAEForPreTraining
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines
-from videomae.training.batches import StepPlan, default_workers, seed_step, step_batches
+from videomae.training.batches import MicroBatches, StepPlan, default_workers, seed_step, step_batches
 from videomae.training.checkpoints import prune
 from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
 from videomae.training.options import Parser, RunOptions, add_fields, options_from, plain, recipe_from
@@ -73,7 +73,7 @@ def training_step(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[Mapping[str, Any]],
+    batches: MicroBatches | Sequence[Mapping[str, Any]],
     *,
     lr: float,
     weight_decay: float,
@@ -84,7 +84,6 @@ def training_step(
 
     All three stay on the device; nothing here waits for it. `forward` goes to the model with every batch.
     """
-    batches = list(batches)
     set_rates(optimizer, lr=lr, weight_decay=weight_decay)
     loss = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(batches, start=1):
@@ -179,7 +178,7 @@ def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
         pin_memory=accelerator.device.type == "cuda",
     )
     with interruptible() as interruption, engines.explained_out_of_memory(recipe, plan), log:
-        for step, batches, waited in steps:
+        for step, batches in steps:
             seed_step(recipe.seed, step, accelerator.process_index)
             lr = schedule.lr_at(step)
             loss, norm, bad = training_step(
@@ -194,8 +193,7 @@ def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
             )
             if ema:
                 ema.update(plain_model)
-            sources = [source for batch in batches for source in batch["sources"]]
-            meter.add(step, loss=loss, norm=norm, bad=bad, sources=sources, clips=plan.clips_per_step, waited=waited)
+            meter.add(step, loss=loss, norm=norm, bad=bad, batches=batches, clips=plan.clips_per_step)
             done = step + 1
             log.advance()
 

@@ -70,7 +70,7 @@ def ours_from_files(
     plan = StepPlan(num_clips=len(dataset), clips_per_step=videos, clips_per_device=videos, processes=1, epochs=1000)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     steps = step_batches(dataset, collate, plan, seed=0, first_step=0, last_step=10**6, num_workers=args.workers)
-    for _, batches, _ in steps:
+    for _, batches in steps:
         yield training_step(accelerator, model, optimizer, batches, lr=1e-4, weight_decay=0.05)
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from videomae import VideoMAEForPreTraining, VideoMAEVideoProcessor, train_pretrain
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
+from videomae.training.batches import MicroBatches
 from videomae.training.checkpoints import checkpoints, damage
 from videomae.training.progress import Meter
 from videomae.training.runs import EXIT_INTERRUPTED, read_log
@@ -281,7 +282,9 @@ def test_the_meter_gives_the_mean_of_the_good_steps():
     meter = Meter(Accelerator(cpu=True), max_bad_steps=5)
     for step, loss in enumerate((1.0, float("nan"), 3.0)):
         bad = torch.tensor(loss != loss)
-        meter.add(step, loss=torch.tensor(loss), norm=torch.tensor(loss), bad=bad, sources=["a"], clips=1, waited=0.0)
+        batches = MicroBatches(iter([{"sources": ["a"]}]), 1)
+        assert len(list(batches)) == 1
+        meter.add(step, loss=torch.tensor(loss), norm=torch.tensor(loss), bad=bad, batches=batches, clips=1)
     again = Meter(Accelerator(cpu=True), max_bad_steps=5)
     again.restore(json.loads(json.dumps(meter.state())))
     line = again.take()

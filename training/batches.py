@@ -80,6 +80,29 @@ class StepPlan:
         return epoch, done * self.clips_per_step
 
 
+class MicroBatches:
+    """The micro-batches of one step, fetched one at a time while the step is made, so that only one is in memory.
+
+    Once they are used up, `sources` are the names of the step's clips and `waited` the seconds spent waiting for them.
+    """
+
+    def __init__(self, batches: Iterator[dict[str, Any]], count: int):
+        self._batches, self._count = batches, count
+        self.sources: list[str] = []
+        self.waited = 0.0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for _ in range(self._count):
+            began = time.perf_counter()
+            batch = next(self._batches)
+            self.waited += time.perf_counter() - began
+            self.sources += batch["sources"]
+            yield batch
+
+
 def step_batches(
     dataset: Dataset,
     collate: Callable[[list], Any],
@@ -91,11 +114,8 @@ def step_batches(
     rank: int = 0,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[tuple[int, list[Any], float]]:
-    """Yield (step, its micro-batches for this process, seconds waited for them), from any step on.
-
-    The micro-batches of one step are fetched together, since the step needs them all.
-    """
+) -> Iterator[tuple[int, MicroBatches]]:
+    """Yield (step, its micro-batches for this process), from any step on. Each step's must be used up before the next."""
     step = first_step
     while step < last_step:
         epoch, start = plan.position(step)
@@ -107,9 +127,7 @@ def step_batches(
         batches = iter(loader)
         epoch_end = min((epoch + 1) * plan.steps_per_epoch, last_step)
         while step < epoch_end:
-            began = time.perf_counter()
-            micro_batches = [next(batches) for _ in range(plan.accumulation)]
-            yield step, micro_batches, time.perf_counter() - began
+            yield step, MicroBatches(batches, plan.accumulation)
             step += 1
         del batches, loader  # ends the workers of this epoch, before the next one is announced to them
 

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from videomae.training.batches import MicroBatches
 from videomae.training.runs import append_log
 
 
@@ -39,15 +40,14 @@ class Meter:
         loss: torch.Tensor,
         norm: torch.Tensor,
         bad: torch.Tensor,
-        sources: Sequence[str],
+        batches: MicroBatches,
         clips: int,
-        waited: float,
     ) -> None:
-        """Note one step, without waiting for the device. `loss` is this process's mean over the step."""
+        """Note one step, without waiting for the device. `loss` is this process's mean over the step's `batches`."""
         self._steps.append(torch.stack([value.detach().float().reshape(()) for value in (loss, norm, bad)]))
-        self._sources.append((step, sources))
+        self._sources.append((step, batches.sources))
         self._clips += clips
-        self._waited += waited
+        self._waited += batches.waited
 
     def state(self) -> dict[str, Any]:
         """JSON for the checkpoint; fetches what is on the device."""
