@@ -331,7 +331,7 @@ class Builder:
                     f"{self._at(line)}: label {label!r} is not an integer; for values pass label_kind='value'"
                 )
             if names and str(label) not in names:
-                raise ValueError(f"{self._at(line)}: no class {label!r} among {some_of(names)}")
+                raise ValueError(f"{self._at(line)}: no class {label!r} among {some_of(names)}, given or in labels.txt")
         integers = [label for label in labels if as_integers[label] is not None]
         if integers:
             named = next(i for i, label in enumerate(labels) if as_integers[label] is None)

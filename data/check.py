@@ -1,0 +1,294 @@
+"""Look over a data set before training on it: counts, labels, broken and doubled videos, and how fast it can be read.
+
+    python -m videomae.data.check train.csv --test val.csv --model FOLDER
+    python -m videomae.data.check videos/ --probe all --json report.json
+
+Ends with 0 if nothing is wrong, 1 if something is, 2 if the data set cannot be opened at all.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from videomae.data.collators import ClassificationCollator, PretrainCollator
+from videomae.data.label_names import class_columns, names_of
+from videomae.data.manifests import LABEL_KINDS, Manifest, open_manifest
+from videomae.data.prepare import hash_of
+from videomae.data.sources import open_clip
+from videomae.data.video_dataset import VideoDataset
+from videomae.files import write_json
+from videomae.sampling_videomae import ClipSampling
+from videomae.video_io import Limits, VideoReadError
+
+FEW_VIDEOS = 5  # a class with fewer is pointed out
+
+
+def probe_entry(manifest: Manifest, index: int, limits: Limits) -> dict[str, Any]:
+    """Decode the first, the middle and the last frame of an entry; what was found, or the error."""
+    try:
+        with open_clip(manifest.source(index), limits) as clip:
+            last = clip.num_frames - 1
+            frames = clip.read(sorted({0, last // 2, last}))
+            return {"frames": clip.num_frames, "height": frames.shape[1], "width": frames.shape[2]}
+    except (VideoReadError, OSError) as error:
+        return {"error": str(error)}
+
+
+def check(
+    manifest: Manifest,
+    *,
+    test: Manifest | None = None,
+    id2label: dict[int, str] | None = None,
+    num_labels: int | None = None,
+    probe: int | None = 200,
+    sampling: ClipSampling | None = None,
+    workers: int = 1,
+    speed_samples: int = 20,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Everything found, as a dict that JSON can hold; `problems` and `notes` are sentences.
+
+    probe: how many videos to open and decode in part, chosen at random by a fixed seed; None for all.
+    """
+    sampling = sampling or ClipSampling()
+    report: dict[str, Any] = {"origin": manifest.origin, "videos": len(manifest), "problems": [], "notes": []}
+    _check_labels(manifest, id2label, num_labels, report)
+    _check_probes(manifest, probe, sampling, workers, report, progress)
+    if test is not None:
+        _check_leaks(manifest, test, workers, report, progress)
+    readable = [index for index in report.pop("probed") if index not in {b["index"] for b in report["broken"]}]
+    if readable and speed_samples:
+        report["speed"] = measure_speed(manifest, readable, sampling, speed_samples)
+    return report
+
+
+def _check_labels(manifest: Manifest, id2label: Any, num_labels: int | None, report: dict[str, Any]) -> None:
+    names = manifest.class_names
+    if manifest.labels is None:
+        report["notes"].append("no labels: fit for pre-training, not for a classifier")
+        return
+    try:
+        manifest.check_labels(num_labels=num_labels)
+    except ValueError as error:
+        report["problems"].append(str(error))
+    if manifest.labels.dim() == 2:
+        report["label_means"] = manifest.labels.mean(0).tolist()
+        return
+    counts = Counter(manifest.labels.tolist())
+    known = range(manifest.num_labels or 0)
+    report["classes"] = {(names[label] if names else str(label)): counts.get(label, 0) for label in known}
+    empty = [name for name, count in report["classes"].items() if not count]
+    few = [name for name, count in report["classes"].items() if 0 < count < FEW_VIDEOS]
+    if empty:
+        report["problems"].append(f"{len(empty)} classes have no videos: {', '.join(empty[:8])}")
+    if few:
+        report["notes"].append(f"{len(few)} classes have fewer than {FEW_VIDEOS} videos: {', '.join(few[:8])}")
+    most, least = max(counts.values()), min(counts.values())
+    if most > 20 * least:
+        report["notes"].append(f"the classes are uneven, from {least} to {most} videos; consider class weights")
+    if id2label:
+        try:
+            columns = class_columns(names, names_of(id2label), len(id2label))
+            report["notes"].append("class names and their order are those of the checkpoint" if columns is None else
+                                   "the classes are the first of the checkpoint's")  # fmt: skip
+        except ValueError as error:
+            report["problems"].append(str(error))
+
+
+def _check_probes(
+    manifest: Manifest, probe: int | None, sampling: ClipSampling, workers: int, report: dict[str, Any], progress: bool
+) -> None:
+    chosen = list(range(len(manifest)))
+    if probe is not None and probe < len(chosen):
+        chosen = sorted(random.Random(0).sample(chosen, probe))
+    limits = Limits(decode_seconds=60.0)
+    with ThreadPoolExecutor(workers) as pool:  # FFmpeg decodes without holding the interpreter
+        results = pool.map(lambda index: probe_entry(manifest, index, limits), chosen)
+        found = list(tqdm(results, "probing", len(chosen), unit="video", disable=None if progress else True))
+    broken = [
+        {"index": index, "path": manifest.path(index), "error": result["error"]}
+        for index, result in zip(chosen, found)
+        if "error" in result
+    ]
+    good = [(result, index) for index, result in zip(chosen, found) if "error" not in result]
+    report |= {"probed": chosen, "videos_probed": len(chosen), "broken": broken}
+    if broken:
+        share = len(broken) / len(chosen)
+        report["problems"].append(f"{len(broken)} of {len(chosen)} videos looked at cannot be read ({share:.1%})")
+    if not good:
+        report["problems"].append("no video can be read")
+        return
+    frames = sorted((result["frames"], index) for result, index in good)
+    sizes = Counter(f"{result['width']}x{result['height']}" for result, _ in good)
+    report["frames"] = {
+        "shortest": frames[0][0],
+        "shortest_path": manifest.path(frames[0][1]),
+        "median": int(statistics.median(count for count, _ in frames)),
+        "longest": frames[-1][0],
+        "longest_path": manifest.path(frames[-1][1]),
+    }
+    report["sizes"] = dict(sizes.most_common(5))
+    span = sampling.span_frames
+    short = sum(count < span for count, _ in frames)
+    if sampling.strategy == "dense" and short:
+        report["notes"].append(
+            f"{short} of {len(good)} are shorter than a clip of {sampling.num_frames} frames at stride "
+            f"{sampling.stride_frames} ({span} frames) and will repeat frames"
+        )
+
+
+def _check_leaks(train: Manifest, test: Manifest, workers: int, report: dict[str, Any], progress: bool) -> None:
+    """Videos of equal content in both sets, or several times in the training set."""
+
+    def key(job: tuple[Manifest, int]) -> str | None:
+        try:
+            return hash_of(job[0].source(job[1]))
+        except OSError:
+            return None  # missing files are reported as broken
+
+    jobs = [(train, i) for i in range(len(train))] + [(test, i) for i in range(len(test))]
+    with ThreadPoolExecutor(workers) as pool:
+        keys = list(tqdm(pool.map(key, jobs), "hashing", len(jobs), unit="video", disable=None if progress else True))
+    places: dict[str, list[str]] = defaultdict(list)
+    for digest, (manifest, index) in zip(keys[: len(train)], jobs):
+        if digest is not None:
+            places[digest].append(manifest.path(index))
+    leaks = [
+        [places[digest][0], test.path(index)]
+        for digest, (_, index) in zip(keys[len(train) :], jobs[len(train) :])
+        if digest in places
+    ]
+    doubles = [paths for paths in places.values() if len(paths) > 1]
+    report |= {"leaks": leaks, "doubles": doubles}
+    if leaks:
+        report["problems"].append(
+            f"{len(leaks)} of {len(test)} test videos are in the training set too: {leaks[0][0]} is {leaks[0][1]}"
+        )
+    if doubles:
+        report["notes"].append(
+            f"{len(doubles)} training videos stand there more than once: {', '.join(doubles[0][:2])}"
+        )
+
+
+def measure_speed(manifest: Manifest, indices: list[int], sampling: ClipSampling, samples: int) -> dict[str, float]:
+    """Clips a second that one worker makes, for pre-training and, with labels, for fine-tuning."""
+    chosen = manifest.subset(list(itertools.islice(itertools.cycle(indices), samples)))
+    speeds, threads = {}, torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    try:
+        for mode in ("pretrain", "train"):
+            if mode == "train" and (chosen.labels is None or len(chosen.labels.unique(dim=0)) < 2):
+                continue
+            dataset = VideoDataset(chosen, mode=mode, sampling=sampling, broken="fail")
+            collate = PretrainCollator((8, 14, 14)) if mode == "pretrain" else ClassificationCollator()
+            collate([dataset[0]])
+            start = time.perf_counter()
+            for index in range(samples):
+                collate([dataset[index]])
+            speeds[f"{mode}_clips_per_second"] = round(samples / (time.perf_counter() - start), 1)
+    finally:
+        torch.set_num_threads(threads)
+    return speeds
+
+
+def render(report: dict[str, Any], clips_per_second: float) -> str:
+    """The report for people."""
+    lines = [
+        f"{report['origin']}: {report['videos']} videos, {report['videos_probed']} of them opened and decoded in part"
+    ]
+    if "classes" in report:
+        ranked = sorted(report["classes"].items(), key=lambda pair: -pair[1])
+        lines.append(f"{len(ranked)} classes, {ranked[0][1]} to {ranked[-1][1]} videos each:")
+        shown = ranked if len(ranked) <= 20 else [*ranked[:10], ("...", ""), *ranked[-10:]]
+        width = max(len(name) for name, _ in shown)
+        lines += [f"  {name:<{width}}  {count:>7}" for name, count in shown]
+    if "frames" in report:
+        frames = report["frames"]
+        lines.append(
+            f"frames: {frames['shortest']} ({frames['shortest_path']}) to {frames['longest']} "
+            f"({frames['longest_path']}), median {frames['median']}"
+        )
+        lines.append("sizes: " + ", ".join(f"{size} ({count})" for size, count in report["sizes"].items()))
+    for video in report["broken"][:20]:
+        lines.append(f"broken: {video['path']}: {video['error']}")
+    if len(report["broken"]) > 20:
+        lines.append(f"... and {len(report['broken']) - 20} more; --json lists all")
+    for kind, speed in report.get("speed", {}).items():
+        mode = {"pretrain": "pre-training", "train": "fine-tuning"}[kind.split("_")[0]]
+        needed = clips_per_second / speed
+        lines.append(
+            f"{mode}: one worker makes {speed:g} clips/s; a trainer of {clips_per_second:g} clips/s needs "
+            f"{-int(-needed // 1)} workers"
+        )
+    lines += [f"note: {note}" for note in report["notes"]]
+    lines += [f"PROBLEM: {problem}" for problem in report["problems"]]
+    lines.append("nothing is wrong" if not report["problems"] else f"{len(report['problems'])} problems")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="videomae check-data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", help="a list, table, folder or prepared set")
+    parser.add_argument("--test", help="another set whose videos must not be among these, compared by content")
+    parser.add_argument("--model", help="a model folder whose class names the data should have")
+    parser.add_argument("--root", help="where relative paths start; default: the folder of the list")
+    parser.add_argument("--split", help="which part of the data set")
+    parser.add_argument("--test_split", help="which part of the test set")
+    parser.add_argument("--layout", help="the layout, where it is not recognised")
+    parser.add_argument("--label_kind", choices=LABEL_KINDS, default="class", help="default %(default)s")
+    parser.add_argument("--num_labels", type=int, help="the number of classes that labels must stay below")
+    parser.add_argument("--probe", default="200", help="how many videos to open, or all; default %(default)s")
+    parser.add_argument("--stride_frames", type=int, default=4, help="of the clips that you will train on")
+    parser.add_argument("--num_frames", type=int, default=16, help="of a clip")
+    parser.add_argument("--clips_per_second", type=float, default=50.0, help="what your trainer can take; default 50")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads; default: one per core")
+    parser.add_argument("--json", help="also write the whole report here")
+    args = parser.parse_args(argv)
+    if args.probe != "all" and not args.probe.isdigit():
+        parser.error(f"--probe takes a number or all, not {args.probe!r}")
+    id2label = num_labels = None
+    if args.model:
+        config = json.loads(Path(args.model, "config.json").read_text(encoding="utf-8"))
+        id2label = {int(number): name for number, name in config.get("id2label", {}).items()}
+        num_labels = len(id2label) or None
+    try:
+        options = {"root": args.root, "label_kind": args.label_kind}
+        manifest = open_manifest(args.data, split=args.split, layout=args.layout, **options)
+        test = None
+        if args.test or args.test_split:
+            names = manifest.class_names
+            test = open_manifest(args.test or args.data, split=args.test_split, class_names=names, **options)
+    except (ValueError, OSError) as error:
+        print(f"videomae check-data: {error}", file=sys.stderr)
+        return 2
+    report = check(
+        manifest,
+        test=test,
+        id2label=id2label,
+        num_labels=args.num_labels or num_labels,
+        probe=None if args.probe == "all" else int(args.probe),
+        sampling=ClipSampling(num_frames=args.num_frames, stride_frames=args.stride_frames),
+        workers=args.workers,
+    )
+    print(render(report, args.clips_per_second))
+    if args.json:
+        write_json(args.json, report)
+    return 1 if report["problems"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""Re-encode a data set once, so that training reads it several times faster: smaller frames, short distances to seek.
+
+    python -m videomae.data.prepare train.csv prepared/train                 # tar shards with an index
+    python -m videomae.data.prepare train.csv prepared/train --format folder # one file a video, and a list
+    python -m videomae.data.prepare train.csv prepared/train --workers 16    # run again after a crash: it goes on
+
+Frames keep their number and order, so samples are those of the originals up to the loss of the second compression. The
+default was chosen by measurement (`python benchmarks/data_loading.py --codecs`): H.264 made to be decoded, with a key
+frame every 12 frames and no frame that refers to a B-frame. Broken videos are left out and reported.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from videomae.data.encoding import encode_video
+from videomae.data.manifests import Manifest, open_manifest
+from videomae.data.shards import FORMAT_VERSION, INDEX, write_shard
+from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
+from videomae.files import sha256_of, write_atomic, write_json
+from videomae.video_io import Limits, VideoReadError, iter_windows, probe
+
+FORMATS = ("shards", "folder")
+FRAME_FOLDER_FPS = 30.0  # images carry no rate; training does not look at it
+
+
+@dataclass(frozen=True)
+class Recoding:
+    """How videos are re-encoded. Two runs into one folder must agree on this."""
+
+    short_side: int = 256
+    codec: str = "h264"
+    quality: int = 20  # x264's crf; for mjpeg the quantiser, 2 (best) to 31
+    gop: int = 12
+    preset: str = "medium"
+
+    def __post_init__(self):
+        if self.codec not in ("h264", "mjpeg"):
+            raise ValueError(f"codec must be h264 or mjpeg, not {self.codec!r}")
+        for name, low, high in (("short_side", 16, 4096), ("quality", 0, 51), ("gop", 1, 1000)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must lie in [{low}, {high}], not {getattr(self, name)}")
+
+    def encode(self, frames: Iterator[np.ndarray], fps: float) -> bytes:
+        if self.codec == "mjpeg":
+            options = {"qmin": str(max(self.quality, 2)), "qmax": str(max(self.quality, 2))}
+            return encode_video(frames, fps, codec="mjpeg", options=options)
+        # fastdecode: no deblocking and no CABAC, which make half of the decoder's work. B-frames that nothing refers
+        # to are passed over where a clip does not want them.
+        options = {"preset": self.preset, "crf": str(self.quality), "g": str(self.gop), "bf": "3", "tune": "fastdecode"}
+        options["x264-params"] = "b-adapt=0:b-pyramid=none:scenecut=0"
+        return encode_video(frames, fps, options=options)
+
+
+def recode(source: Source, recoding: Recoding) -> tuple[bytes, dict[str, Any]]:
+    """One video as new bytes, and what is known of it. A bad source is a VideoReadError."""
+    if isinstance(source, TarMember):
+        source = read_member(source)
+    if isinstance(source, FrameFolder):
+        with open_clip(source) as clip:
+            count, fps = clip.num_frames, FRAME_FOLDER_FPS
+            frames = (clip.read([i], short_side=recoding.short_side)[0].numpy() for i in range(count))
+            video = recoding.encode(frames, fps)
+    else:
+        info = probe(source)
+        count, fps = info.num_frames, info.fps if 0 < info.fps <= 1000 else FRAME_FOLDER_FPS
+        windows = iter_windows(
+            source, num_frames=1, stride_frames=1, hop_frames=1, short_side=recoding.short_side, limits=Limits()
+        )
+        video = recoding.encode((window.frames[0] for window in windows), fps)
+    recoded = probe(video)
+    if recoded.num_frames != count:
+        raise VideoReadError(f"{count} frames became {recoded.num_frames}; the source cannot be re-encoded faithfully")
+    facts = {"frames": count, "fps": float(Fraction(fps).limit_denominator(60060)), "width": recoded.width}
+    return video, {**facts, "height": recoded.height, "source_sha256": hash_of(source)}
+
+
+def hash_of(source: Source) -> str:
+    """SHA-256 of what an entry holds, whatever it is called."""
+    if isinstance(source, FrameFolder):
+        digest = hashlib.sha256()
+        for name in sorted(os.listdir(source.folder)):
+            digest.update(name.encode("utf-8", "surrogateescape") + Path(source.folder, name).read_bytes())
+        return digest.hexdigest()
+    if isinstance(source, TarMember):
+        source = read_member(source)
+    if isinstance(source, dict):
+        source = source.get("bytes") or source["path"]
+    return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else sha256_of(source)
+
+
+def prepare(
+    manifest: Manifest,
+    output: str | os.PathLike,
+    *,
+    recoding: Recoding | None = None,
+    format: str = "shards",
+    videos_per_shard: int = 256,
+    workers: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Write the prepared set and return its report; an interrupted run is continued shard by shard.
+
+    Videos are put into shards in an order shuffled by `seed`, so that a shard is a fair sample of the set. With
+    format="folder" the videos lie in `videos/` under the names they had, listed in manifest.csv in their old order.
+    """
+    output, recoding = Path(output), recoding or Recoding()
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+    if videos_per_shard < 1 or workers < 1:
+        raise ValueError(f"videos_per_shard and workers must be at least 1, not {videos_per_shard} and {workers}")
+    settings = {**dataclasses.asdict(recoding), "format": format, "videos_per_shard": videos_per_shard, "seed": seed}
+    settings |= {"videos": len(manifest), "list_sha256": _hash_of_list(manifest)}
+    _claim(output, settings)
+    names = _file_names(manifest) if format == "folder" else None
+    order = np.random.default_rng(seed).permutation(len(manifest)) if format == "shards" else np.arange(len(manifest))
+    groups = [order[first : first + videos_per_shard].tolist() for first in range(0, len(order), videos_per_shard)]
+    parts = [f"shard-{number:05d}" for number in range(len(groups))]
+    left = [(part, group) for part, group in zip(parts, groups) if not (output / f"{part}.json").exists()]
+    done = len(manifest) - sum(len(group) for _, group in left)
+    bar = tqdm(total=len(manifest), initial=done, unit="video", disable=None if progress else True)
+    with bar, _pool(workers) as pool:
+        for part, group in left:
+            jobs = [(index, manifest.source(index), recoding) for index in group]
+            placed, broken = [], []
+            results = pool.map(_recode_job, jobs) if pool else map(_recode_job, jobs)
+            videos = []
+            for index, video, facts in results:
+                bar.update()
+                record = {"index": index, "path": manifest.path(index), "label": _plain(manifest.label(index))}
+                if video is None:
+                    broken.append({**record, "error": facts})
+                elif format == "shards":
+                    videos.append(({**record, **facts}, video))
+                else:
+                    write_atomic(output / names[index], video)
+                    placed.append({**record, **facts, "file": names[index], "size": len(video)})
+            if videos:
+                placed = write_shard(output / f"{part}.tar", videos)
+            write_json(output / f"{part}.json", {"videos": placed, "broken": broken})
+    return _finish(output, manifest, settings, parts)
+
+
+def _pool(workers: int):
+    if workers == 1:
+        return contextlib.nullcontext()
+    # Not by fork: the parent may hold threads of torch or a data set library.
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _recode_job(job: tuple[int, Source, Recoding]) -> tuple[int, bytes | None, dict[str, Any] | str]:
+    index, source, recoding = job
+    try:
+        video, facts = recode(source, recoding)
+    except (VideoReadError, OSError) as error:
+        return index, None, str(error)
+    return index, video, facts
+
+
+def _claim(output: Path, settings: dict[str, Any]) -> None:
+    """Make the folder ours, or see that an earlier run with these very settings made it."""
+    path = output / "prepare.json"
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in settings if earlier.get(name) != settings[name]]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{output} was prepared with {name}={earlier.get(name)!r}, not {settings[name]!r}; choose another folder"
+            )
+    elif output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty and was not made by this command; choose another folder")
+    write_json(path, settings)
+
+
+def _hash_of_list(manifest: Manifest) -> str:
+    digest = hashlib.sha256(manifest.text.numpy().tobytes() + manifest.ends.numpy().tobytes())
+    if manifest.labels is not None:
+        digest.update(manifest.labels.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _file_names(manifest: Manifest) -> list[str]:
+    """Where each video goes: its old path below videos/, as .mp4, with its number where two would collide."""
+    names: list[str] = []
+    seen: set[str] = set()
+    for index in range(len(manifest)):
+        parts = [part for part in Path(manifest.path(index)).parts if part not in ("..", ".", "/", os.sep)]
+        stem = os.path.splitext("/".join(["videos", *parts[parts[:1] == ["videos"] :]]))[0]
+        name = f"{stem}.mp4" if f"{stem}.mp4" not in seen else f"{stem}_{index:08d}.mp4"
+        seen.add(name)
+        names.append(name)
+    return names
+
+
+def _plain(label: Any) -> Any:
+    return label.tolist() if hasattr(label, "tolist") else label
+
+
+def _finish(output: Path, manifest: Manifest, settings: dict[str, Any], parts: list[str]) -> dict[str, Any]:
+    """Complete the set: the index or the list, and the report."""
+    videos, broken, filled = [], [], []
+    for part in parts:
+        record = json.loads((output / f"{part}.json").read_text(encoding="utf-8"))
+        videos += record["videos"]
+        broken += record["broken"]
+        filled += [part] if record["videos"] else []
+    names = list(manifest.class_names) if manifest.class_names else None
+    if names:
+        write_atomic(output / "labels.txt", "".join(f"{name}\n" for name in names))
+    report = {
+        "videos": len(videos),
+        "broken": broken,
+        "frames": sum(video["frames"] for video in videos),
+        "bytes": sum(video["size"] for video in videos),
+    }
+    write_json(output / "report.json", report)
+    if settings["format"] == "shards":
+        index = {"format": FORMAT_VERSION, "class_names": names, "settings": settings, "shards": filled}
+        write_json(output / INDEX, index)
+    else:
+        rows = [
+            {**{"path": video["file"], "label": names[video["label"]] if names and isinstance(video["label"], int) else video["label"]},
+             **{name: video[name] for name in ("frames", "fps", "width", "height", "source_sha256")}, "source": video["path"]}
+            for video in videos
+        ]  # fmt: skip
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_atomic(output / "manifest.jsonl", lines)
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="videomae prepare-data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    defaults = Recoding()
+    parser.add_argument("data", help="a list, table or folder of videos")
+    parser.add_argument("output", help="the folder to write; an interrupted run of the same command is continued")
+    parser.add_argument("--root", help="where relative paths start; default: the folder of the list")
+    parser.add_argument("--split", help="which part of the data set")
+    parser.add_argument("--layout", help="the layout, where it is not recognised")
+    parser.add_argument("--format", choices=FORMATS, default="shards", help="default %(default)s")
+    parser.add_argument("--short_side", type=int, default=defaults.short_side, help="pixels; default %(default)s")
+    parser.add_argument("--codec", choices=("h264", "mjpeg"), default=defaults.codec, help="default %(default)s")
+    parser.add_argument(
+        "--quality", type=int, help=f"h264: crf, default {defaults.quality}, lower is better; mjpeg: 2 to 31, default 5"
+    )
+    parser.add_argument("--gop", type=int, default=defaults.gop, help="frames from key frame to key frame")
+    parser.add_argument("--preset", default=defaults.preset, help="x264's effort; default %(default)s")
+    parser.add_argument("--videos_per_shard", type=int, default=256, help="default %(default)s")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; default: one per core")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of videos in shards")
+    args = parser.parse_args(argv)
+    manifest = open_manifest(args.data, root=args.root, split=args.split, layout=args.layout)
+    quality = args.quality if args.quality is not None else defaults.quality if args.codec == "h264" else 5
+    recoding = Recoding(args.short_side, args.codec, quality, args.gop, args.preset)
+    report = prepare(
+        manifest,
+        args.output,
+        recoding=recoding,
+        format=args.format,
+        videos_per_shard=args.videos_per_shard,
+        workers=args.workers,
+        seed=args.seed,
+    )
+    per_video = report["bytes"] / max(report["videos"], 1) / 1e3
+    print(
+        f"{report['videos']} videos, {report['frames']} frames, {report['bytes'] / 1e6:.1f} MB ({per_video:.0f} kB each)"
+    )
+    for record in report["broken"][:20]:
+        print(f"broken, left out: {record['path']}: {record['error']}", file=sys.stderr)
+    if report["broken"]:
+        print(f"{len(report['broken'])} broken videos, all in {Path(args.output) / 'report.json'}", file=sys.stderr)
+    name = "" if args.format == "shards" else "/manifest.jsonl"
+    print(f"train on {Path(args.output)}{name}")
+    return 0 if report["videos"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

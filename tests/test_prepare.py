@@ -1,0 +1,200 @@
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from video_files import numbers_in, write_video
+
+from videomae.data import prepare as preparing
+from videomae.data.manifests import open_manifest
+from videomae.data.prepare import Recoding, main, prepare, recode
+from videomae.data.shards import ShardSampler
+from videomae.data.sources import open_clip
+from videomae.data.synthetic import SyntheticSet, make_synthetic_set
+from videomae.data.transforms import PretrainTransform
+from videomae.data.video_dataset import VideoDataset
+from videomae.sampling_videomae import ClipSampling
+from videomae.video_io import probe, read_frames
+
+FAST = Recoding(short_side=32, preset="ultrafast")
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    spec = SyntheticSet(clips=20, validation_clips=0, test_clips=0, num_frames=12, height=32, width=48)
+    return make_synthetic_set(tmp_path_factory.mktemp("data") / "synthetic", spec)
+
+
+@pytest.fixture(scope="module")
+def prepared(synthetic, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "prepared"
+    prepare(open_manifest(synthetic / "train.csv"), folder, recoding=FAST, videos_per_shard=6, progress=False)
+    return folder
+
+
+def by_path(manifest):
+    return {manifest.path(i): i for i in range(len(manifest))}
+
+
+def test_frames_keep_their_number_and_order_at_the_new_size(tmp_path):
+    write_video(tmp_path / "a.mp4", 40, width=192, height=128, fps=25, options={"bf": "3"})
+    for recoding in (Recoding(short_side=64), Recoding(short_side=64, codec="mjpeg", quality=3)):
+        video, facts = recode(str(tmp_path / "a.mp4"), recoding)
+        assert (facts["frames"], facts["fps"], facts["width"], facts["height"]) == (40, 25.0, 96, 64)
+        assert numbers_in(read_frames(video, range(40))) == list(range(40))
+
+
+def test_prepared_h264_has_short_distances_between_key_frames(tmp_path):
+    write_video(tmp_path / "a.mp4", 60, gop=1000)
+    video, _ = recode(str(tmp_path / "a.mp4"), Recoding())
+    assert probe(video).key_frames == 5 and probe(video).height == 64  # never scaled up
+
+
+def test_shards_hold_every_video_with_its_label_and_near_equal_pixels(synthetic, prepared):
+    original, manifest = open_manifest(synthetic / "train.csv"), open_manifest(prepared)
+    places = by_path(manifest)
+    assert places.keys() == by_path(original).keys() and manifest.class_names == original.class_names
+    for i in range(len(original)):
+        assert manifest.label(places[original.path(i)]) == original.label(i)
+    with open_clip(manifest.source(places[original.path(7)])) as clip:
+        assert clip.num_frames == 12
+        ours = clip.read([0, 5, 11]).int()
+    assert (ours - read_frames(original.source(7), [0, 5, 11]).int()).abs().float().mean() < 6
+
+
+def test_shards_are_tar_files_of_pairs_that_others_can_read(prepared):
+    names = sorted(path.name for path in prepared.glob("*.tar"))
+    assert names == ["shard-00000.tar", "shard-00001.tar", "shard-00002.tar", "shard-00003.tar"]
+    with tarfile.open(prepared / names[0]) as tar:
+        members = tar.getnames()
+        assert len(members) == 12 and {name.split(".")[1] for name in members} == {"mp4", "json"}
+        record = json.load(tar.extractfile(members[1]))
+        assert record["frames"] == 12 and record["path"].startswith("videos/train/")
+        assert probe(tar.extractfile(members[0]).read()).num_frames == 12
+
+
+def test_a_data_set_over_shards_trains_like_one_over_files(prepared):
+    dataset = VideoDataset(
+        prepared, sampling=ClipSampling(num_frames=4, stride_frames=2), transform=PretrainTransform(16)
+    )
+    item = dataset[3]
+    assert item["pixel_values"].shape == (1, 4, 3, 16, 16) and torch.equal(
+        item["pixel_values"], dataset[3]["pixel_values"]
+    )
+
+
+def test_a_folder_keeps_names_and_order_and_is_read_by_its_list(synthetic, tmp_path):
+    original = open_manifest(synthetic / "train.csv")
+    prepare(original, tmp_path / "out", recoding=FAST, format="folder", progress=False)
+    manifest = open_manifest(tmp_path / "out" / "manifest.jsonl")
+    assert [manifest.path(i) for i in range(3)] == [original.path(i) for i in range(3)]
+    assert manifest.labels.tolist() == original.labels.tolist() and manifest.class_names == original.class_names
+    row = json.loads((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()[0])
+    assert row["frames"] == 12 and len(row["source_sha256"]) == 64 and row["source"] == original.path(0)
+
+
+@pytest.mark.slow  # each worker imports torch
+def test_two_workers_write_the_bytes_of_one(synthetic, prepared, tmp_path):
+    manifest = open_manifest(synthetic / "train.csv")
+    prepare(manifest, tmp_path / "two", recoding=FAST, videos_per_shard=6, workers=2, progress=False)
+    for path in prepared.iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(synthetic, prepared, tmp_path, monkeypatch):
+    manifest, calls = open_manifest(synthetic / "train.csv"), []
+    whole = preparing.recode
+
+    def failing(source, recoding):
+        calls.append(source)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return whole(source, recoding)
+
+    monkeypatch.setattr(preparing, "recode", failing)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(manifest, tmp_path / "out", recoding=FAST, videos_per_shard=6, progress=False)
+    assert not (tmp_path / "out" / "shards.json").exists()
+    done = len(calls)
+    prepare(manifest, tmp_path / "out", recoding=FAST, videos_per_shard=6, progress=False)
+    assert len(calls) - done == 20 - 6  # the first shard was complete
+    for path in prepared.iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    with pytest.raises(ValueError, match="was prepared with short_side=32, not 64"):
+        prepare(manifest, tmp_path / "out", recoding=Recoding(short_side=64), videos_per_shard=6, progress=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thing").touch()
+    with pytest.raises(FileExistsError, match="was not made by this command"):
+        prepare(manifest, tmp_path / "other", progress=False)
+
+
+def test_broken_and_oddly_named_videos_are_reported_or_kept(synthetic, tmp_path, capsys):
+    shutil.copytree(synthetic, tmp_path / "set")
+    (tmp_path / "set/videos/train/00004.mp4").write_bytes(b"x")
+    (tmp_path / "set/videos/train/00005.mp4").rename(tmp_path / "set/videos/train/跑 步 é.mp4")
+    rows = (tmp_path / "set/train.csv").read_text().replace("00005.mp4", "跑 步 é.mp4")
+    (tmp_path / "set/train.csv").write_text(rows, encoding="utf-8")
+    code = main([str(tmp_path / "set/train.csv"), str(tmp_path / "out"), "--workers=1", "--preset=ultrafast"])
+    shown = capsys.readouterr()
+    assert code == 0 and "19 videos" in shown.out and "broken, left out: videos/train/00004.mp4" in shown.err
+    manifest = open_manifest(tmp_path / "out")
+    assert len(manifest) == 19 and "videos/train/跑 步 é.mp4" in by_path(manifest)
+    assert json.loads((tmp_path / "out/report.json").read_text())["broken"][0]["index"] == 4
+
+
+def test_damaged_shards_are_refused(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "cut")
+    whole = (tmp_path / "cut/shard-00001.tar").read_bytes()
+    (tmp_path / "cut/shard-00001.tar").write_bytes(whole[:3000])
+    with pytest.raises(ValueError, match=r"shard-00001.tar is cut off"):
+        open_manifest(tmp_path / "cut")
+    (tmp_path / "cut/shard-00001.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"shard-00001.tar is missing"):
+        open_manifest(tmp_path / "cut")
+
+
+def test_vectors_of_labels_survive(tmp_path, synthetic):
+    rows = [
+        json.loads(json.dumps({"path": f"videos/train/0000{i}.mp4", "label": ["a"] if i else ["a", "b"]}))
+        for i in range(3)
+    ]
+    (synthetic / "multi.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(
+        open_manifest(synthetic / "multi.jsonl", label_kind="multi", class_names=["a", "b"]),
+        tmp_path / "out",
+        recoding=FAST,
+        progress=False,
+    )
+    manifest = open_manifest(tmp_path / "out")
+    assert manifest.labels[by_path(manifest)["videos/train/00000.mp4"]].tolist() == [1.0, 1.0]
+
+
+def test_the_order_by_shards_reads_them_nearly_one_after_the_other(prepared):
+    manifest = open_manifest(prepared)
+    sampler = ShardSampler(manifest, seed=3, open_shards=1)
+    order = list(sampler)
+    shards = manifest.shard[order].tolist()
+    assert sorted(order) == list(range(20)) and sum(np.diff(shards) != 0) == 3
+    assert order == list(ShardSampler(manifest, seed=3, open_shards=1))
+    assert order[8:] == list(ShardSampler(manifest, seed=3, open_shards=1, start=8))
+    sampler.set_epoch(1)
+    assert list(sampler) != order
+    mixed = list(ShardSampler(manifest, seed=3, open_shards=2))
+    assert len(set(manifest.shard[mixed[:8]].tolist())) == 2
+    parts = [list(ShardSampler(manifest, seed=3, rank=rank, world=2)) for rank in range(2)]
+    assert sorted(parts[0] + parts[1]) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"codec": "vp9"}, "codec must be"),
+        ({"short_side": 3}, "short_side must lie in"),
+        ({"gop": 0}, "gop must lie in"),
+    ],
+)
+def test_impossible_recodings_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recoding(**fields)
