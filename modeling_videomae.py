@@ -30,6 +30,10 @@ logger = logging.get_logger(__name__)
 # B clips  T frames  C channels  H W pixels | t h w patch grid, N = t*h*w tokens | p pixels along a patch, u frames in a
 # tubelet | V visible, R decoded ("rebuilt") tokens | D width, E decoder width, A heads | P = u*p*p*C values of a target
 
+# glibc maps every allocation above 32 MiB anew and gives it back when freed: at ViT-B and 4 clips the page faults of the
+# decoder's MLP alone are a tenth of a pre-training step on a CPU.
+CPU_PIECE_BYTES = 2**23
+
 # Released files store one q_bias and one v_bias; transformers renames them on the way in and out, but only for classes
 # inside transformers unless the mapping is registered. Without it the biases of every published file would start afresh.
 register_checkpoint_conversion_mapping(
@@ -326,8 +330,18 @@ class VideoMAELayer(GradientCheckpointingLayer):
         if num_queries is not None:
             hidden_states = hidden_states[:, -num_queries:]
         hidden_states = hidden_states + self.drop_path(branch)
-        branch = self.output(self.intermediate(self.layernorm_after(hidden_states)))
+        branch = self.feed_forward(self.layernorm_after(hidden_states))
         return hidden_states + self.drop_path(branch), weights
+
+    def feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The MLP; on a CPU in pieces whose inner activations the allocator keeps and the caches hold."""
+        rows, inner_width = math.prod(hidden_states.shape[:-1]), self.intermediate.dense.out_features
+        inner_bytes = rows * inner_width * hidden_states.element_size()
+        # A compiled graph has its own buffers, and counting pieces would tie it to one batch size.
+        if hidden_states.device.type != "cpu" or inner_bytes <= CPU_PIECE_BYTES or torch.compiler.is_compiling():
+            return self.output(self.intermediate(hidden_states))
+        pieces = hidden_states.flatten(0, 1).chunk(math.ceil(inner_bytes / CPU_PIECE_BYTES))
+        return torch.cat([self.output(self.intermediate(piece)) for piece in pieces]).view_as(hidden_states)
 
 
 class VideoMAEEncoder(nn.Module):
@@ -739,10 +753,10 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
         config = self.config
         pixels = select_patches(patchify(pixel_values, config.tubelet_size, config.patch_hw), positions).float()
         mean, std = (channel_column(tuple(values), pixels.device) for values in config.pixel_statistics)
-        pixels = pixels.flatten(-3) * std + mean  # (B, R, C, u*p*p)
+        pixels = pixels.flatten(-3).mul_(std).add_(mean)  # (B, R, C, u*p*p); a copy of our own since the selection
         if config.norm_pix_loss:
             variance, average = torch.var_mean(pixels, dim=-1, unbiased=True, keepdim=True)
-            pixels = (pixels - average) / (variance.sqrt() + 1e-6)
+            pixels.sub_(average).div_(variance.sqrt_().add_(1e-6))
         return pixels.transpose(-1, -2).flatten(-2)
 
 

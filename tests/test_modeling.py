@@ -451,6 +451,20 @@ def test_gradient_checkpointing_gives_the_same_gradients(model_class):
 
 
 @pytest.mark.parametrize("model_class", [VideoMAEForPreTraining, VideoMAEForVideoClassification])
+def test_an_mlp_in_pieces_gives_the_same_step(model_class, monkeypatch):
+    model = build(model_class).train()
+    twin, inputs = copy.deepcopy(model), inputs_for(model)
+    whole = model(**inputs)
+    whole.loss.backward()
+    monkeypatch.setattr("videomae.modeling_videomae.CPU_PIECE_BYTES", 5000)  # 6 rows or so at a time
+    pieces = twin(**inputs)
+    pieces.loss.backward()
+    assert torch.allclose(main_output(whole), main_output(pieces), atol=1e-6)
+    for parameter, other in zip(model.parameters(), twin.parameters()):
+        assert torch.allclose(parameter.grad, other.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_class", [VideoMAEForPreTraining, VideoMAEForVideoClassification])
 def test_every_parameter_learns(model_class):
     model = build(model_class, use_mean_pooling=model_class is VideoMAEForVideoClassification).train()
     model(**inputs_for(model)).loss.backward()
