@@ -175,7 +175,9 @@ def test_proposals_are_the_same_from_pickle_csv_and_both_kinds_of_json(tmp_path)
 
 
 def test_annotations_serve_as_proposals_that_are_certain(tmp_path):
-    path = write(tmp_path / "val.csv", "m,0902,0.1,0.2,0.5,0.9,12,0\nm,0902,0.1,0.2,0.5,0.9,80,0\nm,0902,0.6,0.2,0.9,0.9,1,3\n")
+    path = write(
+        tmp_path / "val.csv", "m,0902,0.1,0.2,0.5,0.9,12,0\nm,0902,0.1,0.2,0.5,0.9,80,0\nm,0902,0.6,0.2,0.9,0.9,1,3\n"
+    )
     boxes = read_proposals(path)[KeyFrame("m", 902)]
     np.testing.assert_allclose(boxes, [[0.1, 0.2, 0.5, 0.9, 1], [0.6, 0.2, 0.9, 0.9, 1]], atol=1e-6)
 
@@ -277,10 +279,21 @@ def test_result_files_make_the_round_trip_and_the_command_scores_them(tmp_path, 
     assert json.loads((tmp_path / "map.json").read_text())["per_category"]["pose"] == 0.5
 
 
+def test_result_files_with_a_header_and_without_rows_are_read(tmp_path):
+    rows = "m,0902,0.1,0.2,0.3,0.4,12,0.5\nm,902.0,0.1,0.2,0.3,0.4,13,1\n"
+    plain = read_detections(write(tmp_path / "a.csv", rows))
+    headed = read_detections(write(tmp_path / "b.csv", "video_id,timestamp,x1,y1,x2,y2,action_id,score\n\n" + rows))
+    for detections in (plain, headed):
+        assert detections.key_frames == [KeyFrame("m", 902)] and detections.frame.tolist() == [0, 0]
+        assert detections.label.tolist() == [12, 13] and detections.score.tolist() == [0.5, 1.0]
+    nothing = Detections([], np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
+    assert len(read_detections(write_detections(tmp_path / "none.csv", nothing)).frame) == 0
+
+
 def test_a_wrong_result_row_is_named(tmp_path):
     with pytest.raises(ValueError, match="line 1: box 10, 20, 30, 40 seems to be in pixels"):
         read_detections(write(tmp_path / "r.csv", "m,0902,10,20,30,40,12,0.5\n"))
     with pytest.raises(ValueError, match="line 1 has 7 columns"):
         read_detections(write(tmp_path / "r.csv", "m,0902,0.1,0.2,0.3,0.4,12\n"))
-    with pytest.raises(ValueError, match="line 1 is not a result"):
+    with pytest.raises(ValueError, match="line 1: action 'sit' is not a whole number"):
         read_detections(write(tmp_path / "r.csv", "m,0902,0.1,0.2,0.3,0.4,sit,0.5\n"))
