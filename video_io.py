@@ -4,10 +4,11 @@ A frame's index is its place in a decode of the whole file from the start, whate
 counts. Which indices to read is decided in sampling_videomae.py; making model input of the pixels in
 image_processing_videomae.py.
 
-How a read works: one pass over the packets (no decoding) gives the number of frames and where the key frames are.
-The wanted frames are then grouped into runs; a run starts at a key frame and ends with the last packet that its
-frames need. Packets are numbered on the way into the decoder, so that each picture coming out says which packet it
-was, independent of time stamps. Where the packets alone do not tell the order, the file is decoded from the start.
+How a read works: MP4's own table, or else one pass over the packets (no decoding), gives the number of frames and where
+the key frames are. The wanted frames are then grouped into runs; a run starts at a key frame and ends with the last
+packet that its frames need. Packets are numbered on the way into the decoder, so that each picture coming out says
+which packet it was, independent of time stamps. Where the packets alone do not tell the order, the file is decoded
+from the start.
 """
 
 # n frames in the file | T frames asked for | H W pixels of the upright frame
@@ -50,6 +51,8 @@ SKIPPING_CODECS = frozenset(("h264", "mpeg2video", "mpeg4"))
 UNTIMED_DEMUXERS = frozenset(("avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu", "vc1"))
 # Up to this many packets ahead, reading on through the file costs less than a seek.
 NEAR_PACKETS = 64
+# Pictures are never shown more than this many packets away from their own (H.264 and HEVC hold at most 16 back).
+REORDER_PACKETS = 16
 _NOWHERE = -(1 << 62)  # a position in the file from which nothing is near
 
 
@@ -200,15 +203,17 @@ class VideoReader:
     @property
     def info(self) -> VideoInfo:
         if self._picture is None:  # only a decoded picture tells the size and the rotation for certain
-            self._picture = next((frame for _, frame in self._run(0, len(self._packets) - 1, wanted=None)), None)
+            self._picture = next((frame for _, frame in self._run(0, len(self._pts) - 1, wanted=None)), None)
         return self._describe()
 
     def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
         """The frames at `indices` (any order, repeats allowed) as uint8 RGB (T, H, W, 3)."""
         indices = [int(index) for index in indices]
-        n = self.num_frames
         if not indices:
             raise VideoReadError(f"{self.name}: no frames asked for; indices is empty")
+        self._deadline.restart()
+        self._find(indices)
+        n = self.num_frames
         outside = [index for index in indices if not 0 <= index < n]
         if outside:
             raise VideoReadError(
@@ -220,7 +225,6 @@ class VideoReader:
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             rows.setdefault(index, []).append(row)
-        self._deadline.restart()
         out = None
         for index, frame in self._decode(sorted(rows)):
             check_pixels(self.name, frame.width, frame.height, self.limits)
@@ -248,20 +252,99 @@ class VideoReader:
         self._set_order(self._order_by_decoding(), self._keys)
         return self.info
 
-    # What the packets tell
+    # Which packet holds which frame
 
     def _scan(self) -> None:
-        """Number the packets in decode order and find the order in which their pictures are shown."""
-        codec = self._stream.codec_context
-        self._packets: list[tuple] = []  # (pts, dts, size), which tells packet k again after a seek
-        self._last_duration = 0
+        """Number the packets in decode order: `_order[i]` is the one of frame i."""
+        self._demux, self._position = iter(()), _NOWHERE
+        if not self._read_table():
+            self._read_packets()
+
+    def _read_table(self) -> bool:
+        """Take the packets from the table of an MP4 file, without reading the file; False where it does not serve.
+
+        The table tells decoding times, sizes and key frames. Which frame a packet shows is found out for one group of
+        pictures at a time, when a frame of it is wanted: see `_find`.
+        """
+        stream, codec = self._stream, self._stream.codec_context
+        n = stream.frames
+        if self._missing or "mp4" not in self._container.format.name or codec.name not in KEY_FRAME_CODECS:
+            return False
+        if not 0 < n <= self.limits.max_frames or len(stream.index_entries) != n:  # fragmented files have several
+            return False
+        entries = list(stream.index_entries)
+        dts = [entry.timestamp for entry in entries]
+        keys = [number for number, entry in enumerate(entries) if entry.is_keyframe]
+        if keys[:1] != [0] or any(entry.is_discard for entry in entries):
+            return False
+        if any(later <= earlier for earlier, later in itertools.pairwise(dts)):
+            return False
+        if max(entry.pos + entry.size for entry in entries) > self._container.size:
+            return False
+        if n > 1 and len(keys) == n and codec.has_b_frames:  # all are marked as key frames, and they cannot all be
+            return False
+        self.truncated, self._seekable, self._by_dts = False, True, True
+        self._dts, self._pts = dts, [None] * n
+        self._stamps = [(entry.timestamp, entry.size) for entry in entries]
+        self._number_of = {stamp: number for number, stamp in enumerate(self._stamps)}
+        self._last_duration = dts[-1] - dts[-2] if n > 1 else 0
+        self._set_order([None] * n, keys)
+        return True
+
+    def _find(self, indices: Sequence[int]) -> None:
+        """Make sure of `_order` at these indices, where they exist."""
+        for index in sorted(set(indices)):
+            if 0 <= index < len(self._order) and self._order[index] is None and not self._find_group(index):
+                self._read_packets()  # the table is not what it seems; every frame is known after this
+                return
+
+    def _find_group(self, index: int) -> bool:
+        """Put the group of pictures around a frame in order by the time stamps of its packets.
+
+        A group's packets, from one key frame to the next, are shown after those of the group before and before those
+        of the next, so frame numbers and packet numbers share their ranges. False where a look at the neighbours
+        contradicts that.
+        """
+        at = bisect_right(self._keys, index) - 1
+        first, end = self._keys[at], [*self._keys, len(self._pts)][at + 1]
+        # Before a long group there is no look back: that would mean to read the one before as well.
+        begin = max(first - REORDER_PACKETS, 0) if end - first <= NEAR_PACKETS else first
+        stop = min(end + REORDER_PACKETS, len(self._pts))
+        times: list[int] = []
+        try:
+            self._go_to(begin)
+            for packet in itertools.islice(self._demux, stop - begin):
+                if self._stamp(packet) != self._stamps[self._position] or packet.pts is None:
+                    return False
+                self._position += 1
+                times.append(packet.pts)
+        except (av.FFmpegError, OSError):
+            return False
+        before, own, after = times[: first - begin], times[first - begin : end - begin], times[end - begin :]
+        if len(times) != stop - begin or len(set(own)) < len(own):
+            return False
+        if (before and max(before) >= min(own)) or (after and max(own) >= min(after)):
+            return False
+        self._pts[first:end] = own
+        self._order[first:end] = sorted(range(first, end), key=self._pts.__getitem__)
+        self._index_of.update((self._order[index], index) for index in range(first, end))
+        return True
+
+    def _read_packets(self) -> None:
+        """Go through all packets, up to damage if there is any."""
+        stream, codec = self._stream, self._stream.codec_context
+        self._by_dts, self._last_duration = False, 0
+        self._pts, self._dts, sizes = [], [], []
         keys: list[int] = []
         shown: list[int] = []
-        damage, codec_name = self._missing, codec.name
-        self._demux, self._position = iter(()), _NOWHERE
+        damage, is_vp8 = self._missing, codec.name == "vp8"
         try:
-            for packet in _pictures(self._container.demux(self._stream)):
-                number = len(self._packets)
+            if self._position != _NOWHERE:
+                self._reopen()
+                stream, codec = self._stream, self._stream.codec_context
+            self._position = _NOWHERE
+            for packet in _pictures(self._container.demux(stream)):
+                number = len(sizes)
                 if number % 256 == 0:
                     self._deadline.check()
                 if number >= self.limits.max_frames:
@@ -269,53 +352,56 @@ class VideoReader:
                 if packet.is_corrupt:
                     damage = damage or f"packet {number} is incomplete"
                     break
-                self._packets.append((packet.pts, packet.dts, packet.size))
+                self._pts.append(packet.pts)
+                self._dts.append(packet.dts)
+                sizes.append(packet.size)
                 if packet.is_keyframe:
                     keys.append(number)
-                if not packet.is_discard and (codec_name != "vp8" or _vp8_is_shown(packet)):
+                if not packet.is_discard and not (is_vp8 and _vp8_is_hidden(packet)):
                     shown.append(number)
                     self._last_duration = packet.duration or self._last_duration
         except (av.FFmpegError, OSError) as error:
             damage = damage or reason(error)
-        if not self._packets:
+        if not sizes:
             raise VideoReadError(f"{self.name} holds no frames" + (f": {damage}" if damage else ""))
-        promised = self._stream.frames if "mp4" in self._container.format.name else 0
-        if damage is None and len(self._packets) < promised:
+        promised = stream.frames if "mp4" in self._container.format.name else 0
+        if damage is None and len(sizes) < promised:
             damage = f"{promised} frames are promised"
         self.truncated = damage is not None
         if self.truncated and self.errors == "strict":
             raise VideoReadError(
-                f"{self.name} is cut off or damaged ({damage}; {len(self._packets)} packets are there); "
-                + TRUNCATE_HINT
+                f"{self.name} is cut off or damaged ({damage}; {len(sizes)} packets are there); " + TRUNCATE_HINT
             )
         # Time stamps give the order when they are whole, and nothing was cut away before the first key frame.
-        times = [self._packets[number][0] for number in shown]
+        times = [self._pts[number] for number in shown]
         ordered = None not in times and len(set(times)) == len(times)
         ordered &= not (self._container.format.name in UNTIMED_DEMUXERS and codec.has_b_frames)
         whole = shown[:1] == [0] and keys[:1] == [0] and (not ordered or min(times) == times[0])
-        self._number_of = {key: number for number, key in enumerate(self._packets)}
-        unique = len(self._number_of) == len(self._packets)
+        self._stamps = list(zip(self._pts, sizes))
+        self._number_of = {stamp: number for number, stamp in enumerate(self._stamps)}
+        unique = len(self._number_of) == len(sizes)
         self._seekable = codec.name in KEY_FRAME_CODECS and ordered and unique
         if ordered:
-            shown.sort(key=lambda number: self._packets[number][0])
+            shown.sort(key=self._pts.__getitem__)
         self._set_order(shown, keys)
         if self.truncated or not whole:
             self._set_order(self._order_by_decoding(), keys)
 
-    def _set_order(self, order: list[int], keys: list[int]) -> None:
-        """`order[i]` is the packet of frame i. Where not even a decode tells, only its length means something."""
-        self._order, self._keys = order, keys
-        self._index_of = {number: index for index, number in enumerate(order)}
-        known = sorted((self._index_of[number], number) for number in keys if number in self._index_of)
-        # The first packet is always a place to start from, whether it is marked as a key frame or not.
-        self._key_indices = [-1, *(index for index, _ in known)]
-        self._key_numbers = [0, *(number for _, number in known)]
+    def _set_order(self, order: list[int | None], keys: list[int]) -> None:
+        """Where not even a decode tells the order, only its length means something (`_seekable` is False)."""
+        self._order, self._num_keys = order, len(keys)
+        self._keys = sorted({0, *keys})  # the first packet is a place to start from, marked as a key frame or not
+        self._index_of = {number: index for index, number in enumerate(order) if number is not None}
+
+    def _stamp(self, packet: "av.Packet") -> tuple:
+        """What tells a packet again after a seek."""
+        return (packet.dts if self._by_dts else packet.pts, packet.size)
 
     def _order_by_decoding(self) -> list[int]:
         """The packets in the order in which a decode from the start shows their pictures, up to the first damage."""
         order: list[int] = []
         try:
-            order.extend(number for number, _ in self._run(0, len(self._packets) - 1, wanted=None))
+            order.extend(number for number, _ in self._run(0, len(self._pts) - 1, wanted=None))
         except VideoReadError:
             if self.errors == "strict":
                 raise
@@ -327,12 +413,14 @@ class VideoReader:
         return order
 
     def _describe(self) -> VideoInfo:
+        self._find((0, len(self._order) - 1))
         stream, codec, picture = self._stream, self._stream.codec_context, self._picture
         width, height = _upright_size(picture) if picture else (codec.width, codec.height)
         n, rate = len(self._order), float(stream.average_rate or stream.guessed_rate or 0)
-        times = [self._packets[number][0] for number in self._order if number >= 0]
+        times = [self._pts[number] for number in self._order if number is not None and number >= 0]
+        times = [pts for pts in times if pts is not None]
         begin, duration = 0.0, n / rate if rate else 0.0
-        if times and None not in times and stream.time_base:
+        if times and stream.time_base:
             begin = float(min(times) * stream.time_base)
             duration = float((max(times) - min(times) + self._last_duration) * stream.time_base) or duration
         if duration > 0 and abs(n - rate * duration) > 1:  # the header's rate is believed while it fits
@@ -346,7 +434,7 @@ class VideoReader:
             codec=codec.name,
             pix_fmt=picture.format.name if picture else str(codec.pix_fmt),
             rotation=_quarter_turns(picture) * 90 if picture else 0,
-            key_frames=len(self._keys),
+            key_frames=self._num_keys,
             start_seconds=begin,
             truncated=self.truncated,
         )
@@ -368,7 +456,7 @@ class VideoReader:
             if not missing:
                 return
         if not self._seekable:
-            for index, (_, frame) in enumerate(self._run(0, len(self._packets) - 1, wanted=None)):
+            for index, (_, frame) in enumerate(self._run(0, len(self._pts) - 1, wanted=None)):
                 if index in missing:
                     missing.remove(index)
                     yield index, frame
@@ -388,10 +476,10 @@ class VideoReader:
         starts = []
         for index in indices:
             number = self._order[index]
-            at = max(bisect_right(self._key_indices, index) - 1 - earlier_keys, 0)
-            while at and self._key_numbers[at] > number:
+            at = bisect_right(self._keys, number) - 1
+            if self._index_of.get(self._keys[at], -1) > index:  # it follows the key frame but is shown before it
                 at -= 1
-            starts.append((number, self._key_numbers[at]))
+            starts.append((number, self._keys[max(at - earlier_keys, 0)]))
         runs: list[tuple[int, int, set[int]]] = []
         for number, key in sorted(starts):
             if runs and key <= runs[-1][1]:
@@ -425,7 +513,7 @@ class VideoReader:
                 yield (-1 if frame.pts is None else frame.pts), frame
         except (av.FFmpegError, OSError) as error:
             raise VideoReadError(
-                f"{self.name} cannot be decoded at packet {number} of {len(self._packets)}: {reason(error)}"
+                f"{self.name} cannot be decoded at packet {number} of {len(self._pts)}: {reason(error)}"
             ) from None
         finally:
             self._stream.codec_context.skip_frame = "DEFAULT"
@@ -433,19 +521,23 @@ class VideoReader:
     def _go_to(self, first: int) -> None:
         """Make packet `first` the next one of `_demux`."""
         if not 0 <= first - self._position <= NEAR_PACKETS and not (self._seekable and self._seek(first)):
-            self._container.close()
-            if not isinstance(self._file, str):
-                self._file.seek(0)
-            self._container, self._stream = open_container(self._file, self.name, self.limits, self._threads)
-            self._demux, self._position = _pictures(self._container.demux(self._stream)), 0
+            self._reopen()
         while self._position < first:
             next(self._demux)
             self._position += 1
 
+    def _reopen(self) -> None:
+        self._container.close()
+        if not isinstance(self._file, str):
+            self._file.seek(0)
+        self._container, self._stream = open_container(self._file, self.name, self.limits, self._threads)
+        self._demux, self._position = _pictures(self._container.demux(self._stream)), 0
+
     def _seek(self, first: int) -> bool:
         """Make packet `first` or one before it the next from `_demux`; False if the container cannot."""
-        # By presentation time, then by decoding time, which the index of MP4 is ordered by, then to the start.
-        for target in dict.fromkeys((*self._packets[first][:2], *self._packets[0][:2])):
+        # MP4 is sought by decoding time, others by presentation time; at last to the start.
+        times = (self._dts,) if self._by_dts else (self._pts, self._dts)
+        for target in dict.fromkeys(series[number] for number in (first, 0) for series in times):
             if target is None:
                 continue
             try:
@@ -454,7 +546,7 @@ class VideoReader:
                 packet = next(self._demux, None)
             except (av.FFmpegError, OSError):
                 continue
-            landed = self._number_of.get((packet.pts, packet.dts, packet.size), first + 1) if packet else first + 1
+            landed = self._number_of.get(self._stamp(packet), first + 1) if packet else first + 1
             if landed <= first:
                 self._demux, self._position = itertools.chain([packet], self._demux), landed
                 return True
@@ -469,9 +561,9 @@ def _pictures(packets: Iterator["av.Packet"]) -> Iterator["av.Packet"]:
     return (packet for packet in packets if packet.size)
 
 
-def _vp8_is_shown(packet: "av.Packet") -> bool:
+def _vp8_is_hidden(packet: "av.Packet") -> bool:
     """VP8 keeps pictures that are only referred to in packets of their own, with this bit unset."""
-    return bool(memoryview(packet)[0] & 0x10)
+    return not memoryview(packet)[0] & 0x10
 
 
 def _quarter_turns(frame: "av.VideoFrame") -> int:
@@ -506,7 +598,8 @@ def _upright_rgb(
     """RGB (height, width, 3) of a picture stored `turns` quarter turns away; scaled if its size is another."""
     if turns % 2:
         width, height = height, width
-    rgb = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR")
+    # one thread: starting a team for one small frame costs more than the frame
+    rgb = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
     plane = rgb.planes[0]
     lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height]  # lines are longer than the picture
     picture = lines[:, : 3 * width].reshape(height, width, 3)
