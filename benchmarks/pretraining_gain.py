@@ -44,6 +44,7 @@ MODEL = {
     "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 256,
 }
+CLIPS, SAMPLES = 8, 4  # of a pre-training step: 32 masked samples of 8 decoded clips, as V2 repeats its augmentation
 ARMS = ("from scratch", "pre-trained")
 
 
@@ -53,7 +54,7 @@ class Plan:
 
     seeds: int = 5
     unlabelled: int = 1600
-    pretrain_epochs: int = 80
+    pretrain_epochs: int = 20
     few: int = 80  # labelled clips, 10 a class
     many: int = 640
     few_epochs: int = 100
@@ -61,7 +62,7 @@ class Plan:
     test: int = 400
 
 
-QUICK = Plan(seeds=1, unlabelled=1600, pretrain_epochs=40, few_epochs=50, many_epochs=15, test=200)
+QUICK = Plan(seeds=1, unlabelled=1600, pretrain_epochs=10, few_epochs=50, many_epochs=15, test=200)
 
 
 def make_data(folder: Path, plan: Plan, seed: int) -> None:
@@ -110,15 +111,16 @@ def run(name: str, log: Path, *arguments: str) -> float:
 def pretrain(folder: Path, plan: Plan, seed: int) -> None:
     if (folder / "pretrained" / "config.json").exists():
         return
-    steps = plan.pretrain_epochs * (plan.unlabelled // 32)
+    steps = plan.pretrain_epochs * (plan.unlabelled // CLIPS)
     run(
         f"seed {seed}: pre-training, {steps} steps",
         folder / "logs" / "pretrain.txt",
         *["pretrain", "--recipe", "tiny", "--model", str(folder / "fresh"), "--config"],
         *["--data", str(folder / "data" / "train.txt"), "--output", str(folder / "pretrain")],
         *["--image_size", str(SIZE), "--num_frames", str(FRAMES), "--stride_frames", str(STRIDE)],
-        *["--epochs", str(plan.pretrain_epochs), "--warmup_epochs", str(plan.pretrain_epochs // 10)],
-        *["--clips_per_step", "32", "--base_lr", "1.6e-2", "--min_lr", "1e-4", "--mask_ratio", "0.75"],
+        *["--epochs", str(plan.pretrain_epochs), "--warmup_epochs", str(plan.pretrain_epochs / 10)],
+        *["--clips_per_step", str(CLIPS), "--num_samples", str(SAMPLES), "--mask_ratio", "0.75"],
+        *["--base_lr", str(2e-3 * 256 / CLIPS), "--min_lr", str(1e-5 * 256 / CLIPS)],
         *["--num_workers", "0", "--save_every", "100000", "--log_every", "50", "--seed", str(seed)],
     )
     (folder / "pretrain" / f"checkpoint-{steps}").rename(folder / "pretrained")
@@ -135,7 +137,7 @@ def finetune(folder: Path, plan: Plan, seed: int, labels: str, arm: str) -> floa
             *["finetune", "--recipe", "tiny", "--model", str(folder / ("fresh" if arm == ARMS[0] else "pretrained"))],
             *["--data", str(folder / "data" / f"{labels}.txt"), "--test_data", str(folder / "data" / "test.txt")],
             *["--output", str(output), "--image_size", str(SIZE), "--num_frames", str(FRAMES)],
-            *["--stride_frames", str(STRIDE), "--epochs", str(epochs), "--warmup_epochs", str(epochs // 10)],
+            *["--stride_frames", str(STRIDE), "--epochs", str(epochs), "--warmup_epochs", str(epochs / 10)],
             *["--clips_per_step", "16", "--base_lr", "1.6e-2", "--min_lr", "1e-4", "--layer_decay", "none"],
             *["--test_clips", "1", "--test_crops", "1", "--num_workers", "0", "--save_every", "100000"],
             *["--seed", str(seed)],

@@ -306,6 +306,30 @@ def test_every_published_recipe_is_offered_and_small_data_too():
     assert {"v1-base-k400", "v2-giant-k710", "small-data", "tiny"} <= set(RECIPES)
 
 
+def test_lora_trains_small_matrices_and_writes_a_plain_model(videos, pretrained, tmp_path):
+    pytest.importorskip("peft")
+    more = ("--lora_rank", "2", "--base_lr", "0.1")
+    assert finetune(videos, pretrained, tmp_path / "run", *more) == 0
+    for stop in ("5", "12"):
+        assert finetune(videos, pretrained, tmp_path / "two", *more, "--max_steps", stop, "--resume", "auto") == 0
+    assert history(tmp_path / "run") == history(tmp_path / "two")
+    one, two = (load_file(tmp_path / name / "checkpoint-12/model.safetensors") for name in ("run", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    before = load_file(pretrained / "model.safetensors")
+    moved = {name for name in one if name in before and not torch.equal(one[name], before[name])}
+    assert moved == {
+        f"videomae.encoder.layer.{block}.attention.attention.{name}.weight"
+        for block in range(2)
+        for name in ("query", "value")
+    }
+
+
+def test_lora_without_peft_says_what_to_install(videos, pretrained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match="pip install peft"):
+        finetune(videos, pretrained, tmp_path / "run", "--lora_rank", "2")
+
+
 COMMAND = "import sys; from videomae.train_classification import main; sys.exit(main(sys.argv[1:]))"
 
 

@@ -4,13 +4,15 @@ What changes on the way is said, one sentence each: a final norm dropped, a head
 else may be missing or left over when weights are loaded.
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.label_names import class_columns, names_of, normalised, side_by_side
@@ -59,9 +61,10 @@ def build_classifier(
     classifier = known.endswith("ForVideoClassification")
     config = VideoMAEConfig.from_pretrained(start, **fields)
     name_classes(config, class_names)
-    model, info = VideoMAEForVideoClassification.from_pretrained(
-        start, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    with quiet_loading():  # what differs is checked and said below
+        model, info = VideoMAEForVideoClassification.from_pretrained(
+            start, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     check_loaded(start, info, classifier=classifier)
     if not classifier:
         say(
@@ -76,6 +79,16 @@ def build_classifier(
         model, start, before=before, class_names=class_names, model_names=model_names, rule=init_head_from, say=say
     )
     return model
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
 
 
 def check_loaded(start: str, info: Mapping[str, Any], *, classifier: bool) -> None:

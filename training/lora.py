@@ -35,10 +35,13 @@ def add_lora(model: nn.Module, rank: int) -> int:
     def save_merged(folder: Any, state_dict: Any = None, **options: Any) -> None:
         merged(model).save_pretrained(folder, **options)
 
+    def merged_state(**options: Any) -> dict[str, torch.Tensor]:
+        return merged(model).state_dict()
+
     def leave_as_is(state_dict: Mapping[str, torch.Tensor], **options: Any) -> None:
         """A checkpoint's folder holds the merged weights; `restore` puts back what was trained."""
 
-    model.save_pretrained, model.load_state_dict = save_merged, leave_as_is
+    model.save_pretrained, model.state_dict, model.load_state_dict = save_merged, merged_state, leave_as_is
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
@@ -51,7 +54,9 @@ def merged(model: nn.Module) -> nn.Module:
         if isinstance(module, LoraLayer):
             module.merge()
     state = {
-        name.replace(".base_layer.", "."): tensor for name, tensor in twin.state_dict().items() if ".lora_" not in name
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in nn.Module.state_dict(twin).items()  # the class's own: the instance's is the merged one
+        if ".lora_" not in name
     }
     plain = type(model)(model.config)
     plain.load_state_dict(state)
