@@ -96,6 +96,14 @@ def open_up(folder: Path) -> None:
             os.chmod(path, path.stat().st_mode | 0o666 & ~_umask())
 
 
+def final_name(folder: str | os.PathLike) -> str:
+    """The name of a folder; of one that `new_folder` has given, the name that it will get."""
+    name = Path(folder).resolve().name
+    if name.startswith(".") and name.endswith(".tmp"):
+        return name[1:].removesuffix(".tmp").rsplit(".", 1)[0]
+    return name
+
+
 def sync_folder(path: Path) -> None:
     """Make renames inside a folder durable; a no-op where the system cannot open folders."""
     with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
-from videomae.files import write_atomic, write_json
+from videomae.files import final_name, write_atomic, write_json
 from videomae.model_cards.cards import (
     HEADS,
     architecture,
@@ -86,9 +86,9 @@ def write_run_card(
     base = base_facts(base_model)
     points = log_points(log) if log else []
     record = {
-        "folder": folder.name,
+        "folder": final_name(folder),
         "task": task,
-        "recipe": _plain(recipe),
+        "recipe": {key: _without_folders(value) for key, value in _plain(recipe).items()},
         "clips_per_step": clips_per_step,
         "steps": steps,
         "data": _plain(data),
@@ -96,7 +96,7 @@ def write_run_card(
         "base_model": base["name"],
         "base_license": base["license"],
         "license": license,
-        "command": command,
+        "command": " ".join(map(_without_folders, command.split(" "))) if command else None,
         "environment": environment(),
         "date": date.today().isoformat(),
         "curves": "picture" if draw_curves(points, folder / CURVES) else table_of(points),
@@ -106,12 +106,17 @@ def write_run_card(
         add_code(folder)
     path = write_json(folder / RECORD, record)
     record = json.loads(path.read_text(encoding="utf-8"))  # as it will be read again: keys sorted, the card the same
-    return write_atomic(folder / "README.md", render_run_card(folder, record, name=folder.name))
+    return write_atomic(folder / "README.md", render_run_card(folder, record, name=record["folder"]))
 
 
 def _plain(value: Any) -> Any:
     """JSON values only; what JSON does not know (paths, types) becomes text."""
     return json.loads(json.dumps(value, default=str))
+
+
+def _without_folders(value: Any) -> Any:
+    """An absolute path as its last part: where things lay on the trainer's disk is nobody's business."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def render_run_card(
@@ -142,6 +147,7 @@ def render_run_card(
             base_model=hub_name(record["base_model"]),
             results=results,
         ),
+        title=f"{name.rsplit('/', 1)[-1]}: {model_of(record, fields['config'])}, {TASKS[record['task']]}",
         license=licence,
         license_source=source,
         non_commercial=is_non_commercial(licence),
@@ -183,6 +189,7 @@ def render_plain_card(
     results = recorded_results(measured)
     return render(
         "plain_card.md.jinja",
+        title=name.rsplit("/", 1)[-1],
         card_data=metadata(name=name, head=fields["head"], license=license, results=results),
         results=results,
         result_notes=notes_of(measured),
@@ -202,7 +209,6 @@ def folder_fields(folder: Path, name: str) -> dict[str, Any]:
     head = head_of(config.to_dict())
     sampling = read_sampling(folder)
     return {
-        "title": name.rsplit("/", 1)[-1],
         "name": name,
         "head": head,
         "config": config,
@@ -214,11 +220,14 @@ def folder_fields(folder: Path, name: str) -> dict[str, Any]:
 
 
 def summary_of(record: Mapping[str, Any], config: VideoMAEConfig) -> str:
-    size = next((name for name, shape in PRESETS.items() if shape["width"] == config.hidden_size), None)
-    model = ("VideoMAE V2" if _is_v2(record["recipe"]) else "VideoMAE") + (f" {size}" if size else "")
     start = f"starting from {text(record['base_model'])}" if record["base_model"] else "starting from random weights"
     data = text(record["data"].get("name", "a data set that the run did not name"))
-    return f"{model}, {TASKS[record['task']]} on {data}, {start}, with the `videomae` package."
+    return f"{model_of(record, config)}, {TASKS[record['task']]} on {data}, {start}, with the `videomae` package."
+
+
+def model_of(record: Mapping[str, Any], config: VideoMAEConfig) -> str:
+    size = next((name for name, shape in PRESETS.items() if shape["width"] == config.hidden_size), None)
+    return ("VideoMAE V2" if _is_v2(record["recipe"]) else "VideoMAE") + (f" {size}" if size else "")
 
 
 def _is_v2(recipe: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from PIL import Image
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
+from videomae.files import new_folder
 from videomae.model_cards import run_cards
 from videomae.model_cards.cards import check_card, python_snippets
 from videomae.model_cards.licences import choose_licence
@@ -69,6 +70,24 @@ def test_the_card_holds_what_was_run(folder, log):
         assert picture.width > 900  # three panels: loss, accuracy, learning rate
     assert "curves.png" in content
     assert json.loads((folder / RECORD).read_text())["steps"] == 40
+
+
+def test_a_card_in_a_folder_that_is_being_written_has_the_final_name(tmp_path):
+    with new_folder(tmp_path / "checkpoint-7") as beside:
+        VideoMAEForVideoClassification(VideoMAEConfig(**TINY)).save_pretrained(beside)
+        write_run_card(beside, **facts())
+    content = (tmp_path / "checkpoint-7" / "README.md").read_text()
+    assert "# checkpoint-7: VideoMAE, fine-tuned" in content
+    assert ".tmp" not in content
+
+
+def test_where_things_lay_on_the_trainers_disk_stays_there(folder):
+    recipe = {"model": "/home/me/runs/base", "epochs": 3}
+    path = write_run_card(
+        folder, **facts(recipe=recipe, command="/opt/venv/bin/videomae finetune --data /home/me/train.csv")
+    )
+    assert "\nvideomae finetune --data train.csv\n" in path.read_text()
+    assert "/home/me" not in path.read_text() + (folder / RECORD).read_text()
 
 
 def test_without_matplotlib_the_curves_become_a_table(folder, log, monkeypatch):
