@@ -70,6 +70,41 @@ def test_a_read_touches_only_the_groups_of_pictures_that_it_needs(folder, monkey
     assert len(fed) <= 16
 
 
+def test_an_mp4_is_known_and_read_without_going_through_the_file(clip, monkeypatch):
+    monkeypatch.setattr(VideoReader, "_read_packets", lambda self: pytest.fail("went through all packets"))
+    with VideoReader(clip) as reader:
+        assert reader.num_frames == 60
+        assert numbers_in(reader.read([59, 0, 31]).numpy()) == [59, 0, 31]
+        assert reader.info.duration_seconds == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("kind", ["h264_b_frames", "h264_long_gop", "h264_open_gop"])
+def test_a_table_that_marks_every_frame_as_a_key_frame_does_no_harm(kind, folder, tmp_path):
+    path = make_kind(kind, folder)
+    liar = tmp_path / path.name
+    assert path.read_bytes().count(b"stss") == 1
+    liar.write_bytes(path.read_bytes().replace(b"stss", b"free"))  # without that list every sample counts as one
+    expected = sequential(path)
+    frames = read_frames(liar, [3, 22, 47, 40]).numpy()
+    assert all(np.array_equal(frame, expected[index]) for frame, index in zip(frames, [3, 22, 47, 40]))
+
+
+def test_a_table_that_hides_reordering_is_found_out(folder, tmp_path):
+    """One sync sample that is none, in the midst of pictures that are shown in another order."""
+    path = make_kind("h264_b_frames", folder)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"stss") + 4
+    count = int.from_bytes(content[at + 4 : at + 8], "big")
+    expected = sequential(path)
+    for wrong in range(2, 12):
+        content[at + 12 : at + 16] = wrong.to_bytes(4, "big")  # in place of the second key frame
+        assert count > 1
+        liar = tmp_path / f"{wrong}.mp4"
+        liar.write_bytes(content)
+        frames = read_frames(liar, range(0, 16)).numpy()
+        assert all(np.array_equal(frame, picture) for frame, picture in zip(frames, expected))
+
+
 def test_a_long_group_of_pictures_is_decoded_once_however_many_frames_are_wanted(folder, monkeypatch):
     path = write_video(folder / "one_group.mp4", 100, gop=1000, options={"sc_threshold": "0"})
     fed = []
