@@ -1,7 +1,13 @@
 """Probes on frozen features."""
 
-import torch
+import json
 
+import pytest
+import torch
+from support import TINY
+
+from videomae import VideoMAEConfig, VideoMAEForPreTraining
+from videomae.commands import probe as probe_command
 from videomae.commands.probe import (
     accuracy,
     attentive_scores,
@@ -9,7 +15,9 @@ from videomae.commands.probe import (
     knn_scores,
     linear_scores,
     logistic_regression,
+    main,
 )
+from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 
 
 def blobs(n: int, spread: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,3 +75,41 @@ def test_the_attentive_probe_finds_the_token_that_tells_the_class():
     assert accuracy(scores, labels)["top1"] > 0.9
     again = attentive_scores(train, train_labels, test, 3, heads=2, lr=1e-2)
     assert torch.equal(scores, again)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """A small set and a pre-trained folder without a processor."""
+    folder = tmp_path_factory.mktemp("probe")
+    make_synthetic_set(folder / "set", SyntheticSet(clips=16, validation_clips=0, test_clips=8, height=40, width=48))
+    torch.manual_seed(1)
+    VideoMAEForPreTraining(VideoMAEConfig(**TINY, use_mean_pooling=False)).save_pretrained(folder / "model")
+    return folder
+
+
+def run(setting, *more):
+    lists = [str(setting / "set" / f"{split}.csv") for split in ("train", "test")]
+    return main([str(setting / "model"), *lists, "--device", "cpu", *more])
+
+
+def test_the_command_compares_a_folder_with_fresh_weights(setting, tmp_path, capsys):
+    assert run(setting, "--baseline", "random", "--output", str(tmp_path / "out")) == 0
+    printed = capsys.readouterr()
+    assert "16 training clips, 8 test clips, 8 classes" in printed.out
+    assert [line.split()[0] for line in printed.out.splitlines()[2:]] == ["knn", "linear", "attentive"]
+    assert "has no video processor; taking dense clips at stride 4" in printed.err
+    results = json.loads((tmp_path / "out/probe.json").read_text())
+    assert set(results) == {str(setting / "model"), "random"}
+
+
+def test_features_that_are_kept_are_not_made_again(setting, tmp_path, monkeypatch):
+    run(setting, "--probes", "knn", "--output", str(tmp_path / "out"))
+    first = json.loads((tmp_path / "out/probe.json").read_text())
+    monkeypatch.setattr(probe_command, "extract_features", None)
+    run(setting, "--probes", "knn", "--output", str(tmp_path / "out"))
+    assert json.loads((tmp_path / "out/probe.json").read_text()) == first
+
+
+def test_tokens_that_do_not_fit_stop_before_any_work(setting):
+    with pytest.raises(ValueError, match="the attentive probe keeps all tokens"):
+        run(setting, "--max_cache_gib", "0.0001")
