@@ -50,7 +50,15 @@ from videomae.training.optimisation import Ema, Schedule, build_optimizer
 from videomae.training.options import Parser, RunOptions, add_fields, options_from, plain, recipe_from
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
 from videomae.training.recipes import DETECTION, DetectionRecipe, option
-from videomae.training.runs import EXIT_INTERRUPTED, RECIPE, interruptible, open_run, record_start, rewind_log
+from videomae.training.runs import (
+    EXIT_INTERRUPTED,
+    RECIPE,
+    check_same_data,
+    interruptible,
+    open_run,
+    record_start,
+    rewind_log,
+)
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 
@@ -358,15 +366,6 @@ def test_data(
         box_score=box_score,
         missing=options.missing_movies,
     )
-
-
-def check_same_data(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    differing = [f"{name}: {recorded[name]} -> {current[name]}" for name in current if recorded[name] != current[name]]
-    if differing:
-        raise ValueError(
-            f"the annotations are not those that this run trains on ({'; '.join(differing)}), so it cannot go on exactly; "
-            "give the same file and movies, or start a new run with --model CHECKPOINT"
-        )
 
 
 # -------------------------------------------------------------------------------------------------- records
