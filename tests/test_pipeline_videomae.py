@@ -16,7 +16,13 @@ from transformers import pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from video_files import number_in, write_video
 
-from videomae import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEVideoProcessor, register_auto_classes
+from videomae import (
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
+    VideoMAEImageProcessor,
+    VideoMAEVideoProcessor,
+    register_auto_classes,
+)
 from videomae.pipeline_videomae import VideoClassificationPipeline
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import VideoReadError, read_frames
@@ -96,6 +102,17 @@ def test_the_string_form_follows_the_policy_once_registered(registered, folder, 
     assert len(both) == 2 and agrees(both[1], expected(model, processor, video))
     with open(video, "rb") as file:
         assert agrees(pipe(file.read(), top_k=2), expected(model, processor, video))
+
+
+def test_the_auto_classes_give_ours_for_new_and_old_folders(registered, folder, tmp_path):
+    assert type(transformers.AutoConfig.from_pretrained(folder)) is VideoMAEConfig
+    assert type(transformers.AutoModelForVideoClassification.from_pretrained(folder)) is VideoMAEForVideoClassification
+    assert type(transformers.AutoImageProcessor.from_pretrained(folder)) is VideoMAEImageProcessor
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "videomae"}))
+    stored = {"feature_extractor_type": "VideoMAEFeatureExtractor", "size": 40}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(stored))
+    old = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(old) is VideoMAEImageProcessor and old.size == {"shortest_edge": 40}
 
 
 def test_registering_leaves_other_models_to_transformers(registered, tmp_path, video):
