@@ -6,7 +6,7 @@
 
 Frames keep their number and order, so samples are those of the originals up to the loss of the second compression. The
 default was chosen by measurement (`python benchmarks/data_loading.py --codecs`): H.264 made to be decoded, with a key
-frame every 12 frames and no frame that refers to a B-frame. Broken videos are left out and reported.
+frame every 24 frames and no frame that refers to a B-frame. Broken videos are left out and reported.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Recoding:
     short_side: int = 256
     codec: str = "h264"
     quality: int = 20  # x264's crf; for mjpeg the quantiser, 2 (best) to 31
-    gop: int = 12
+    gop: int = 24
     preset: str = "medium"
 
     def __post_init__(self):
