@@ -9,13 +9,16 @@ command is repeated after an interruption.
 """
 
 import argparse
+import contextlib
 import fnmatch
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,24 +110,23 @@ def publish(
         raise ValueError(f"{name!r} cannot be a repository on the Hub: {error}") from None
     if name.count("/") != 1:
         raise ValueError(f"{name!r} names no owner; write OWNER/{name}, with your user name or an organisation")
+    with explained(name):
+        target = None if dry_run else look_up(name, update=update)
     publication = prepare(
         Path(folder), name, license=license, labels=labels, allow_missing=allow_missing, results=results
     )
-    record = recorded_output(publication, results)
-    publication.files[stranger.RECORD] = as_json(record)
+    publication.files[stranger.RECORD] = as_json(recorded_output(publication, results))
     if check:
         for line in check_as_stranger(publication):
             print(f"checked: {line}")
     for note in publication.notes:
         print(f"note: {note}")
     print(listing(publication))
-    if dry_run:
+    if target is None:
         print(f"\n{publication.card}\nnothing was uploaded (--dry_run)")
         return None
-    try:
-        return upload(publication, private=private, update=update, message=message)
-    except _hub_errors() as error:
-        raise OSError(explain(error, name)) from error
+    with explained(name):
+        return upload(publication, target, private=private, message=message)
 
 
 def listing(publication: Publication) -> str:
@@ -175,7 +177,7 @@ def recorded_output(publication: Publication, results: Collection[Path] = ()) ->
             processor(stranger.example_frames(model.config), return_tensors="pt").pixel_values
         )
     for quantity, values in outputs.items():
-        if not all(map(_is_finite, values)):
+        if not all(map(math.isfinite, values)):
             raise ValueError(
                 f"{publication.folder}: the model's {quantity} of a plain clip is not finite; its weights are broken"
             )
@@ -190,10 +192,6 @@ def recorded_output(publication: Publication, results: Collection[Path] = ()) ->
         return earlier
     about = "outputs for the fixed input that commands/stranger.py of the videomae package computes"
     return {"about": about, "head": head, "outputs": outputs}
-
-
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
 
 
 def check_as_stranger(publication: Publication) -> list[str]:
@@ -227,7 +225,7 @@ def run_stranger(publication: Publication, *, with_code: bool) -> dict[str, Any]
         folder = Path(scratch) / publication.name.rsplit("/", 1)[-1]
         folder.mkdir()
         publication.lay_out(folder)
-        # -P and the empty module keep this package out, as on a machine that never had it.
+        # The empty module keeps this package out, as on a machine that never had it.
         code = "import runpy, sys; sys.modules['videomae'] = None; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
         command = [sys.executable, "-c", code, stranger.__file__, str(folder)]
         result = subprocess.run(
@@ -254,72 +252,82 @@ def _listed(differences: dict[str, float]) -> str:
 # -- the upload --
 
 
-def upload(publication: Publication, *, private: bool, update: bool, message: str) -> str:
-    """Create the repository if it is not there and put everything into it in one commit."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+@dataclass(frozen=True)
+class Target:
+    """A repository as the Hub has it now."""
+
+    user: str  # whom the token belongs to
+    exists: bool
+    files: frozenset[str] = frozenset()
+    head: str | None = None  # its last commit
+
+
+def look_up(name: str, *, update: bool) -> Target:
+    """Ask the Hub who we are and what is there; errors for what would only stop a finished check later."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
     api = HfApi(library_name="videomae")
     try:
         user = api.whoami()["name"]
-    except OSError as error:
-        if (
-            getattr(getattr(error, "response", None), "status_code", None) in (401, 403)
-            or "oken" in type(error).__name__
-        ):
-            raise ValueError(
-                "the Hub does not know you: run `hf auth login`, or set HF_TOKEN to a token with write access"
-            ) from error
-        raise
-    try:
-        info = api.model_info(publication.name)
-        there = {file.rfilename for file in info.siblings or ()} - {".gitattributes"}
-        parent = info.sha
-    except RepositoryNotFoundError:
-        there, parent = set(), None
-    if there and not update:
+    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code not in (401, 403):
+            raise
         raise ValueError(
-            f"{publication.name} exists already and holds {len(there)} files; choose another name, or --update to replace the "
-            "model in it"
+            "the Hub does not know you: run `hf auth login`, or set HF_TOKEN to a token with write access"
+        ) from error
+    try:
+        info = api.model_info(name)
+    except RepositoryNotFoundError:
+        return Target(user, exists=False)
+    files = frozenset(file.rfilename for file in info.siblings or ()) - {".gitattributes"}
+    if files and not update:
+        raise ValueError(
+            f"{name} exists already and holds {len(files)} files; choose another name, or --update to replace the model in it"
         )
-    if parent is None:
-        print(f"creating {publication.name} as {user}")
+    return Target(user, exists=True, files=files, head=info.sha)
+
+
+def upload(publication: Publication, target: Target, *, private: bool, message: str) -> str:
+    """Create the repository if it is not there and put everything into it in one commit; returns the commit's URL."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(library_name="videomae")
+    if not target.exists:
+        print(f"creating {publication.name} as {target.user}")
         api.create_repo(publication.name, private=private or None, exist_ok=True)
-    stale = [
-        path for path in there - publication.files.keys() if any(fnmatch.fnmatch(path, pattern) for pattern in OURS)
-    ]
     operations = [
         CommitOperationAdd(path, str(content) if isinstance(content, Path) else content)
         for path, content in sorted(publication.files.items())
     ]
-    operations += [CommitOperationDelete(path) for path in sorted(stale)]
+    stale = sorted(target.files - publication.files.keys())
+    operations += [
+        CommitOperationDelete(path) for path in stale if any(fnmatch.fnmatch(path, pattern) for pattern in OURS)
+    ]
     # create_commit, not upload_folder: the latter may split a large folder into several commits.
-    return api.create_commit(
-        publication.name, operations, commit_message=message, parent_commit=parent if there else None
-    ).commit_url
+    commit = api.create_commit(
+        publication.name, operations, commit_message=message, parent_commit=target.head if target.files else None
+    )
+    return commit.commit_url
 
 
-def _hub_errors() -> tuple[type[BaseException], ...]:
-    """What huggingface_hub raises when something is wrong on the way; a file that was cut off is a RuntimeError there."""
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Errors on the way to the Hub as one line that says what went wrong and what to do."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-    return (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, ConnectionError, RuntimeError)
-
-
-def explain(error: BaseException, name: str) -> str:
-    """What went wrong on the way to the Hub, and what to do."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, OfflineModeIsEnabled):
-        return "the Hub is switched off by HF_HUB_OFFLINE; unset it to publish"
-    if status == 403:
-        return (
-            f"your token may not write to {name}: check the owner's name and that the token has write access ({error})"
-        )
-    if status is None:
-        return (
-            f"the connection to the Hub broke ({error}); nothing is visible there yet. Run the same command again: what has "
-            "arrived is not sent a second time"
-        )
-    return f"the Hub refused: {error}"
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise OSError("the Hub is switched off by HF_HUB_OFFLINE; unset it to publish") from error
+    except HfHubHTTPError as error:
+        if error.response.status_code == 403:
+            raise OSError(
+                f"your token may not write to {name}: check the owner's name and that the token has write access ({error})"
+            ) from error
+        raise OSError(f"the Hub refused: {error}") from error
+    except (HTTPError, ConnectionError, RuntimeError) as error:  # huggingface_hub makes a cut file a RuntimeError
+        raise OSError(
+            f"the connection to the Hub broke ({error}); nothing is visible there yet. Run the same command again: what "
+            "has arrived is not sent a second time"
+        ) from error

@@ -20,6 +20,7 @@ from videomae.model_cards import build, cards, run_cards
 from videomae.model_cards.results import Result, eval_results_files, recorded_results
 from videomae.model_cards.zoo import entry
 from videomae.remote_code import PROCESSOR_MAPS, auto_map, code_files
+from videomae.training.checkpoints import checkpoints
 
 IMAGE_PROCESSOR = "preprocessor_config.json"
 # Records that say how the weights came about; they are published beside them.
@@ -134,13 +135,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is not a folder; give the folder that save_pretrained or a training run wrote")
     path = folder / "config.json"
     if not path.is_file():
-        checkpoints = sorted(item.name for item in folder.glob("checkpoint-*") if (item / "config.json").is_file())
-        hint = (
-            f"; did you mean {folder / checkpoints[-1]}?"
-            if checkpoints
-            else "; the run may have stopped before it saved"
-        )
-        raise ValueError(f"{folder} has no config.json{hint}")
+        saved = [checkpoint for checkpoint in checkpoints(folder) if (checkpoint / "config.json").is_file()]
+        hint = f"did you mean {saved[-1]}?" if saved else "the run may have stopped before it saved"
+        raise ValueError(f"{folder} has no config.json; {hint}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -256,7 +253,10 @@ def card_of(
     if written is not None and measured:
         raise ValueError(f"{readme} was written by hand, so --results cannot be put into it; write them there yourself")
     if written is not None:
-        data = cards.check_card(written, where=str(readme))
+        try:
+            data = cards.check_card(written, where=str(readme))
+        except ValueError as error:
+            raise ValueError(f"{error}. Without the file, a plain card is written") from None
         if publication.head in ("detect", "features") and "trust_remote_code" not in written:
             raise ValueError(
                 f"{readme} does not say that this model needs trust_remote_code=True or the videomae package; without them "

@@ -267,6 +267,15 @@ def test_a_name_that_is_taken_is_kept_unless_told(hub, folder):
     assert len(hub.repos["tester/model"].commits) == 2
 
 
+def test_what_the_hub_would_refuse_is_known_before_the_model_is_loaded(hub, tmp_path, monkeypatch):
+    hub.add_repo("tester/model", {"README.md": b"mine"})
+    with pytest.raises(ValueError, match="exists already"):
+        publish_unchecked(tmp_path / "nothing")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(ValueError, match="the Hub does not know you"):
+        publish_unchecked(tmp_path / "nothing")
+
+
 def test_somebody_elses_name_is_refused_by_the_hub_and_explained(hub, folder):
     with pytest.raises(OSError, match="your token may not write to stranger/model: check the owner's name"):
         publish_unchecked(folder, "stranger/model")
@@ -301,7 +310,7 @@ def test_without_a_network_it_says_so(hub, folder, monkeypatch):
 )
 def test_a_name_that_no_repository_can_have_is_refused(folder, name, message):
     with pytest.raises(ValueError, match=message):
-        publish_unchecked(folder, name)
+        publish_unchecked(folder, name, dry_run=True)
 
 
 # -- folders that are not ready --
@@ -358,10 +367,12 @@ def test_a_folder_that_is_not_complete_is_refused_with_the_reason(folder, break_
 
 def test_a_path_that_is_no_folder_and_a_run_folder_are_told_what_to_give(tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
-        publish_unchecked(tmp_path / "nothing")
-    save_tiny(tmp_path / "run" / "checkpoint-20", "classify")
+        publish_unchecked(tmp_path / "nothing", dry_run=True)
+    for step in (8, 20):
+        save_tiny(tmp_path / "run" / f"checkpoint-{step}", "classify")
+    (tmp_path / "run" / "checkpoint-30").mkdir()  # stopped before it was written
     with pytest.raises(ValueError, match=r"has no config.json; did you mean .*checkpoint-20\?"):
-        publish_unchecked(tmp_path / "run")
+        publish_unchecked(tmp_path / "run", dry_run=True)
 
 
 def test_missing_licence_and_labels_stop_it_unless_told(hub, tmp_path):
