@@ -446,7 +446,7 @@ def parser() -> Parser:
     made = Parser(
         prog="videomae pretrain",
         usage="videomae pretrain --recipe NAME --data VIDEOS --output FOLDER [--FIELD VALUE ...]",
-        description=__doc__.partition("\n\n")[0],
+        description=__doc__.partition("\n\n")[0] + " Values in brackets are defaults; a recipe brings its own.",
         epilog="Recipes: " + ", ".join(PRETRAINING) + ". docs/pretraining.md walks through a run.",
     )
     made.add_argument(

@@ -62,6 +62,15 @@ def test_running_out_of_memory_says_what_to_lower():
         raise RuntimeError("something else")
 
 
+def test_the_loss_scale_of_fp16_is_capped():
+    class Scaled:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+
+    Scaled.scaler.scale(torch.zeros(()))  # makes the scale
+    engines.cap_loss_scale(Scaled, 2.0**16)
+    assert Scaled.scaler.get_scale() == 2.0**16
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_ready_config_is_one_that_accelerate_reads(path):
     from accelerate.commands.config.config_args import ClusterConfig

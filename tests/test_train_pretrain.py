@@ -130,6 +130,11 @@ def test_micro_batches_give_the_same_training_within_rounding(videos, whole, tmp
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
+def test_gradient_checkpointing_changes_nothing(videos, whole, tmp_path):
+    assert pretrain(videos, tmp_path / "run", "--gradient_checkpointing", "--max_steps", "6") == 0
+    assert history(tmp_path / "run") == history(whole)[:6]
+
+
 def test_the_loss_log_covers_the_same_steps_when_stopped_between_two_lines(videos, tmp_path):
     for name, stops in (("whole", ["18"]), ("parts", ["7", "18"])):
         for stop in stops:

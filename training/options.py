@@ -93,13 +93,13 @@ def add_fields(parser: argparse.ArgumentParser, fields_of: type) -> None:
         )
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         text = field.metadata["help"]
-        if default not in (None, (), {}, ""):
+        if default not in (None, (), {}, "", False):
             text += f" [{_text(default)}]"
         group.add_argument(
             f"--{field.name}",
             default=argparse.SUPPRESS,
             help=text.replace("%", "%%"),
-            metavar=field.name.upper(),
+            metavar=_metavar(hints[field.name], field.metadata.get("choices")),
             **_flag_shape(hints[field.name]),
         )
 
@@ -196,6 +196,15 @@ def _flag_shape(hint: Any) -> dict[str, Any]:
     if _is_mapping(origin):
         return {"nargs": "*"}
     return {"nargs": "?", "const": "true"} if hint is bool else {}
+
+
+def _metavar(hint: Any, choices: tuple | None) -> str | tuple[str, ...]:
+    if choices:
+        return "{" + ",".join(map(str, choices)) + "}"
+    hint, _ = _without_none(hint)
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is not Ellipsis:
+        return ("X",) * len(typing.get_args(hint))
+    return {int: "N", float: "X", bool: "{true,false}"}.get(hint, "TEXT")
 
 
 def _converted(value: Any, hint: Any) -> Any:
