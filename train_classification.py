@@ -716,7 +716,7 @@ def test(
 ) -> dict[str, Any] | None:
     """The multi-view test of a model folder, by `videomae evaluate`'s own code; prints its report."""
     state = evaluation.PartialState()
-    model = VideoMAEForVideoClassification.from_pretrained(folder, dtype=torch.float32).to(state.device)
+    model = evaluation.load_classifier(str(folder)).to(state.device)
     manifest = open_manifest(
         options.test_data or options.data,
         split=options.test_split,
@@ -816,12 +816,21 @@ def main(argv: list[str] | None = None) -> int:
         else:
             raise ValueError(f"--recipe is missing; choose one of {', '.join(RECIPES)} or the path of a recipe.yaml")
     recipe = recipe_from(arguments, RECIPES)
+    if recipe.name == "small-data" and recipe.model not in PRESETS:
+        recipe = sized_as_start(recipe, given=vars(arguments))
     try:
         if options.eval_only:
             return eval_only(recipe, options, model=getattr(arguments, "model", None))
         return overfit(recipe, options) if options.overfit else train(recipe, options)
     except BrokenVideosError as error:
         raise ValueError(str(error).strip().splitlines()[-1]) from error
+
+
+def sized_as_start(recipe: ClassifierRecipe, *, given: Mapping[str, Any]) -> ClassifierRecipe:
+    """small-data goes on with the clips that its start was trained on, unless told otherwise."""
+    config = VideoMAEConfig.from_pretrained(recipe.model)
+    own = {"image_size": config.image_size, "num_frames": config.num_frames}
+    return dataclasses.replace(recipe, **{name: value for name, value in own.items() if name not in given})
 
 
 def eval_only(recipe: ClassifierRecipe, options: FinetuneOptions, *, model: str | None) -> int:

@@ -31,8 +31,9 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
-from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
+from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD, VideoMAEConfig
 from videomae.conversion.label_files import read_names
 from videomae.data.label_names import MATCHES, class_columns, find_names, names_of
 from videomae.data.manifests import LABEL_KINDS, Manifest, open_manifest
@@ -459,6 +460,21 @@ def parse_views(text: str) -> tuple[int, int]:
     return int(clips), int(crops)
 
 
+def load_classifier(folder: str) -> VideoMAEForVideoClassification:
+    """The classifier of a folder or Hub name; a folder that is missing or holds another kind of model is an error."""
+    if not Path(folder).is_dir() and (Path(folder).is_absolute() or folder.startswith(".") or folder.count("/") > 1):
+        raise FileNotFoundError(f"no model folder {folder}")
+    config = VideoMAEConfig.from_pretrained(folder)
+    (kind,) = config.architectures or ["VideoMAEForVideoClassification"]
+    if not kind.endswith("ForVideoClassification"):
+        raise ValueError(
+            f"{folder} is {kind}, not a classifier; fine-tune it first (`videomae finetune --model {folder}`), or see "
+            "what its features are worth with `videomae probe`"
+        )
+    transformers_logging.disable_progress_bar()
+    return VideoMAEForVideoClassification.from_pretrained(folder, dtype=torch.float32)
+
+
 def saved_views(folder: str, config: Any) -> Views:
     """The views that a model was saved with: its sampling policy, pixel scaling and size.
 
@@ -542,7 +558,7 @@ def main(argv: list[str] | None = None) -> int:
     # Without an accelerator accelerate starts no process group unless it is told that the CPU is meant.
     state = PartialState(cpu=arguments.device == "cpu" or not torch.accelerator.is_available())
     device = torch.device(arguments.device) if arguments.device else state.device
-    model = VideoMAEForVideoClassification.from_pretrained(arguments.model, dtype=torch.float32).to(device)
+    model = load_classifier(arguments.model).to(device)
     model_names = names_of(model.config.id2label)
     manifest = open_manifest(
         arguments.data,

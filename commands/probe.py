@@ -294,6 +294,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # that a decoder or a head is left out is the point here
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     train = open_manifest(arguments.train, root=arguments.root, split=arguments.train_split)

@@ -20,7 +20,7 @@ from videomae.commands.evaluation import Views, evaluate, fixed_groups, main, pa
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD, VideoMAEConfig
 from videomae.data.encoding import encode_video
 from videomae.data.manifests import open_manifest
-from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
@@ -83,14 +83,37 @@ def slow_scores(model, path, *, clips=3, crops=3, size=32) -> np.ndarray:
         for c in range(crops):
             view = []
             for frame in kept[start : start + 16]:
-                height, width = frame.shape[:2]
-                assert height == size  # nothing to resize
+                frame = bilinear(frame, size)
+                width = frame.shape[1]
                 left = int(c * (width - size) / (crops - 1))
                 view.append((frame[:, left : left + size].astype(np.float64) / 255 - IMAGENET_MEAN) / IMAGENET_STD)
             pixels = torch.tensor(np.stack(view)).permute(0, 3, 1, 2)[None].float()
             with torch.no_grad():
                 scores.append(model(pixels).logits.double().softmax(-1)[0].numpy())
     return np.mean(scores, axis=0)
+
+
+def bilinear(frame: np.ndarray, size: int) -> np.ndarray:
+    """OpenCV's linear resize, short side to `size`: pixel centres at halves, two neighbours a side, no antialiasing."""
+    height, width = frame.shape[:2]
+    if height == size:
+        return frame
+    assert height < width
+    target = (size, int(size * width / height))
+    for axis, (old, new) in enumerate(zip((height, width), target)):
+        place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        low = np.floor(place).astype(int)
+        share = (place - low).reshape([-1 if a == axis else 1 for a in range(3)])
+        frame = np.take(frame, low, axis) * (1 - share) + np.take(frame, np.minimum(low + 1, old - 1), axis) * share
+    return np.rint(frame).astype(np.uint8)
+
+
+def test_scores_of_resized_videos_equal_a_slow_computation_within_a_grey_level(model, tmp_path):
+    videos = write_videos(tmp_path, [90, 40], height=48, width=80)
+    run(model, videos, tmp_path / "out")
+    for row in pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist():
+        # A grey level of 255 in single pixels, where the fixed-point weights of the fast resize round differently.
+        np.testing.assert_allclose(row["scores"], slow_scores(model, tmp_path / row["path"]), atol=2e-4)
 
 
 def test_scores_equal_a_slow_computation_view_by_view(model, videos, tmp_path):
@@ -275,6 +298,14 @@ def test_a_label_map_by_numbers_picks_outputs(folder, videos, tmp_path):
     files = [tmp_path / name / "predictions.parquet" for name in ("mapped", "plain")]
     for mapped, plain in zip(*(pq.read_table(file).to_pylist() for file in files)):
         np.testing.assert_allclose(mapped["scores"], np.array(plain["scores"])[[2, 0, 1]], atol=1e-7)
+
+
+def test_what_is_not_a_classifier_is_refused(videos, tmp_path):
+    VideoMAEForPreTraining(VideoMAEConfig(**TINY, use_mean_pooling=False)).save_pretrained(tmp_path / "pretrained")
+    with pytest.raises(ValueError, match="is VideoMAEForPreTraining, not a classifier; fine-tune it first"):
+        main([str(tmp_path / "pretrained"), str(videos)])
+    with pytest.raises(FileNotFoundError, match="no model folder"):
+        main([str(tmp_path / "nothing"), str(videos)])
 
 
 def test_views_are_clips_times_crops():

@@ -302,6 +302,15 @@ def test_cached_teacher_scores_train_a_student(videos, whole, pretrained, tmp_pa
         finetune(videos, pretrained, tmp_path / "both", *cached, *live)
 
 
+def test_small_data_takes_the_clips_of_its_start(videos, pretrained, tmp_path, capsys):
+    data = ["--data", str(videos / "train.csv"), "--val_share", "0.5", "--output", str(tmp_path / "run"), "--flip", "0"]
+    few = ["--clips_per_step", "4", "--epochs", "2", "--warmup_epochs", "1", "--num_workers", "0", "--log_every", "1"]
+    assert train_classification.main(["--preset", "small-data", "--model", str(pretrained), *data, *few]) == 0
+    config = VideoMAEConfig.from_pretrained(tmp_path / "run/best")
+    assert (config.image_size, config.num_frames, config.head_dropout_prob) == (32, 8, 0.5)
+    assert "videos  8 to train on, 8 to validate" in capsys.readouterr().err
+
+
 def test_every_published_recipe_is_offered_and_small_data_too():
     assert {"v1-base-k400", "v2-giant-k710", "small-data", "tiny"} <= set(RECIPES)
 
