@@ -377,7 +377,10 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
     elif run and (options.test_data or options.test_split):
         best = run.folder / "best" if (run.folder / "best").is_dir() else run.folder / f"checkpoint-{last_step}"
         accelerator.wait_for_everyone()
-        test(best, recipe, options, data.class_names, output=run.folder / "test")
+        tested = test(best, recipe, options, data.class_names, output=run.folder / "test")
+        if tested and best.name == "best":  # a checkpoint's files are hashed and stay as they are
+            results = [*watch.results(data, recipe), card_result(tested)]
+            write_model_files(best, recipe, data, plan, watch.best_step, run.log, results)
     accelerator.end_training()
     return 0
 
@@ -739,6 +742,12 @@ def test(
         print("\n".join(evaluation.report_lines(results, classes=5)))
         print(f"written: {output}/results.json, predictions.parquet")
     return results
+
+
+def card_result(tested: Mapping[str, Any]) -> dict[str, Any]:
+    """A multi-view test as the card of a run wants it."""
+    names = ("dataset", "protocol", "metrics", "videos", "date", "data_sha256")
+    return {"split": "test", **{name: tested[name] for name in names}}
 
 
 test.__test__ = False  # a name that pytest would otherwise collect where it is imported

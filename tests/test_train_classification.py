@@ -116,7 +116,7 @@ def test_a_run_writes_its_recipe_its_log_the_best_and_the_last_and_its_test(vide
     results = json.loads((whole / "test/results.json").read_text())
     assert results["protocol"] == "8x2x3" and results["videos"] == 8
     card = (whole / "best/README.md").read_text()
-    assert "tiny" in card and "8x1x1" in card
+    assert "tiny" in card and "8x1x1" in card and "8x2x3" in card
 
 
 def test_best_is_the_best_validation_of_the_averaged_weights(whole):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from videomae.data.sampler import EpochSampler
@@ -48,15 +48,23 @@ def validate(
         return collate(items) if items else None
 
     loader = DataLoader(dataset, clips_per_device, sampler=order, collate_fn=readable, num_workers=num_workers)
+    # A sharded model gathers its weights in every call, so all processes must call it equally often.
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    calls = math.ceil(math.ceil(len(dataset) / accelerator.num_processes) / clips_per_device)
+    batches, idle = iter(loader), None
     outputs, targets = [], []
     model.eval()
-    for batch in loader:
-        if batch is None:
+    for _ in range(calls):
+        batch = next(batches, None)
+        if batch is not None:
+            idle = batch["pixel_values"][:1]
+        elif not sharded or idle is None:
             continue
         with accelerator.autocast():
-            logits = model(batch["pixel_values"].to(accelerator.device)).logits
-        outputs.append(logits.float().cpu())
-        targets.append(batch["labels"])
+            logits = model((idle if batch is None else batch["pixel_values"]).to(accelerator.device)).logits
+        if batch is not None:
+            outputs.append(logits.float().cpu())
+            targets.append(batch["labels"])
     model.train()
     share = [(torch.cat(outputs).numpy(), torch.cat(targets).numpy())] if outputs else []
     if accelerator.num_processes > 1:
