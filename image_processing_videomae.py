@@ -24,6 +24,9 @@ from transformers.image_utils import (
     get_image_size_for_max_height_width,
 )
 from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 INTERPOLATIONS = {
     PILImageResampling.NEAREST: "nearest-exact",
@@ -129,8 +132,8 @@ class VideoMAEImageProcessor(BaseImageProcessor):
     """Decoded frames to `pixel_values` (B, T, C, H, W).
 
     A video is a list of frames (PIL, numpy, torch) or one array (T, H, W, C) or (T, C, H, W); a batch is a list of
-    videos or a 5-D array. Integers are 0 to 255. Floats are 0 to 1, and `do_rescale` leaves them so; floats beyond
-    that need `do_rescale=False`, which takes any values as they are. Grey frames become RGB and alpha is dropped
+    videos or a 5-D array. Integers are 0 to 255. Floats are 0 to 1, and `do_rescale` leaves them so; beyond that
+    they are taken as 0 to 255, with a warning. `do_rescale=False` takes any values as they are. Grey frames become RGB and alpha is dropped
     (`do_convert_rgb`), unless the mean has one value, for a model of one channel.
 
     `antialias` is part of what is saved: True as in transformers, False as in the official test protocol.
@@ -283,25 +286,35 @@ def normalized(frames: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
 
 def pixel_values(frames: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
     """(T, C, H, W) of uint8 or float frames -> model input of one view."""
-    check_values(frames, settings["do_rescale"])
-    frames = resized_to(frames, settings)
+    frames = resized_to(checked_values(frames, settings["do_rescale"]), settings)
     if settings["do_center_crop"]:
         frames = center_crop(frames, settings["crop_size"]["height"], settings["crop_size"]["width"])
     return normalized(frames, settings)
 
 
-def check_values(frames: torch.Tensor, do_rescale: bool) -> None:
-    """Stop float frames that are not what floats stand for."""
+def checked_values(frames: torch.Tensor, do_rescale: bool) -> torch.Tensor:
+    """Frames whose floats stand for what floats stand for here: 0 to 1.
+
+    Floats beyond are taken as on the scale of 0 to 255, as in transformers, with a warning. Those of -1 to 1 are
+    refused: they have been normalised already, and no rescaling is right for them.
+    """
     if not frames.is_floating_point():
-        return
+        return frames
     low, high = frames.min().item(), frames.max().item()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("the frames hold NaN or infinite values")
-    if do_rescale and not (low >= 0.0 and high <= 1.0):
+    if not do_rescale or (low >= 0.0 and high <= 1.0):
+        return frames
+    if low >= -1.01 and high <= 1.01:
         raise ValueError(
-            f"float frames are taken as 0 to 1, and these go from {low:g} to {high:g}; "
-            "pass uint8 for 0 to 255, or do_rescale=False to use the values as they are"
+            f"float frames are taken as 0 to 1, and these go from {low:g} to {high:g}; pass uint8 for 0 to 255, clamp "
+            "them if they overshoot, or do_rescale=False to use the values as they are"
         )
+    logger.warning_once(
+        f"Float frames from {low:g} to {high:g} are taken as on the scale of 0 to 255; pass uint8, or floats of 0 to 1, to "
+        "leave no doubt."
+    )
+    return frames / 255
 
 
 # Reading what people pass

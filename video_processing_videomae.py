@@ -24,7 +24,7 @@ from .image_processing_videomae import (
     _batch,
     _wants_rgb,
     center_crop,
-    check_values,
+    checked_values,
     clip_tensors,
     list_videos,
     long_side_crops,
@@ -210,8 +210,7 @@ def _views(
     height, width = settings["crop_size"]["height"], settings["crop_size"]["width"]
     for frames in groups:
         frames = frames.to(device) if device else frames
-        check_values(frames, settings["do_rescale"])
-        frames = resized_to(frames, settings)
+        frames = resized_to(checked_values(frames, settings["do_rescale"]), settings)
         if not settings["do_center_crop"]:
             cropped.append([frames])
         elif views == "test":

@@ -331,7 +331,7 @@ def test_wrong_options_are_refused_by_name(options, message):
         ([[]], ValueError, "a video has no frames"),
         (np.zeros((0, 8, 8, 3), np.uint8), ValueError, "the frames are empty"),
         (np.full((2, 8, 8, 3), np.nan, np.float32), ValueError, "NaN or infinite"),
-        (np.full((2, 8, 8, 3), 254.0, np.float32), ValueError, "taken as 0 to 1, and these go from 254 to 254"),
+        (np.linspace(-1, 1, 384, dtype=np.float32).reshape(2, 8, 8, 3), ValueError, "and these go from -1 to 1"),
         (np.full((2, 8, 8, 3), -0.1, np.float32), ValueError, "taken as 0 to 1"),
         (np.full((2, 8, 8, 3), 300, np.int32), ValueError, "integer frames are 0 to 255"),
         (np.zeros((2, 8, 8, 3), bool), TypeError, "booleans"),
@@ -344,6 +344,19 @@ def test_wrong_options_are_refused_by_name(options, message):
 def test_frames_that_cannot_be_meant_are_refused(video, error, message):
     with pytest.raises(error, match=message):
         small()(video, return_tensors="pt")
+
+
+def test_floats_of_0_to_255_are_taken_as_such_with_a_warning(caplog, monkeypatch):
+    from transformers.utils import logging
+
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.get_logger("videomae.image_processing_videomae"), "propagate", True)
+    logging.warning_once.cache_clear()
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    exact = small()(frames, return_tensors="pt").pixel_values
+    floats = small()(frames.astype(np.float32), return_tensors="pt").pixel_values
+    assert (floats - exact).abs().max() < 0.02  # resizing uint8 rounds
+    assert "taken as on the scale of 0 to 255" in caplog.text
 
 
 def test_a_batch_of_unequal_videos_says_so():
