@@ -2,6 +2,7 @@
 
     python benchmarks/data_loading.py                 # a 10 s clip of 340x256, H.264
     python benchmarks/data_loading.py --repeats 3     # a quick look
+    python benchmarks/data_loading.py --operations    # each image operation against PIL
     python benchmarks/data_loading.py --codecs        # ways to re-encode a data set, compared
 
 The official pipelines decode with decord (where it is installed, else with PyAV from the start of the file), augment
@@ -32,7 +33,8 @@ from videomae.data.collators import ClassificationCollator, PretrainCollator
 from videomae.data.encoding import encode_video
 from videomae.data.manifests import Manifest, open_manifest
 from videomae.data.prepare import prepare
-from videomae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, normalise
+from videomae.data.randaugment import RandAugment
+from videomae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, normalise, resize
 from videomae.data.video_dataset import VideoDataset, make_loader
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import probe, read_frames
@@ -255,6 +257,32 @@ def in_turns(functions: dict[str, Callable[[int], torch.Tensor]], repeats: int) 
     return times
 
 
+def compare_operations(path: Path, repeats: int) -> None:
+    """Each RandAugment operation on a whole clip, against PIL frame by frame on images it already holds."""
+    clip = read_frames(path, range(0, FRAMES * STRIDE, STRIDE)).permute(0, 3, 1, 2).contiguous()
+    images = [Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()) for frame in clip]
+    level, policy = 0.7, RandAugment(increasing=True)
+    print(f"{'operation, 16 frames of 340x256':34} {'PIL':>9} {'ours':>9} {'ratio':>7}")
+    for name, in_pil in PIL_OPERATIONS.items():
+        argument = policy._argument(name, level, torch.Generator().manual_seed(1))
+        times = in_turns(
+            {
+                "pil": lambda seed: [in_pil(image, level, level) for image in images],  # noqa: B023
+                "ours": lambda seed: policy.apply(clip, [(name, argument)]),  # noqa: B023
+            },
+            repeats,
+        )
+        pil, own = statistics.median(times["pil"]), statistics.median(times["ours"])
+        print(f"{name:34} {pil:7.1f}ms {own:7.1f}ms {pil / own:6.1f}x", flush=True)
+    crops = {
+        "pil": lambda seed: [image.crop((30, 20, 254, 212)).resize((SIZE, SIZE), Image.BILINEAR) for image in images],
+        "ours": lambda seed: resize(clip[..., 20:212, 30:254], (SIZE, SIZE), antialias=True),
+    }
+    times = in_turns(crops, repeats)
+    pil, own = statistics.median(times["pil"]), statistics.median(times["ours"])
+    print(f"{'crop and antialiased resize':34} {pil:7.1f}ms {own:7.1f}ms {pil / own:6.1f}x")
+
+
 EASY = {"bf": "3", "tune": "fastdecode", "x264-params": "b-adapt=0:b-pyramid=none:scenecut=0"}
 CODECS = {
     "H.264 as by default, key frame every 24": ("libx264", {**EASY, "g": "24"}),
@@ -308,6 +336,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=40, help="samples of each kind (a tenth for the test views)")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="numbers of workers to compare")
     parser.add_argument("--codecs", action="store_true", help="only compare ways to prepare a data set")
+    parser.add_argument("--operations", action="store_true", help="only compare each image operation with PIL")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     if cv2 is not None:
@@ -317,6 +346,9 @@ def main(argv: list[str] | None = None) -> int:
         path = folder / "clip.mp4"
         path.write_bytes(natural_video())
         print(f"torch {torch.__version__}, one thread; 10 s of 340x256 at 30 fps, {path.stat().st_size / 1e3:.0f} kB")
+        if args.operations:
+            compare_operations(path, args.repeats)
+            return 0
         if args.codecs:
             compare_codecs(path, args.repeats)
             return 0

@@ -27,6 +27,7 @@ from videomae.data.label_names import class_columns, names_of
 from videomae.data.manifests import LABEL_KINDS, Manifest, open_manifest
 from videomae.data.prepare import hash_of
 from videomae.data.sources import open_clip
+from videomae.data.transforms import PretrainTransform, TrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.files import write_json
 from videomae.sampling_videomae import ClipSampling
@@ -98,6 +99,9 @@ def _check_labels(manifest: Manifest, id2label: Any, num_labels: int | None, rep
     most, least = max(counts.values()), min(counts.values())
     if most > 20 * least:
         report["notes"].append(f"the classes are uneven, from {least} to {most} videos; consider class weights")
+    sided = manifest.sided_classes()
+    if sided:
+        report["notes"].append(f"classes such as {sided[0]!r} depend on the side: train without flips")
     if id2label:
         try:
             columns = class_columns(names, names_of(id2label), len(id2label))
@@ -191,7 +195,8 @@ def measure_speed(manifest: Manifest, indices: list[int], sampling: ClipSampling
         for mode in ("pretrain", "train"):
             if mode == "train" and (chosen.labels is None or len(chosen.labels.unique(dim=0)) < 2):
                 continue
-            dataset = VideoDataset(chosen, mode=mode, sampling=sampling, broken="fail")
+            transform = TrainTransform(flip=0.0) if mode == "train" else PretrainTransform()
+            dataset = VideoDataset(chosen, mode=mode, sampling=sampling, transform=transform, broken="fail")
             collate = PretrainCollator((8, 14, 14)) if mode == "pretrain" else ClassificationCollator()
             collate([dataset[0]])
             start = time.perf_counter()

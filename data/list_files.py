@@ -207,6 +207,8 @@ def has_header(path: Path) -> bool:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         first = next((line for line in file if line.strip()), "")
     names = {name.strip().strip("\"'").lower() for name in re.split(r"[\t,; ]", first)}
+    if any(as_integer(name) is not None for name in names):
+        return False  # an entry called `clip`, say, and its label
     return bool(names & set(PATH_COLUMNS)) or "youtube_id" in names
 
 

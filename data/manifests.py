@@ -7,6 +7,7 @@ shards.py.
 """
 
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -119,6 +120,12 @@ class Manifest:
                 f"{self.origin} has one class only ({self._class_name(int(self.labels[0]))}); a classifier learns "
                 "nothing from it: add videos of another class"
             )
+
+    def sided_classes(self) -> list[str]:
+        """Classes whose names speak of a side or a sense of turning, which a horizontal flip would swap."""
+        sided = re.compile(r"\b(left|right|(counter|anti)?-?clockwise|leftwards?|rightwards?)\b", re.IGNORECASE)
+        names = [re.sub(r"[_\W]+", " ", name) for name in self.class_names or ()]
+        return [name for name, words in zip(self.class_names or (), names) if sided.search(words)]
 
     def _class_name(self, label: int) -> str:
         return repr(self.class_names[label]) if self.class_names else str(label)

@@ -88,6 +88,13 @@ class VideoDataset(Dataset):
         self.manifest = open_manifest(manifest)
         if mode == "train":
             self.manifest.check_labels()
+            sided = self.manifest.sided_classes()
+            if sided and getattr(self.transform, "flip", 0):
+                warnings.warn(
+                    f"training flips clips, but classes such as {sided[0]!r} depend on the side; set the transform's flip "
+                    "to 0",
+                    stacklevel=2,
+                )
         self.broken_policy, self.max_broken = broken, max_broken
         # In memory that workers share, also with those that outlive an epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
@@ -210,4 +217,6 @@ def make_loader(
         persistent_workers=workers > 0,
         prefetch_factor=prefetch_factor if workers else None,
         timeout=timeout_seconds,
+        # Its own generator: by default each pass draws a number from the global one, and dropout would depend on resuming.
+        generator=torch.Generator(),
     )

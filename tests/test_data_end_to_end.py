@@ -28,6 +28,9 @@ SAMPLING = ClipSampling(num_frames=4, stride_frames=2)
 CONFIG = {**TINY, "num_frames": 4}
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:training flips clips")
+
+
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     spec = SyntheticSet(

@@ -14,6 +14,8 @@ from videomae.data.transforms import TrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.sampling_videomae import ClipSampling
 
+pytestmark = pytest.mark.filterwarnings("ignore:training flips clips", "ignore:This DataLoader will create")
+
 
 def entries(manifest):
     return [(manifest.path(i), manifest.label(i)) for i in range(len(manifest))]

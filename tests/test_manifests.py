@@ -250,6 +250,16 @@ def test_a_classifier_needs_labels_in_range_of_several_classes(tmp_path):
         open_manifest(write(tmp_path / "minus.txt", "a.mp4 -1\nb.mp4 -1\n")).check_labels(num_labels=2)
 
 
+def test_classes_that_a_flip_would_swap_are_found_by_their_words(tmp_path):
+    names = ["turning_left", "Pushing something from right to left", "bright lights", "turns clockwise", "copyright"]
+    path = write(tmp_path / "list.csv", "path,label\n" + "".join(f"{i}.mp4,{name}\n" for i, name in enumerate(names)))
+    assert sorted(open_manifest(path).sided_classes()) == sorted([names[0], names[1], names[3]])
+
+
+def test_an_entry_named_like_a_column_is_no_header(tmp_path):
+    assert entries(open_manifest(write(tmp_path / "list.txt", "clip 0\nvideo 1\n"))) == [("clip", 0), ("video", 1)]
+
+
 def test_a_subset_keeps_labels_and_sources(tmp_path):
     manifest = open_manifest(write(tmp_path / "list.txt", "a.mp4 0 -1 2\nf 1 40 1\nüb.mp4 0 -1 0\n"))
     subset = manifest.subset([2, 1])

@@ -21,6 +21,9 @@ from videomae.video_io import probe, read_frames
 FAST = Recoding(short_side=32, preset="ultrafast")
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:training flips clips")
+
+
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory):
     spec = SyntheticSet(clips=20, validation_clips=0, test_clips=0, num_frames=12, height=32, width=48)

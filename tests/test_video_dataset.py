@@ -20,6 +20,7 @@ from videomae.sampling_videomae import ClipSampling, test_clips
 from videomae.video_io import VideoReadError, read_frames
 
 SAMPLING = ClipSampling(num_frames=8, stride_frames=2)
+pytestmark = pytest.mark.filterwarnings("ignore:training flips clips", "ignore:This DataLoader will create")
 LIGHT = TrainTransform(size=16, auto_augment=RandAugment.parse("rand-m7-n2-mstd0.5-inc1"))
 
 
@@ -319,6 +320,23 @@ def test_training_on_one_class_is_refused(tmp_path):
     with pytest.raises(ValueError, match="one class only"):
         VideoDataset(tmp_path / "list.txt")
     VideoDataset(tmp_path / "list.txt", mode="pretrain")
+
+
+def test_flips_of_sided_classes_are_warned_about(synthetic):
+    with pytest.warns(UserWarning, match="'moves right' depend on the side"):
+        VideoDataset(synthetic / "train.csv", sampling=SAMPLING, transform=LIGHT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VideoDataset(synthetic / "train.csv", sampling=SAMPLING, transform=TrainTransform(16, flip=0.0))
+
+
+def test_passing_over_a_loader_leaves_the_global_generator_alone(synthetic):
+    dataset = training_set(synthetic)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    list(make_loader(dataset, EpochSampler(len(dataset)), 12, ClassificationCollator()))
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_indices_past_the_end_end_iteration(synthetic):
