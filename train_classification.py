@@ -562,10 +562,9 @@ def build_model(recipe: ClassifierRecipe, data: ClassificationData, tell=say) ->
         "drop_path_rate": recipe.drop_path_rate,
         "head_dropout_prob": recipe.head_dropout_prob,
         "init_scale": recipe.init_scale,
+        **recipe.config,
     }
-    if recipe.model in PRESETS:
-        fields |= dict(recipe.config)  # a folder brings its own architecture
-    else:
+    if recipe.model not in PRESETS:
         before = VideoMAEConfig.from_pretrained(recipe.model)
         own = {"image_size": before.image_size, "num_frames": before.num_frames}
         for name, value in own.items():
@@ -825,8 +824,8 @@ def main(argv: list[str] | None = None) -> int:
         else:
             raise ValueError(f"--recipe is missing; choose one of {', '.join(RECIPES)} or the path of a recipe.yaml")
     recipe = recipe_from(arguments, RECIPES)
-    if recipe.name == "small-data" and recipe.model not in PRESETS:
-        recipe = sized_as_start(recipe, given=vars(arguments))
+    if recipe.model not in PRESETS and arguments.recipe in RECIPES:  # a recorded recipe has been fitted
+        recipe = fitted_to_start(recipe, given=vars(arguments))
     try:
         if options.eval_only:
             return eval_only(recipe, options, model=getattr(arguments, "model", None))
@@ -835,10 +834,12 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(str(error).strip().splitlines()[-1]) from error
 
 
-def sized_as_start(recipe: ClassifierRecipe, *, given: Mapping[str, Any]) -> ClassifierRecipe:
-    """small-data goes on with the clips that its start was trained on, unless told otherwise."""
-    config = VideoMAEConfig.from_pretrained(recipe.model)
-    own = {"image_size": config.image_size, "num_frames": config.num_frames}
+def fitted_to_start(recipe: ClassifierRecipe, *, given: Mapping[str, Any]) -> ClassifierRecipe:
+    """A folder brings its own architecture, and small-data goes on with the clips that it was trained on."""
+    own: dict[str, Any] = {"config": {}}
+    if recipe.name == "small-data":
+        config = VideoMAEConfig.from_pretrained(recipe.model)
+        own |= {"image_size": config.image_size, "num_frames": config.num_frames}
     return dataclasses.replace(recipe, **{name: value for name, value in own.items() if name not in given})
 
 
