@@ -61,8 +61,7 @@ def read_class_folders(path: Path, options: ReadOptions) -> Manifest:
 
 
 def _add_found(builder: Builder, root: Path, video: str, frames: list[str] | None, label: str | None) -> None:
-    relative = os.path.relpath(video, builder.root) if os.path.isabs(video) else video
-    builder.add(relative, label, None, -1, len(frames) if frames else 0)
+    builder.add(os.path.relpath(video, builder.root), label, None, -1, len(frames) if frames else 0)
 
 
 def _listed(path: Path) -> list[os.DirEntry]:

@@ -124,7 +124,7 @@ def _width(rows: list[tuple[int, list[str]]], delimiter: str) -> int | None:
     """How many columns the rows have, if they fit one of the list formats."""
     widths = {len(fields) for _, fields in rows}
     if widths == {1}:
-        return 1 if all(_is_path(fields[0]) for _, fields in rows) else None
+        return 1 if all(_suffix(fields[0]) in VIDEO_SUFFIXES for _, fields in rows) else None
     for width in (4, 3, 2):
         # Commas and tabs leave room for a class name in the last column of `path label`.
         numbers = () if width == 2 and delimiter != " " else range(1, width)
@@ -133,8 +133,6 @@ def _width(rows: list[tuple[int, list[str]]], delimiter: str) -> int | None:
             len(fields) == width and all(as_integer(fields[i]) is not None for i in numbers) for fields in split
         ) and (numbers or all(_is_path(path) or as_integer(label) is not None for path, label in split)):
             return width
-    if delimiter == " " and all(_is_path(" ".join(fields)) for _, fields in rows):
-        return None if any(_is_path(fields[0]) and len(fields) > 1 for _, fields in rows) else 1
     return None
 
 
@@ -145,7 +143,11 @@ def _with_blanks(fields: list[str], columns: int) -> list[str]:
 
 
 def _is_path(text: str) -> bool:
-    return os.path.splitext(text)[1].lower() in VIDEO_SUFFIXES or "/" in text or "\\" in text
+    return _suffix(text) in VIDEO_SUFFIXES or "/" in text or "\\" in text
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def _shorten(text: str, most: int = 100) -> str:

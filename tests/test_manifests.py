@@ -100,6 +100,7 @@ def test_names_as_labels_are_numbered_in_the_order_given_beside_or_sorted(tmp_pa
         ("", {}, "lists no videos"),
         ("\n  \n", {}, "lists no videos"),
         ("hello\n", {}, "line 1: the list has neither"),
+        ("root:x:0:/root:/bin/bash\nbin:x:1:/bin:/bin/sh\n", {}, "line 1: the list has neither"),
     ],
 )
 def test_bad_lists_are_refused_with_the_line(tmp_path, text, options, message):
@@ -192,6 +193,15 @@ def test_a_folder_per_class_is_read_with_webm_and_nested_folders(tmp_path):
     manifest = open_manifest(tmp_path)
     assert entries(manifest) == [("run/a.webm", 0), ("run/b.mp4", 0), ("walk/part/c.avi", 1)]
     assert manifest.class_names == ("run", "walk") and manifest.source(0) == str(tmp_path / "run/a.webm")
+
+
+def test_folders_and_lists_given_by_relative_paths_are_read_from_there(tmp_path, monkeypatch):
+    touch(tmp_path, "my set/run/a b.mp4", "my set/walk/c.mp4")
+    write(tmp_path / "my set/list.txt", "run/a b.mp4 0\nwalk/c.mp4 1\n")
+    monkeypatch.chdir(tmp_path)
+    for manifest in (open_manifest("my set"), open_manifest("my set/list.txt"), open_manifest("my set", root=".")):
+        assert [os.path.exists(manifest.source(i)) for i in range(2)] == [True, True]
+    assert open_manifest("my set", root=".").path(0) == "my set/run/a b.mp4"
 
 
 def test_folders_of_frames_are_entries_themselves(tmp_path):
