@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import videomae
 from videomae import (
     VideoMAEConfig,
     VideoMAEForActionDetection,
@@ -220,3 +225,21 @@ def blind_map(model, data) -> float:
         transform=whole_frame,
     )
     return score_detections(dataset, detect_all(Accelerator(), model, dataset, clips_per_device=7), None)["mAP"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_test_as_one_does(data, tmp_path):
+    """Every process tests its share of the movies; the checkpoint tested alone gives the same figure."""
+    val = dict(val_annotations=str(data / "val.csv"))
+    words = options(data, tmp_path / "run", clips_per_step="4", max_steps="2", **val)
+    script = Path(videomae.__file__).with_name("train_detection.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    together = json.loads((tmp_path / "run" / "test-2" / "ava_map.json").read_text())
+    tested = options(data, tmp_path / "alone", annotations=None, recipe=None, config=None, **val)
+    assert main([*tested, "--test", str(tmp_path / "run" / "checkpoint-2")]) == 0
+    alone = json.loads((tmp_path / "alone" / "ava_map.json").read_text())
+    assert together["num_detections"] == alone["num_detections"] == 60
+    assert together["mAP"] == pytest.approx(alone["mAP"], abs=1e-6)
