@@ -81,7 +81,9 @@ def test_no_module_bears_the_name_of_a_package_we_use():
 def test_the_built_wheel_holds_and_imports_every_module_and_data_file(tmp_path):
     copy = tmp_path / "source"
     shutil.copytree(
-        ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "tests", "runs", "__pycache__")
+        ROOT,
+        copy,
+        ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "tests", "runs", "__pycache__"),
     )
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "-w", tmp_path, copy],
