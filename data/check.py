@@ -239,7 +239,8 @@ def render(report: dict[str, Any], clips_per_second: float) -> str:
         )
     lines += [f"note: {note}" for note in report["notes"]]
     lines += [f"PROBLEM: {problem}" for problem in report["problems"]]
-    lines.append("nothing is wrong" if not report["problems"] else f"{len(report['problems'])} problems")
+    count = len(report["problems"])
+    lines.append("nothing is wrong" if not count else "1 problem" if count == 1 else f"{count} problems")
     return "\n".join(lines)
 
 
