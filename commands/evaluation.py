@@ -264,38 +264,19 @@ def evaluate(
 
     started = time.monotonic()
     partial = PartialResults(output / "partial", rank=state.process_index, save_seconds=save_seconds)
-    done = partial.rows().keys()
-    state.wait_for_everyone()  # nobody adds rows before all have seen the same ones
-    groups = [
-        group
-        for group in fixed_groups(len(manifest), views.count, views_per_step)
-        if not all(index in done for index in group)
-    ]
-    mine = groups[state.process_index :: state.num_processes]
-    loader = DataLoader(views_dataset(manifest, views), batch_sampler=mine, num_workers=num_workers, collate_fn=list)
-    model.eval()
-    show = state.is_main_process and not quiet
-    with tqdm(total=len(manifest), initial=len(done), unit="video", disable=not show, desc=identity["protocol"]) as bar:
-        for items in loader:
-            rows = [{"index": item["index"], "error": item["error"]} for item in items if "error" in item]
-            items = [item for item in items if "error" not in item]
-            if items:
-                pixels = torch.cat([item["pixel_values"] for item in items])
-                scores = score_views(
-                    model,
-                    pixels,
-                    views=views,
-                    problem=problem,
-                    columns=columns,
-                    views_per_step=views_per_step,
-                    dtype=DTYPES[dtype],
-                )
-                for item, own in zip(items, np.split(scores, len(items))):
-                    label = manifest.label(item["index"])
-                    rows.append(video_row(item["index"], label, problem, own, keep_views=keep_view_scores))
-            partial.add(rows)
-            bar.update(min(len(rows) * state.num_processes, bar.total - bar.n))
-    partial.save()
+    score_what_is_left(
+        model,
+        manifest,
+        views,
+        partial,
+        problem=problem,
+        columns=columns,
+        dtype=DTYPES[dtype],
+        views_per_step=views_per_step,
+        num_workers=num_workers,
+        keep_view_scores=keep_view_scores,
+        quiet=quiet,
+    )
     state.wait_for_everyone()
     if not state.is_main_process:
         state.wait_for_everyone()
@@ -328,13 +309,53 @@ def evaluate(
     return results
 
 
+def score_what_is_left(
+    model: torch.nn.Module,
+    manifest: Manifest,
+    views: Views,
+    partial: PartialResults,
+    *,
+    views_per_step: int,
+    num_workers: int,
+    keep_view_scores: bool,
+    quiet: bool,
+    problem: str,
+    columns: list[int] | None,
+    dtype: torch.dtype,
+) -> None:
+    """This process's share of the groups that are not done yet, into `partial`."""
+    state = PartialState()
+    done = partial.rows().keys()
+    state.wait_for_everyone()  # nobody adds rows before all have seen the same ones
+    groups = fixed_groups(len(manifest), views.count, views_per_step)
+    left = [group for group in groups if not all(index in done for index in group)]
+    mine = left[state.process_index :: state.num_processes]
+    loader = DataLoader(views_dataset(manifest, views), batch_sampler=mine, num_workers=num_workers, collate_fn=list)
+    show = state.is_main_process and not quiet
+    model.eval()
+    with tqdm(total=len(manifest), initial=len(done), unit="video", disable=not show, desc=views.protocol) as bar:
+        for items in loader:
+            rows = [{"index": item["index"], "error": item["error"]} for item in items if "error" in item]
+            items = [item for item in items if "error" not in item]
+            if items:
+                pixels = torch.cat([item["pixel_values"] for item in items])
+                meaning = {"views": views, "problem": problem, "columns": columns}
+                scores = score_views(model, pixels, **meaning, views_per_step=views_per_step, dtype=dtype)
+                for item, own in zip(items, np.split(scores, len(items))):
+                    label = manifest.label(item["index"])
+                    rows.append(video_row(item["index"], label, problem, own, keep_views=keep_view_scores))
+            partial.add(rows)
+            bar.update(min(len(rows) * state.num_processes, bar.total - bar.n))
+    partial.save()
+
+
 def summary(
     rows: list[dict[str, Any]], names: list[str], problem: str, *, max_broken: float, output: Path
 ) -> dict[str, Any]:
     """Metrics over the videos that could be read, and the list of those that could not."""
     broken = [{"path": row["path"], "error": row["error"]} for row in rows if row["error"] is not None]
     rows = [row for row in rows if row["error"] is None]
-    if len(broken) > max_broken * (len(rows) + len(broken)):
+    if not rows or len(broken) > max_broken * (len(rows) + len(broken)):
         write_json(output / "broken.json", broken)
         raise ValueError(
             f"{len(broken)} of {len(rows) + len(broken)} videos could not be read, the first is {broken[0]['path']} "
