@@ -178,7 +178,7 @@ def read_table(path: Path, options: ReadOptions) -> Manifest:
         if not isinstance(video, str):
             raise ValueError(f"{path}, line {line}: {path_column} must be a path, not {video!r}")
         if label == "" or (isinstance(label, float) and label != label):
-            label = None
+            label = () if options.label_kind == "multi" else None
         count = as_integer(row[count_column]) if first_column and count_column else None
         if count is not None and count > 0:
             builder.add(video.strip(), label, line, as_integer(row[first_column]) or 0, count)

@@ -107,14 +107,14 @@ class Manifest:
             if num_labels is not None and self.labels.shape[1] != num_labels:
                 raise ValueError(f"{self.origin} has labels of {self.labels.shape[1]} numbers, the model {num_labels}")
             return
-        if num_labels is not None:
-            outside = ((self.labels < 0) | (self.labels >= num_labels)).nonzero().flatten()
-            if len(outside):
-                index = int(outside[0])
-                raise ValueError(
-                    f"{self.origin}: label {int(self.labels[index])} of {self.path(index)} lies outside 0 ... "
-                    f"{num_labels - 1} ({len(outside)} such entries); raise num_labels or mend the list"
-                )
+        outside = self.labels < 0 if num_labels is None else (self.labels < 0) | (self.labels >= num_labels)
+        if outside.any():
+            index = int(outside.nonzero()[0])
+            bound = f"0 ... {num_labels - 1}" if num_labels is not None else "0 and above"
+            raise ValueError(
+                f"{self.origin}: label {int(self.labels[index])} of {self.path(index)} lies outside {bound} "
+                f"({int(outside.sum())} such entries); raise num_labels or mend the list"
+            )
         if classes and len(self.labels.unique()) < 2:
             raise ValueError(
                 f"{self.origin} has one class only ({self._class_name(int(self.labels[0]))}); a classifier learns "
@@ -282,6 +282,12 @@ class Builder:
             return None, names
         if options.label_kind == "value":
             values = [self._values(label, i) for i, label in enumerate(used)]
+            for i, row in enumerate(values):
+                if len(row) != len(values[0]):
+                    line = self._first_use[i]
+                    raise ValueError(
+                        f"{self._at(line)}: {len(row)} values where the entries before have {len(values[0])}"
+                    )
             return torch.tensor(values, dtype=torch.float32)[codes], None
         if options.label_kind == "multi":
             sets = [label if isinstance(label, tuple) else str(label).split("|") for label in used]
@@ -290,7 +296,7 @@ class Builder:
                 names,
                 [i for i, labels in enumerate(sets) for _ in labels],
             )
-            count = len(names) if names else options.num_labels or max(numbers.values()) + 1
+            count = len(names) if names else options.num_labels or max(numbers.values(), default=0) + 1
             table = torch.zeros(len(used), count)
             for row, labels in enumerate(sets):
                 for label in labels:
@@ -327,7 +333,7 @@ class Builder:
                 number, line = as_integers[label], self._first_use[use]
                 if number < 0 or (limit is not None and number >= limit):
                     bound = f"0 ... {limit - 1}" if limit is not None else "0 and above"
-                    if number < 0 and limit is None and not names:
+                    if number < 0 and limit is None and self.options.label_kind == "class":
                         continue  # lists for pre-training carry -1; a classifier's check refuses it
                     raise ValueError(f"{self._at(line)}: label {number} lies outside {bound}")
             return as_integers, names

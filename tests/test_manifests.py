@@ -168,6 +168,17 @@ def test_several_classes_and_values_are_vectors(tmp_path):
         open_manifest(path)
 
 
+def test_an_entry_may_have_none_of_several_classes(tmp_path):
+    path = write(tmp_path / "multi.csv", "path,labels\na.mp4,\nb.mp4,walk|run\n")
+    assert open_manifest(path, label_kind="multi").labels.tolist() == [[0, 0], [1, 1]]
+    numbers = write(tmp_path / "numbers.csv", "path,labels\na.mp4,0|-1\nb.mp4,1\n")
+    with pytest.raises(ValueError, match="line 2: label -1 lies outside 0 and above"):
+        open_manifest(numbers, label_kind="multi")
+    ragged = write(tmp_path / "ragged.csv", "path,labels\na.mp4,0|1\nb.mp4,1\n")
+    with pytest.raises(ValueError, match="line 3: 1 values where the entries before have 2"):
+        open_manifest(ragged, label_kind="value")
+
+
 @pytest.mark.parametrize(
     "name, text, message",
     [
@@ -257,7 +268,7 @@ def test_a_classifier_needs_labels_in_range_of_several_classes(tmp_path):
     with pytest.raises(ValueError, match="has no labels"):
         open_manifest(write(tmp_path / "none.txt", "a.mp4\n")).check_labels()
     with pytest.raises(ValueError, match=r"label -1 of a\.mp4 lies outside"):
-        open_manifest(write(tmp_path / "minus.txt", "a.mp4 -1\nb.mp4 -1\n")).check_labels(num_labels=2)
+        open_manifest(write(tmp_path / "minus.txt", "a.mp4 -1\nb.mp4 0\n")).check_labels()
 
 
 def test_classes_that_a_flip_would_swap_are_found_by_their_words(tmp_path):
