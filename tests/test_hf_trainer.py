@@ -1,12 +1,16 @@
 """Our model, data and helpers in transformers' Trainer; the example as a user runs it."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from hub_server import TOKEN, HubServer
 
 import videomae
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, train_classification
@@ -147,3 +151,37 @@ def test_our_trainer_and_transformers_trainer_with_either_class_learn_alike(exam
     accuracies.append(max(line["val_top1"] for line in lines if "val_top1" in line))
     # Of 24 clips; chance is a third, and one clip more or less is noise.
     assert min(accuracies) >= 0.9, accuracies
+
+
+@pytest.mark.slow
+def test_the_example_uploads_a_model_that_loads(example, videos, pretrained, tmp_path):
+    words = ["--model", str(pretrained), "--train", str(videos / "train.csv"), "--output", str(tmp_path / "out")]
+    words += [
+        "--validation",
+        str(videos / "validation.csv"),
+        "--epochs",
+        "1",
+        "--batch_size",
+        "4",
+        "--num_workers",
+        "0",
+    ]
+    with HubServer() as hub:
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path / "home"),
+        }
+        program = [sys.executable, example.__file__, *words, "--push_to_hub", "tester/motions"]
+        done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr[-2000:]
+        files = hub.repos["tester/motions"].files
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "video_preprocessor_config.json"):
+        (folder / name).write_bytes(files[name])
+    assert VideoMAEForVideoClassification.from_pretrained(folder).config.id2label[0] == "moves right"
+    assert b"videomae" in files["README.md"]
