@@ -110,7 +110,7 @@ def peers(path: Path, indices: list[int]) -> dict[str, Callable[[], object]]:
     return readers
 
 
-def reading(folder: Path, repeats: int, quick: bool) -> None:
+def reading(folder: Path, repeats: int, quick: bool, key_frames: list[int]) -> None:
     path = write_scene(folder / "clip.mp4", 10, gop=250)
     indices = inference_clip(10 * FPS, ClipSampling(rule="exact"))
     ours = {"videomae": lambda: read_frames(path, indices)}
@@ -123,7 +123,7 @@ def reading(folder: Path, repeats: int, quick: bool) -> None:
     )
 
     seconds = 30 if quick else 180
-    for gop in (12, 60, 250, 1000, 100_000):
+    for gop in key_frames:
         path = write_scene(folder / f"long_{gop}.mp4", seconds, gop)
         indices = inference_clip(seconds * FPS, ClipSampling("spread"))
         ours = {"videomae": lambda path=path, indices=indices: read_frames(path, indices)}
@@ -176,6 +176,9 @@ def peak_mib() -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--key_frames", type=int, nargs="+", default=[12, 60, 250, 1000, 100_000], help="frames between them"
+    )
     parser.add_argument("--only", choices=("reading", "processing", "windows"))
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -187,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.only in (None, "windows"):  # first: the peak memory of a process never falls
             windows(Path(folder), arguments.quick)
         if arguments.only in (None, "reading"):
-            reading(Path(folder), repeats, arguments.quick)
+            reading(Path(folder), repeats, arguments.quick, arguments.key_frames)
         if arguments.only in (None, "processing"):
             processing(repeats)
     return 0
