@@ -181,9 +181,6 @@ def test_every_stored_form_of_the_hub_loads(name, stored, tmp_path, video):
 
 
 def test_the_files_that_travel_to_the_hub_load_as_remote_code(tmp_path, monkeypatch):
-    modules = tmp_path / "modules"
-    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
-    monkeypatch.syspath_prepend(str(modules))
     monkeypatch.setattr(VideoMAEVideoProcessor, "_auto_class", None)
     VideoMAEVideoProcessor.register_for_auto_class("AutoVideoProcessor")
     small(sampling={"clips": 2}).save_pretrained(tmp_path / "model")
