@@ -7,7 +7,7 @@
 
 The official pipelines decode with decord (where it is installed, else with PyAV from the start of the file), augment
 frame by frame in PIL, and open a video again for each of the 15 test views. Both sides end with the normalised floats
-that the model takes. The two take turns, each on the same seeds; medians and their ratio are printed. Also: ours from
+that the model takes. The two take turns, each on the same seeds; medians of the CPU time and their ratio are printed. Also: ours from
 prepared shards, and how samples a second grow with workers. The video is made here: textured, moving, with noise.
 """
 
@@ -246,14 +246,17 @@ def ours(manifest: Manifest, mode: str) -> Callable[[int], torch.Tensor]:
 
 
 def in_turns(functions: dict[str, Callable[[int], torch.Tensor]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each function, called in turns with the same seeds."""
+    """CPU milliseconds of each function, called in turns with the same seeds.
+
+    On one thread that is the time on an idle machine, and other work on this one changes it little.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for seed in range(-1, repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = time.process_time()
             function(abs(seed))
             if seed >= 0:  # the first round warms up
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (time.process_time() - start))
     return times
 
 
@@ -313,9 +316,9 @@ def compare_codecs(path: Path, repeats: int) -> None:
         times = []
         for seed in range(repeats + 1):
             start = random.Random(seed).randrange(info.num_frames - FRAMES * STRIDE)
-            begin = time.perf_counter()
+            begin = time.process_time()
             read_frames(video, [start + i * STRIDE for i in range(FRAMES)])
-            times.append(1e3 * (time.perf_counter() - begin))
+            times.append(1e3 * (time.process_time() - begin))
         print(f"{name:46} {len(video) / 1e3:6.0f} {loss:>6} {statistics.median(times[1:]):13.1f}ms", flush=True)
 
 
