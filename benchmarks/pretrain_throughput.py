@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import data_loading  # beside this file
+import psutil
 import torch
 import transformers
 from accelerate import Accelerator
@@ -111,22 +112,30 @@ def stock_from_files(
         yield loss.item()
 
 
-def clips_per_second(args: argparse.Namespace, contenders: dict[str, Iterator]) -> dict[str, float]:
-    """Medians over rounds in which the contenders take turns; a contender that waits has its workers' queue emptied first.
+def take_turns(args: argparse.Namespace, contenders: dict[str, Iterator]) -> dict[str, tuple[float, float]]:
+    """(clips a second, CPU seconds a clip, workers included) of each: medians over rounds in which they take turns.
 
-    Workers go on decoding while the other side computes, so before a turn the steps that were prepared meanwhile are
-    made and not counted.
+    Workers go on decoding while the other side computes, so before a turn the steps that were prepared meanwhile are made
+    and not counted.
     """
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for _ in range(args.rounds):
         for name, steps in contenders.items():
             for _ in range(2 * max(args.workers, 1)):
                 next(steps)
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), cpu_seconds()
             for _ in range(args.steps):
                 next(steps)
-            rates[name].append(args.steps * args.batch / (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in rates.items()}
+            clips = args.steps * args.batch
+            figures[name].append((clips / (time.perf_counter() - began), (cpu_seconds() - spent) / clips))
+    return {name: tuple(map(statistics.median, zip(*values))) for name, values in figures.items()}
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its workers: what a busy machine does not distort."""
+    here = psutil.Process()
+    times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
+    return sum(spent.user + spent.system for spent in times)
 
 
 def from_files(args: argparse.Namespace) -> None:
@@ -147,13 +156,15 @@ def from_files(args: argparse.Namespace) -> None:
                 "stock": stock_from_files(args, recipe, config, paths),
                 "ours": ours_from_files(args, recipe, config, listing),
             }
-            rates = clips_per_second(args, contenders)
-            ratio = rates["ours"] / rates["stock"]
-            print(
-                f"V{recipe.version}'s recipe, {recipe.num_samples} samples a decode: ours {rates['ours']:.3f} clips/s, stock + "
-                f"official data {rates['stock']:.3f} clips/s, ratio {ratio:.2f} (wanted: {wanted})",
-                flush=True,
-            )
+            figures = take_turns(args, contenders)
+            print(f"V{recipe.version}'s recipe, {recipe.num_samples} samples a decode (wanted: {wanted} x stock):")
+            stock_rate, stock_spent = figures["stock"]
+            for side, (rate, spent) in figures.items():
+                print(
+                    f"  {side:<6}{rate:8.3f} clips/s ({rate / stock_rate:.2f}x)   {spent:7.3f} CPU s a clip "
+                    f"({stock_spent / spent:.2f}x)",
+                    flush=True,
+                )
             for steps in contenders.values():
                 steps.close()
 
