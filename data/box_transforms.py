@@ -36,9 +36,14 @@ def flip_boxes(boxes: torch.Tensor, width: int, *, inclusive: bool) -> torch.Ten
 
 
 def clip_boxes(boxes: torch.Tensor, height: int, width: int, *, inclusive: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """(boxes clipped to the frame, which of them keep an area). The lost ones are still among the boxes."""
+    """(boxes clipped to the frame, which of them are left). The lost ones are still among the boxes.
+
+    Lost is what has no area, or lies within a single pixel: nobody can be seen there, and the model would take a clip
+    with no other box for one whose boxes are shares of the frame.
+    """
     clipped = widen_boxes(boxes, (0.0, 0.0), height=height, width=width, inclusive=inclusive)
-    return clipped, ((clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]))
+    sides = clipped[:, 2:] - clipped[:, :2]
+    return clipped, (sides > 0).all(1) & (sides > 1).any(1)
 
 
 def jitter_boxes(
@@ -146,7 +151,8 @@ class DetectionTrainTransform:
         boxes, kept = clip_boxes(boxes, place.height, place.width, inclusive=self.inclusive)
         if any(self.box_jitter):
             boxes = jitter_boxes(boxes, self.box_jitter, generator, inclusive=self.inclusive)
-            boxes, _ = clip_boxes(boxes, place.height, place.width, inclusive=self.inclusive)
+            boxes, still = clip_boxes(boxes, place.height, place.width, inclusive=self.inclusive)
+            kept = kept & still
         return BoxedClip(normalise(clip, self.mean, self.std), boxes[kept], kept)
 
 

@@ -88,6 +88,15 @@ def test_scaling_shifting_and_clipping_do_what_they_say():
     assert clipped.tolist() == [[0.0, 10.0, 19.0, 19.0]]
 
 
+def test_what_is_left_of_a_person_must_be_larger_than_a_pixel():
+    boxes = torch.tensor(
+        [[-9.0, -9.0, 0.8, 0.9], [-9.0, -9.0, 0.8, 30.0], [5.0, 5.0, 5.0, 30.0], [-9.0, 3.0, -1.0, 9.0]]
+    )
+    for inclusive in (True, False):
+        _, kept = clip_boxes(boxes, 40, 40, inclusive=inclusive)
+        assert kept.tolist() == [False, True, False, False]
+
+
 def test_jitter_stays_within_its_bounds_and_reaches_them():
     boxes = torch.tensor([[100.0, 200.0, 199.0, 399.0]]).repeat(4000, 1)  # 100 x 200 with the last pixel counted
     moved = jitter_boxes(boxes, (0.2, 0.1, 0.1, 0.05), generator(), inclusive=True) - boxes
