@@ -170,7 +170,7 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         for index, (clip_boxes, (height, width)) in enumerate(zip(boxes, frame_sizes)):
             if clip_boxes.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait
                 check_boxes(clip_boxes, height, width, f"boxes[{index}]")
-            clip_boxes = clip_boxes.to(pixel_values.device, torch.float32)
+            clip_boxes = clip_boxes.to(pixel_values.device, torch.float32, non_blocking=True)
             pooled_boxes.append(
                 widen_boxes(clip_boxes, scale, height=height, width=width, inclusive=family == "videomae")
             )
@@ -202,7 +202,7 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
                 raise ValueError(
                     f"labels must be zeros and ones of shape {tuple(logits.shape)}, one row per box, got {tuple(labels.shape)}"
                 )
-            loss = detection_loss(logits, labels.to(logits.device), family)
+            loss = detection_loss(logits, labels.to(logits.device, non_blocking=True), family)
         return VideoMAEForActionDetectionOutput(
             loss=loss,
             logits=logits,
