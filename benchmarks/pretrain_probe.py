@@ -1,6 +1,6 @@
 """Does pre-training teach the encoder anything? A linear probe on frozen features, before and after, from one command.
 
-    python benchmarks/pretrain_probe.py                     # about two minutes of training on 2 CPU cores
+    python benchmarks/pretrain_probe.py                     # a few minutes of training on 2 CPU cores
     python benchmarks/pretrain_probe.py --epochs 2          # too short to rise; shows that everything runs
 
 It makes small synthetic clips (their classes are motions that no single frame shows), pre-trains without labels, and runs
@@ -24,9 +24,9 @@ from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.training.checkpoints import checkpoints
 from videomae.training.runs import read_log
 
-# 32 pixels and 64 tokens a clip, and 32 samples of 8 decoded clips a step: the most steps that two minutes allow.
+# 32 pixels and 64 tokens a clip, and 32 samples of 8 decoded clips a step: the most steps that a few minutes allow.
 VIDEOS = SyntheticSet(clips=1600, validation_clips=0, test_clips=400, num_frames=20, height=40, width=40, distractors=1)
-CLIPS, SAMPLES, PEAK_LR = 8, 4, 3e-3
+CLIPS, SAMPLES, PEAK_LR = 8, 4, 2e-3
 FIELDS = {
     "image_size": 32,
     "num_frames": 8,
@@ -44,7 +44,7 @@ MODEL = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=10, help="passes over the 1600 clips, 200 steps each")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the 1600 clips, 200 steps each")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", type=Path, help="keep the videos, the run and the probe here")
     args = parser.parse_args()
