@@ -44,7 +44,7 @@ MODEL = {
     "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 256,
 }
-CLIPS, SAMPLES = 8, 4  # of a pre-training step: 32 masked samples of 8 decoded clips, as V2 repeats its augmentation
+CLIPS = 32  # of a pre-training step
 ARMS = ("from scratch", "pre-trained")
 
 
@@ -54,7 +54,7 @@ class Plan:
 
     seeds: int = 5
     unlabelled: int = 1600
-    pretrain_epochs: int = 20
+    pretrain_epochs: int = 80
     few: int = 80  # labelled clips, 10 a class
     many: int = 640
     few_epochs: int = 100
@@ -62,7 +62,7 @@ class Plan:
     test: int = 400
 
 
-QUICK = Plan(seeds=1, unlabelled=1600, pretrain_epochs=10, few_epochs=50, many_epochs=15, test=200)
+QUICK = Plan(seeds=1, pretrain_epochs=36, few_epochs=50, many_epochs=12, test=200)
 
 
 def make_data(folder: Path, plan: Plan, seed: int) -> None:
@@ -119,7 +119,7 @@ def pretrain(folder: Path, plan: Plan, seed: int) -> None:
         *["--data", str(folder / "data" / "train.txt"), "--output", str(folder / "pretrain")],
         *["--image_size", str(SIZE), "--num_frames", str(FRAMES), "--stride_frames", str(STRIDE)],
         *["--epochs", str(plan.pretrain_epochs), "--warmup_epochs", str(plan.pretrain_epochs / 10)],
-        *["--clips_per_step", str(CLIPS), "--num_samples", str(SAMPLES), "--mask_ratio", "0.75"],
+        *["--clips_per_step", str(CLIPS), "--mask_ratio", "0.75", "--crop_scales", "1.0"],
         *["--base_lr", str(2e-3 * 256 / CLIPS), "--min_lr", str(1e-5 * 256 / CLIPS)],
         *["--num_workers", "0", "--save_every", "100000", "--log_every", "50", "--seed", str(seed)],
     )
