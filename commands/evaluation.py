@@ -181,8 +181,10 @@ class PartialResults:
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    # Named from all rows: pyarrow takes the columns of the first, and that of a broken video has no scores.
+    names = dict.fromkeys(name for row in rows for name in row)
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), buffer)
     write_atomic(path, buffer.getvalue())
 
 

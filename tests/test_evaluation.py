@@ -203,6 +203,15 @@ def test_a_broken_video_is_named_and_left_out_never_replaced(model, videos, tmp_
     assert rows["2.mp4"]["scores"] is None and whole["videos"] == 7
 
 
+def test_a_broken_video_that_comes_first_costs_the_others_nothing(model, tmp_path):
+    write_videos(tmp_path, [40, 40, 40])
+    (tmp_path / "0.mp4").write_bytes(b"not a video")
+    results = run(model, tmp_path / "list.txt", tmp_path / "out", views_per_step=27, max_broken=0.5)
+    assert results["videos"] == 2 and [entry["path"] for entry in results["broken"]] == ["0.mp4"]
+    rows = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
+    assert rows[0]["scores"] is None and all(len(row["scores"]) == 3 for row in rows[1:])
+
+
 def test_class_names_in_another_order_stop_or_are_matched(model, videos, tmp_path):
     given = {"class_names": ["walk", "run", "sit"]}
     with pytest.raises(ValueError, match="match them by_name"):
