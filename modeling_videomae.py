@@ -365,18 +365,17 @@ class VideoMAEEncoder(nn.Module):
         output_hidden_states: bool = False,
     ) -> tuple[torch.Tensor, tuple | None, tuple | None]:
         """Returns the last hidden states, all of them (the embeddings first), and the attention weights."""
-        states, attentions = [hidden_states], []
+        states = (hidden_states,) if output_hidden_states else None
+        attentions = () if output_attentions else None
         for layer in self.layer:
             hidden_states, weights = layer(
                 hidden_states, attention_mask=attention_mask, output_attentions=output_attentions
             )
-            states.append(hidden_states)
-            attentions.append(weights)
-        return (
-            hidden_states,
-            tuple(states) if output_hidden_states else None,
-            tuple(attentions) if output_attentions else None,
-        )
+            if output_hidden_states:  # else each is freed as soon as the next one is there
+                states += (hidden_states,)
+            if output_attentions:
+                attentions += (weights,)
+        return hidden_states, states, attentions
 
 
 class VideoMAEPreTrainedModel(PreTrainedModel):

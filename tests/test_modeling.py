@@ -2,6 +2,7 @@
 
 import copy
 import math
+import weakref
 
 import pytest
 import torch
@@ -409,6 +410,16 @@ def test_hidden_states_and_attentions_come_when_asked_for(model_class):
     assert model(**inputs).hidden_states is None and model(**inputs).attentions is None
     model.config.output_hidden_states = True
     assert len(model(**inputs).hidden_states) == 4
+
+
+def test_inference_keeps_no_hidden_states_that_nobody_asked_for():
+    model, alive = build(VideoMAEModel), []
+    for layer in model.encoder.layer:
+        layer.register_forward_hook(lambda module, given, out: alive.append(weakref.ref(out[0])))
+    with torch.no_grad():
+        tokens = model.embeddings(clips(), model.config.grid)
+        last = model.encoder(tokens)[0]
+    assert alive[-1]() is last and all(state() is None for state in alive[:-1])
 
 
 @pytest.mark.parametrize("model_class", MODELS)
