@@ -71,6 +71,21 @@ def test_the_loss_scale_of_fp16_is_capped():
     assert Scaled.scaler.get_scale() == 2.0**16
 
 
+def test_the_loss_scale_of_fp16_goes_on_from_a_checkpoint(tmp_path):
+    def started(scale: float):
+        model = VideoMAEForPreTraining(VideoMAEConfig(**TINY))
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        accelerator.scaler.scale(torch.zeros(()))  # makes the scale
+        return accelerator, {"model": model, "optimizer": build_optimizer(model, PretrainRecipe())}
+
+    accelerator, parts = started(2.0**7)
+    engines.save(accelerator, tmp_path, state={"step": 1}, **parts)
+    accelerator, parts = started(2.0**16)
+    engines.load(accelerator, tmp_path / "checkpoint-1", **parts)
+    assert accelerator.scaler.get_scale() == 2.0**7
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_ready_config_is_one_that_accelerate_reads(path):
     from accelerate.commands.config.config_args import ClusterConfig

@@ -199,6 +199,8 @@ def save(
     else:
         plain = accelerator.unwrap_model(model, keep_torch_compile=False)
         main = accelerator.is_main_process
+        if accelerator.scaler is not None:
+            state = {**state, "loss_scale": accelerator.scaler.state_dict()}
         more = {"ema": ema, "write_more": write_more, "main": main}
         save_checkpoint(run, state=state, model=plain, optimizer=optimizer, **more)
     accelerator.wait_for_everyone()
@@ -215,7 +217,10 @@ def load(
     """Go on from a checkpoint whose hashes agree (`latest_checkpoint`), under any engine; returns its state."""
     plain = accelerator.unwrap_model(model, keep_torch_compile=False)
     if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        return load_checkpoint(folder, model=plain, optimizer=optimizer, ema=ema)
+        state = load_checkpoint(folder, model=plain, optimizer=optimizer, ema=ema)
+        if accelerator.scaler is not None and state.get("loss_scale"):
+            accelerator.scaler.load_state_dict(state["loss_scale"])
+        return state
     if not (folder / SHARDED).is_dir():
         raise ValueError(f"{folder} was not written under DeepSpeed; resume with the engine of that run")
     check_same_model(folder, plain)
