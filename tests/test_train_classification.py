@@ -14,6 +14,7 @@ from videomae.commands import evaluation
 from videomae.data.manifests import open_manifest
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.train_classification import RECIPES, Objective, held_out, training_step
+from videomae.training import engines
 from videomae.training.distillation import distillation_loss
 from videomae.training.runs import read_log
 from videomae.training.validation import chance_warning
@@ -117,6 +118,13 @@ def test_a_run_writes_its_recipe_its_log_the_best_and_the_last_and_its_test(vide
     assert results["protocol"] == "8x2x3" and results["videos"] == 8
     card = (whole / "best/README.md").read_text()
     assert "tiny" in card and "8x1x1" in card and "8x2x3" in card
+
+
+def test_trackers_are_opened_with_the_facts_of_the_run(videos, pretrained, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(engines, "start_trackers", lambda accelerator, facts: opened.append(facts["recipe"]))
+    assert finetune(videos, pretrained, tmp_path / "run", "--dry_run") == 0
+    assert len(opened) == 1
 
 
 def test_best_is_the_best_validation_of_the_averaged_weights(whole):

@@ -23,6 +23,7 @@ from videomae.data.ava import ActionList, read_detections
 from videomae.data.ava_synthetic import ACTIONS, SyntheticAva, make_synthetic_ava
 from videomae.metrics.ava_map.__main__ import main as map_main
 from videomae.train_detection import main
+from videomae.training import engines
 from videomae.training.detectors import build_detector
 from videomae.training.recipes import DETECTION
 
@@ -91,6 +92,13 @@ def test_a_run_leaves_a_tested_model_folder_that_anyone_can_load(data, tmp_path)
         + ["--classes", str(data / "actions.pbtxt"), "--output", str(scored)]
     )
     assert json.loads(scored.read_text())["mAP"] == pytest.approx(result["mAP"], abs=1e-6)
+
+
+def test_trackers_are_opened_with_the_facts_of_the_run(data, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(engines, "start_trackers", lambda accelerator, facts: opened.append(facts["recipe"]))
+    assert main([*options(data, tmp_path / "run"), "--dry_run"]) == 0
+    assert opened == ["tiny"]
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(data, tmp_path):
