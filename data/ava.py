@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -283,21 +284,79 @@ def choose_persons(boxes: np.ndarray, score: float, *, else_best: bool = False) 
     return kept
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Builds dicts, lists, numbers, texts and numpy arrays; a pickle that asks for anything else is refused."""
+class _PickledType:
+    """What stands for a numpy dtype while a pickle is read: a number type and its byte order, nothing else."""
 
-    ALLOWED = {
-        (f"{package}.{module}", name)
-        for package in ("numpy.core", "numpy._core")
-        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-    } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")}
+    def __init__(self, code: str, *_: Any):
+        if not re.fullmatch(r"[biuf]\d+", str(code)):
+            raise pickle.UnpicklingError(f"it has values of type {code!r}, which are no numbers")
+        self.dtype = np.dtype(str(code))
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder("=" if state[1] == "|" else state[1])
+
+
+class _PickledArray:
+    """What stands for a numpy array while a pickle is read."""
+
+    def __init__(self, *_: Any):
+        self.array = np.zeros(0, dtype=np.float32)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, of, fortran, content = state
+        self.array = self.of_bytes(content, of, shape, "F" if fortran else "C").array
+
+    @classmethod
+    def of_bytes(cls, content: Any, of: _PickledType, shape: Any, order: str) -> "_PickledArray":
+        made = cls()
+        content = content.encode("latin1") if isinstance(content, str) else content  # Python 2's bytes
+        made.array = np.frombuffer(content, of.dtype).reshape(shape, order=order)
+        return made
+
+
+def _pickled_number(of: _PickledType, content: Any) -> Any:
+    return _PickledArray.of_bytes(content, of, (), "C").array[()]
+
+
+def _pickled_bytes(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":  # the one that pickles of bytes use; others are modules to be looked up
+        raise pickle.UnpicklingError(f"it asks for text as {encoding!r}")
+    return text.encode("latin1")
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_unwrapped(entry) for entry in value]
+    return value.array if isinstance(value, _PickledArray) else value
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Builds dicts, lists, numbers, texts and arrays of numbers; a pickle that asks for anything else is refused.
+
+    Not even numpy's own classes are handed to it: `numpy.ndarray`, called with a buffer and the type "object", takes
+    bytes of the file for addresses.
+    """
+
+    KNOWN = {
+        **{
+            (f"{package}.{module}", name): stand_in
+            for package in ("numpy.core", "numpy._core")
+            for module, name, stand_in in (
+                ("multiarray", "_reconstruct", _PickledArray),
+                ("multiarray", "scalar", _pickled_number),
+                ("numeric", "_frombuffer", _PickledArray.of_bytes),
+            )
+        },
+        ("numpy", "ndarray"): "ndarray",  # named in arrays, never called
+        ("numpy", "dtype"): _PickledType,
+        ("_codecs", "encode"): _pickled_bytes,
+        ("collections", "OrderedDict"): OrderedDict,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
+        if (module, name) not in self.KNOWN:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        if module.startswith("numpy.core"):  # the name before numpy 2
-            module = "numpy._core" + module.removeprefix("numpy.core")
-        return super().find_class(module, name)
+        return self.KNOWN[module, name]
 
 
 def _proposals_from_pickle(path: str | os.PathLike) -> Proposals:
@@ -316,7 +375,7 @@ def _proposals_from_pickle(path: str | os.PathLike) -> Proposals:
         video_id, separator, seconds = str(key).rpartition(",")
         if not separator:
             raise ValueError(f"{where} is not named VIDEO,SECONDS")
-        boxes = np.asarray(boxes)
+        boxes = np.asarray(_unwrapped(boxes))
         if boxes.dtype == object or (boxes.size and (boxes.ndim != 2 or boxes.shape[1] not in (4, 5))):
             raise ValueError(f"{where} has shape {boxes.shape}; expected rows of x1, y1, x2, y2[, score]")
         proposals[_key_frame((video_id, seconds), where)] = _scored(boxes.astype(np.float32), where)

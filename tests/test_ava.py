@@ -187,6 +187,38 @@ class Mischief:
         return os.system, ("echo gotcha > /tmp/should_not_exist_by_h8",)
 
 
+class Overlaid:
+    """Pickled as an array of objects whose addresses are bytes of the file (null here, which does no harm)."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1, 5), np.dtype(object), bytes(40))
+
+
+class Disguised:
+    """Pickled as an array that is told to fill itself with objects."""
+
+    def __reduce__(self):
+        return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype(object), False, [1])
+
+
+@pytest.mark.parametrize("content", [Overlaid(), Disguised()])
+def test_a_pickle_cannot_make_objects_of_the_bytes_of_a_file(tmp_path, content):
+    with open(tmp_path / "bad.pkl", "wb") as file:
+        pickle.dump({"m,0902": content}, file)
+    with pytest.raises(ValueError, match="not a pickle of proposals that is safe to open"):
+        read_proposals(tmp_path / "bad.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("type_of", ["f4", ">f8", "i8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_pickles_of_every_protocol_type_and_order_hold_the_same_boxes(tmp_path, protocol, type_of, order):
+    boxes = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 1, 0]], dtype=type_of, order=order)
+    with open(tmp_path / "boxes.pkl", "wb") as file:
+        pickle.dump({"m,0902": boxes, "n,0903": list(boxes)}, file, protocol=protocol)
+    assert [found.tolist() for found in read_proposals(tmp_path / "boxes.pkl").values()] == [boxes.tolist()] * 2
+
+
 def test_a_pickle_with_anything_but_arrays_is_refused_and_runs_nothing(tmp_path):
     with open(tmp_path / "bad.pkl", "wb") as file:
         pickle.dump({"m,0902": Mischief()}, file)
