@@ -382,7 +382,7 @@ def packed(text: bytes, lengths: array) -> tuple[torch.Tensor, torch.Tensor]:
 
 def as_integer(label: Any) -> int | None:
     if isinstance(label, (bool, float)):
-        return int(label) if isinstance(label, float) and label.isas_integer() else None
+        return int(label) if isinstance(label, float) and label.is_integer() else None
     try:
         return int(label)
     except (TypeError, ValueError):

@@ -156,6 +156,14 @@ def test_tables_are_read_by_their_column_names(tmp_path, suffix):
         open_manifest(path, split="dev")
 
 
+def test_whole_numbers_that_a_table_holds_as_floats_are_classes(tmp_path):
+    path = write(tmp_path / "list.jsonl", '{"path": "a.mp4", "label": 1.0}\n{"path": "b.mp4", "label": 0.0}\n')
+    assert entries(open_manifest(path)) == [("a.mp4", 1), ("b.mp4", 0)]
+    path = write(tmp_path / "halves.jsonl", '{"path": "a.mp4", "label": 0.5}\n{"path": "b.mp4", "label": 1}\n')
+    with pytest.raises(ValueError, match=r"label 0\.5 is not an integer; for values pass label_kind='value'"):
+        open_manifest(path)
+
+
 def test_several_classes_and_values_are_vectors(tmp_path):
     path = write(tmp_path / "multi.csv", "path,labels\na.mp4,run|jump\nb.mp4,walk\n")
     multi = open_manifest(path, label_kind="multi")
