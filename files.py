@@ -89,6 +89,12 @@ def new_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Pa
         raise
 
 
+def check_output(path: str | os.PathLike, argument: str = "--output") -> None:
+    """Refuse an output folder that is a file: before the work, not when its result is to be written."""
+    if Path(path).exists() and not Path(path).is_dir():
+        raise FileExistsError(f"{argument} {path} is a file; name a folder")
+
+
 def open_up(folder: Path) -> None:
     """Give every file the mode that the user's umask asks for; safetensors writes 0600, which a team could not read."""
     for path in folder.rglob("*"):

@@ -31,6 +31,7 @@ from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import BrokenVideosError, VideoDataset
 from videomae.masking_videomae import make_mask
 from videomae.model_cards.run_cards import write_run_card
+from videomae.model_source import open_config
 from videomae.modeling_videomae import VideoMAEForPreTraining
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines
@@ -242,19 +243,20 @@ def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
         raise ValueError(
             f"--model {recipe.model} is a released file; `videomae convert {recipe.model} FOLDER` makes the folder to give"
         )
-    model, report = VideoMAEForPreTraining.from_pretrained(
-        recipe.model, dtype=torch.float32, norm_pix_loss=recipe.norm_pix_loss, output_loading_info=True
-    )
+    config = open_config(recipe.model)
     differing = [
-        f"{name}: recipe {value!r}, folder {getattr(model.config, name, None)!r}"
+        f"{name}: recipe {value!r}, folder {getattr(config, name, None)!r}"
         for name, value in fields.items()
-        if getattr(model.config, name, None) != value
+        if getattr(config, name, None) != value
     ]
     if differing:
         raise ValueError(
             f"--model {recipe.model} is not the model that the recipe describes ({'; '.join(differing)}); "
             "choose the recipe of its size, or drop the recipe's own fields with an empty --config"
         )
+    model, report = VideoMAEForPreTraining.from_pretrained(
+        recipe.model, dtype=torch.float32, norm_pix_loss=recipe.norm_pix_loss, output_loading_info=True
+    )
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         tell(f"{recipe.model} has no weights for {len(names)} tensors ({names[0]}, ...): they start afresh")

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 
+from videomae.model_source import open_config, open_device
 from videomae.pipeline_videomae import VideoClassificationPipeline
 
 
@@ -10,10 +11,11 @@ def make_labeller(model: str, device: str | None = None) -> Callable[[str, bool,
     """A function from a video file to the scores of its best labels, by the model's saved policy."""
     from videomae import VideoMAEForVideoClassification, VideoMAEVideoProcessor
 
+    open_config(model, "model", kind="ForVideoClassification")
     pipe = VideoClassificationPipeline(
         model=VideoMAEForVideoClassification.from_pretrained(model),
         video_processor=VideoMAEVideoProcessor.from_pretrained(model),
-        device=device,
+        device=open_device(device),
     )
 
     def label(video: str, all_views: bool, top_k: int) -> dict[str, float]:

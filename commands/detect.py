@@ -17,12 +17,13 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from videomae.data.ava import AVA_ACTIONS, read_action_list, read_proposals, seconds_text
-from videomae.files import new_file, write_json
+from videomae.files import check_output, new_file, write_json
+from videomae.model_source import check_name, open_config, open_device
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 from videomae.pipeline_videomae_detection import WHOLE_FRAME, VideoActionDetectionPipeline, read_boxes
 from videomae.video_io import VideoInfo, iter_windows, probe
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--clips_per_batch", type=int, default=1, help="key frames that go through the model together [1]"
     )
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[%(default)s]")
+    made.add_argument("--device", help="such as cpu or cuda [what there is]")
     made.add_argument("--threads", type=int, default=2, help="threads that decode [2]")
     return made
 
@@ -67,12 +68,20 @@ def main(argv: list[str] | None = None) -> int:
     video = Path(args.video)
     info = probe(video)
     folder = Path(args.output or f"{video.stem}-actions")
+    check_output(folder)
+    device = open_device(args.device)
+    if args.every_seconds <= 0:
+        raise ValueError(f"--every_seconds must be positive, not {args.every_seconds:g}")
+    if args.detector:
+        check_name(args.detector, "--detector")
+    boxes = WHOLE_FRAME if args.whole_frame else persons_of(args.boxes, video.stem) if args.boxes else None
+    open_config(args.model, kind="ForActionDetection")
+    transformers_logging.disable_progress_bar()
     model = VideoMAEForActionDetection.from_pretrained(args.model).eval()
     note = name_outputs(model, args.actions)
     if note:
         print(note, file=sys.stderr)
-    pipe = VideoActionDetectionPipeline(model=model, detector=args.detector, device=args.device)
-    boxes = WHOLE_FRAME if args.whole_frame else persons_of(args.boxes, video.stem) if args.boxes else None
+    pipe = VideoActionDetectionPipeline(model=model, detector=args.detector, device=device)
 
     results = []
     found = pipe.stream(
@@ -134,7 +143,12 @@ def name_outputs(model: VideoMAEForActionDetection, path: str | None) -> str | N
 def persons_of(path: str, video_id: str) -> dict[float, list]:
     """Persons of one video from any file: the pipeline's own formats, or proposals of a whole data set."""
     suffix = Path(path).suffix.lower()
-    content = json.loads(Path(path).read_text(encoding="utf-8")) if suffix == ".json" else None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--boxes {path}: no such file; docs/detection.md shows the formats")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8")) if suffix == ".json" else None
+    except ValueError as error:
+        raise ValueError(f"--boxes {path} is not JSON ({error})") from None
     coco = isinstance(content, dict) and "images" in content
     if suffix not in (".pkl", ".pickle") and not coco:
         return read_boxes(path)

@@ -29,8 +29,9 @@ from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.manifests import open_manifest
 from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
-from videomae.files import write_atomic, write_json
+from videomae.files import check_output, write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import label_ranks, softmax
+from videomae.model_source import open_config, open_device
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
 
 # n videos  N tokens  D width  K classes
@@ -296,7 +297,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # that a decoder or a head is left out is the point here
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = open_device(arguments.device)
+    if arguments.output:
+        check_output(arguments.output)
+    config = open_config(arguments.model, "model")
+    configs = {arguments.model: config, "random": config}
+    if arguments.baseline and arguments.baseline not in configs:
+        configs[arguments.baseline] = open_config(arguments.baseline, "--baseline")
     train = open_manifest(arguments.train, root=arguments.root, split=arguments.train_split)
     test = open_manifest(arguments.test, root=arguments.root, split=arguments.test_split, class_names=train.class_names)
     train.check_labels()
@@ -305,9 +312,7 @@ def main(argv: list[str] | None = None) -> int:
 
     results = {}
     for start in filter(None, (arguments.model, arguments.baseline)):
-        views = saved_views(arguments.model if start == "random" else start, VideoMAEConfig.from_pretrained(
-            arguments.model if start == "random" else start
-        ))  # fmt: skip
+        views = saved_views(arguments.model if start == "random" else start, configs[start])
         encoder = load_encoder(start, like=arguments.model, seed=arguments.seed).to(device)
         clips = [
             VideoDataset(

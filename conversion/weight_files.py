@@ -172,8 +172,9 @@ def _load_pickle(file: Path) -> Any:
             ) from None
         reason = str(error).splitlines()[0]
     except (EOFError, RuntimeError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-    raise ValueError(f"{file} is not a checkpoint that torch can read ({reason}); it is damaged or of another kind")
+        reason = (str(error).splitlines() or [""])[0]
+    reason = f" ({reason})" if " " in reason and "pop from" not in reason else ""  # a bare "101" tells nobody anything
+    raise ValueError(f"{file} is not a checkpoint that torch can read{reason}; it is damaged or of another kind")
 
 
 def _unknown_globals(file: Path, message: str) -> list[str]:

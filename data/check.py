@@ -8,7 +8,6 @@ Ends with 0 if nothing is wrong, 1 if something is, 2 if the data set cannot be 
 
 import argparse
 import itertools
-import json
 import os
 import random
 import statistics
@@ -16,7 +15,6 @@ import sys
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +28,7 @@ from videomae.data.sources import open_clip
 from videomae.data.transforms import PretrainTransform, TrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.files import write_json
+from videomae.model_source import open_config
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import Limits, VideoReadError
 
@@ -267,11 +266,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.probe != "all" and not args.probe.isdigit():
         parser.error(f"--probe takes a number or all, not {args.probe!r}")
     id2label = num_labels = None
-    if args.model:
-        config = json.loads(Path(args.model, "config.json").read_text(encoding="utf-8"))
-        id2label = {int(number): name for number, name in config.get("id2label", {}).items()}
-        num_labels = len(id2label) or None
     try:
+        if args.model:
+            id2label = open_config(args.model, kind="ForVideoClassification", weights=False).id2label
+            num_labels = len(id2label) or None
         options = {"root": args.root, "label_kind": args.label_kind}
         manifest = open_manifest(args.data, split=args.split, layout=args.layout, **options)
         test = None

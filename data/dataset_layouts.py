@@ -36,6 +36,10 @@ def recognise(path: Path, options: ReadOptions) -> str:
     if UCF101_FILE.fullmatch(path.name):
         return "ucf101"
     suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        raise ValueError(
+            f"{path} is named like one video; give a list or table of videos, or the folder that holds them"
+        )
     if suffix == ".json":
         return "something"
     if suffix in (".jsonl", ".ndjson", ".parquet"):

@@ -31,7 +31,7 @@ from videomae.data.encoding import encode_video
 from videomae.data.manifests import Manifest, open_manifest
 from videomae.data.shards import FORMAT_VERSION, INDEX, write_shard
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
-from videomae.files import sha256_of, write_atomic, write_json
+from videomae.files import check_output, sha256_of, write_atomic, write_json
 from videomae.video_io import Limits, VideoReadError, iter_windows, probe
 
 FORMATS = ("shards", "folder")
@@ -174,6 +174,7 @@ def _recode_job(job: tuple[int, Source, Recoding]) -> tuple[int, bytes | None, d
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
     """Make the folder ours, or see that an earlier run with these very settings made it."""
+    check_output(output, "output")
     path = output / "prepare.json"
     if path.exists():
         earlier = json.loads(path.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.label_names import class_columns, names_of, normalised, side_by_side
+from videomae.model_source import open_config
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 
 HEADS = ("auto", "labels", "fresh")
@@ -56,7 +57,7 @@ def build_classifier(
         say(f"starting {start} from fresh weights")
         return VideoMAEForVideoClassification(config)
 
-    before = VideoMAEConfig.from_pretrained(start)
+    before = open_config(start)
     model_names, known = names_of(before.id2label), (before.architectures or [""])[0]
     classifier = known.endswith("ForVideoClassification")
     config = VideoMAEConfig.from_pretrained(start, **fields)

@@ -16,6 +16,7 @@ from videomae.configuration_videomae import DETECTION_FAMILIES, PRESETS, VideoMA
 from videomae.data.ava import ActionList, Detections, for_metric
 from videomae.data.ava_dataset import AvaDataset, collate_with_items, movie_batches
 from videomae.metrics.ava_map.average_precision import ava_map
+from videomae.model_source import open_config
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 from videomae.training.classifiers import name_classes
 from videomae.training.recipes import DetectionRecipe
@@ -61,7 +62,7 @@ def build_detector(
         say(f"starting {recipe.model} from fresh weights; published runs start from {recipe.start or 'trained ones'}")
         return VideoMAEForActionDetection(config)
 
-    before = VideoMAEConfig.from_pretrained(recipe.model)
+    before = open_config(recipe.model)
     goes_on = "VideoMAEForActionDetection" in (before.architectures or [])
     if goes_on:
         if before.detection_family != recipe.family:

@@ -17,6 +17,7 @@ from videomae.data.collators import ClassificationCollator
 from videomae.data.label_names import class_columns, names_of
 from videomae.data.manifests import Manifest
 from videomae.data.randomness import MIXING, seed_for
+from videomae.model_source import open_config
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 
 # B clips  K classes
@@ -38,6 +39,7 @@ class Teacher:
     def __init__(
         self, folder: str, *, class_names: Sequence[str] | None, num_labels: int, device: torch.device, shape: tuple
     ):
+        open_config(folder, "--teacher", kind="ForVideoClassification")
         self.model = VideoMAEForVideoClassification.from_pretrained(folder, dtype=torch.float32).to(device).eval()
         self.model.requires_grad_(False)
         config = self.model.config
