@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from videomae.video_io import UNTIMED_DEMUXERS, VideoReader, VideoReadError, probe, read_frames
+from videomae.video_source import Limits, open_container
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -69,21 +70,14 @@ class Movie:
 
 
 class _open:
-    """`with _open(path) as (container, stream)`, with errors that name the file."""
+    """`with _open(path) as (container, stream)`, with errors that name the file, and never a list of other files."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def __enter__(self):
-        try:
-            self.container = av.open(str(self.path))
-        except (av.FFmpegError, OSError) as error:
-            raise VideoReadError(f"{self.path} cannot be opened: {error}") from None
-        if not self.container.streams.video:
-            self.container.close()
-            raise VideoReadError(f"{self.path} holds no video")
-        stream = self.container.streams.video[0]
-        stream.codec_context.thread_count = 1  # loaders run many processes
+        # One thread: loaders run many processes.
+        self.container, stream = open_container(str(self.path), str(self.path), Limits(), threads=1)
         return self.container, stream
 
     def __exit__(self, *error):

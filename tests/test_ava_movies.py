@@ -34,6 +34,13 @@ def test_offsets_may_come_in_any_order_and_repeat(movie):
     assert numbers_in(Movie(movie).read(2, [4, -1, 4, 0])) == [54, 49, 54, 50]
 
 
+def test_a_play_list_that_is_named_like_a_movie_opens_no_other_file(movie):
+    disguised = movie.with_name("list.mp4")
+    disguised.write_text(f"ffconcat version 1.0\nfile {movie.name}\n")
+    with pytest.raises(VideoReadError, match=r"list\.mp4 is not a video that can be read"):
+        Movie(disguised).read(2, OFFSETS)
+
+
 def test_a_cut_begins_at_the_annotated_second_that_is_given(movie):
     assert numbers_in(Movie(movie, starts_at=900).read(902, [0, 1])) == [50, 51]
     with pytest.raises(VideoReadError, match=r"key frame at 902 s lies outside the video, which holds seconds 0 to 6"):
@@ -55,7 +62,7 @@ def test_every_kind_of_file_gives_the_frames_at_the_times(kind, tmp_path):
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(VideoReadError, match=r"text\.mp4 cannot be opened"):
+    with pytest.raises(VideoReadError, match=r"text\.mp4 is not a video that can be read"):
         Movie(tmp_path / "text.mp4").read(0, [0])
 
 
