@@ -53,6 +53,8 @@ def read_shards(path: Path, options: ReadOptions) -> Manifest:
     builder = Builder(folder, folder, ReadOptions(**{**vars(options), "class_names": names}))
     shard, offset, size, vectors = [], [], [], []
     for number, name in enumerate(index["shards"]):
+        if os.path.basename(name) != name:
+            raise ValueError(f"{folder / INDEX} names a shard {name!r} outside its folder; run prepare again")
         tar, part = folder / f"{name}.tar", folder / f"{name}.json"
         if not tar.exists() or not part.exists():
             raise FileNotFoundError(

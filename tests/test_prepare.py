@@ -158,6 +158,16 @@ def test_damaged_shards_are_refused(prepared, tmp_path):
         open_manifest(tmp_path / "cut")
 
 
+def test_shards_outside_the_folder_are_refused(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "set")
+    index = json.loads((tmp_path / "set/shards.json").read_text())
+    index["shards"] = [f"../{prepared.name}/{name}" for name in index["shards"]]
+    (tmp_path / "set/shards.json").write_text(json.dumps(index))
+    (tmp_path / prepared.name).symlink_to(prepared)
+    with pytest.raises(ValueError, match="outside its folder"):
+        open_manifest(tmp_path / "set")
+
+
 def test_vectors_of_labels_survive(tmp_path, synthetic):
     rows = [
         json.loads(json.dumps({"path": f"videos/train/0000{i}.mp4", "label": ["a"] if i else ["a", "b"]}))
