@@ -1,5 +1,6 @@
 """Engines: the traps are errors, the ready configs parse, and FSDP2 (on a CPU mesh) trains and saves as one process does."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -9,11 +10,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from support import TINY
 
-from videomae import VideoMAEConfig, VideoMAEForPreTraining
+from videomae import (
+    VideoMAEConfig,
+    VideoMAEForActionDetection,
+    VideoMAEForPreTraining,
+    VideoMAEForVideoClassification,
+)
+from videomae.data.collators import ClassificationCollator
 from videomae.masking_videomae import tube_mask
-from videomae.training import engines
+from videomae.training import detectors, engines, validation
 from videomae.training.batches import StepPlan
 from videomae.training.checkpoints import damage, load_checkpoint, save_checkpoint
 from videomae.training.optimisation import Ema, build_optimizer, gradient_norm, set_rates, step_unless
@@ -84,6 +92,61 @@ def test_the_loss_scale_of_fp16_goes_on_from_a_checkpoint(tmp_path):
     accelerator, parts = started(2.0**16)
     engines.load(accelerator, tmp_path / "checkpoint-1", **parts)
     assert accelerator.scaler.get_scale() == 2.0**7
+
+
+class OfTwo:
+    """What a test of a sharded model asks of accelerate, for one of two processes that is there alone."""
+
+    distributed_type, num_processes, is_main_process = DistributedType.FSDP, 2, True
+    device, autocast = torch.device("cpu"), contextlib.nullcontext
+
+    def __init__(self, rank: int):
+        self.process_index = rank
+
+    def unwrap_model(self, model):
+        return model
+
+
+def test_a_sharded_classifier_is_called_equally_often_in_every_process(monkeypatch):
+    """Three videos for two processes, and the one of the second process cannot be read."""
+    monkeypatch.setattr(validation, "gather_object", lambda share: share)
+    model = VideoMAEForVideoClassification(VideoMAEConfig(**TINY, num_labels=2))
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    pixels = [torch.zeros(1, 16, 3, 32, 32), None, torch.zeros(1, 16, 3, 32, 32)]
+    videos = [{"pixel_values": one, "label": 1, "keys": [0], "path": "video"} for one in pixels]
+
+    def validated(rank: int) -> int:
+        calls.clear()
+        with contextlib.suppress(ValueError):  # "no video could be read", once the others have said so too
+            validation.validate(
+                OfTwo(rank), model, videos, ClassificationCollator(), problem="single_label_classification",
+                clips_per_device=1,
+            )  # fmt: skip
+        return len(calls)
+
+    assert validated(0) == validated(1) == 2
+
+
+def test_a_sharded_detector_is_called_equally_often_in_every_process(monkeypatch):
+    monkeypatch.setattr(detectors, "gather_object", lambda share: share)
+    monkeypatch.setattr(detectors, "collate_with_items", lambda items: (items[0]["batch"], items))
+    monkeypatch.setattr(
+        detectors, "movie_batches", lambda data, size, rank=0, world=1: iter([[0], [1], [2]][rank::world])
+    )
+    model = VideoMAEForActionDetection(VideoMAEConfig(**TINY, num_labels=2))
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+
+    class KeyFrames(list):
+        config, key_frames = model.config, []
+
+    batch = {"pixel_values": torch.zeros(1, 16, 3, 32, 32), "boxes": [torch.zeros(0, 4)], "frame_sizes": [(32, 32)]}
+    item = {"batch": batch, "boxes": torch.zeros(0, 4), "person_boxes": torch.zeros(0, 4), "index": 0}
+    for rank in (0, 1):
+        calls.clear()
+        detectors.detect_all(OfTwo(rank), model, KeyFrames([item] * 3))
+        assert len(calls) == 2
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -3,6 +3,7 @@
 train_detection.py is the loop around these; `videomae.metrics.ava_map` is the measure.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from videomae.data.ava_dataset import AvaDataset, collate_with_items, movie_batc
 from videomae.metrics.ava_map.average_precision import ava_map
 from videomae.model_source import open_config
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
+from videomae.training import engines
 from videomae.training.classifiers import name_classes
 from videomae.training.recipes import DetectionRecipe
 
@@ -123,10 +125,11 @@ def name_actions(config: VideoMAEConfig, actions: ActionList | None) -> None:
 
 
 class _Batches:
-    """A batch sampler for the test: batches of one movie each, shared out over processes."""
+    """A batch sampler for the test: batches of one movie each, shared out over processes; `most` is any one's most."""
 
     def __init__(self, dataset: AvaDataset, size: int, rank: int, world: int):
-        self.batches = list(movie_batches(dataset, size, rank=rank, world=world))
+        batches = list(movie_batches(dataset, size))
+        self.batches, self.most = batches[rank::world], math.ceil(len(batches) / world)
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
@@ -149,12 +152,8 @@ def detect_all(
 
     Leaves the model in the mode it was in. Scores do not depend on batches, workers or processes.
     """
-    loader = DataLoader(
-        dataset,
-        batch_sampler=_Batches(dataset, clips_per_device, accelerator.process_index, accelerator.num_processes),
-        collate_fn=collate_with_items,
-        num_workers=num_workers,
-    )
+    order = _Batches(dataset, clips_per_device, accelerator.process_index, accelerator.num_processes)
+    loader = DataLoader(dataset, batch_sampler=order, collate_fn=collate_with_items, num_workers=num_workers)
     training = model.training
     model.eval()
     frame, box, score = [], [], []
@@ -169,6 +168,9 @@ def detect_all(
             box.append(item["person_boxes"].numpy())
             score.append(its_scores.numpy())
         progress(len(items))
+    for _ in range(order.most - len(order) if engines.is_sharded(accelerator) else 0):
+        with accelerator.autocast():
+            model(engines.idle_clip(accelerator, model), [torch.zeros(0, 4)])
     model.train(training)
     num_labels = dataset.config.num_labels
     share = [(np.array(frame, dtype=np.int64), _stacked(box, 4), _stacked(score, num_labels))]

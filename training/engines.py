@@ -119,6 +119,17 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether every call of the model gathers its weights, so that all processes must call it equally often."""
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def idle_clip(accelerator: Accelerator, model: nn.Module) -> torch.Tensor:
+    """A clip of zeros, for a process that has no video left while others still need its share of the weights."""
+    config = accelerator.unwrap_model(model).config
+    return torch.zeros(1, config.num_frames, config.num_channels, *config.image_hw, device=accelerator.device)
+
+
 def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Tensors moved without waiting; counts stay numbers, so that the model never looks into a mask."""
     return {

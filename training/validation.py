@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from videomae.data.sampler import EpochSampler
 from videomae.metrics.video_accuracy.scores import label_ranks, mean_average_precision
+from videomae.training import engines
 
 # The number that decides which checkpoint is the best, by kind of problem; every one is better when larger.
 DECISIVE = {
@@ -48,20 +49,18 @@ def validate(
         return collate(items) if items else None
 
     loader = DataLoader(dataset, clips_per_device, sampler=order, collate_fn=readable, num_workers=num_workers)
-    # A sharded model gathers its weights in every call, so all processes must call it equally often.
-    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    sharded = engines.is_sharded(accelerator)
     calls = math.ceil(math.ceil(len(dataset) / accelerator.num_processes) / clips_per_device)
-    batches, idle = iter(loader), None
+    batches = iter(loader)
     outputs, targets = [], []
     model.eval()
     for _ in range(calls):
         batch = next(batches, None)
-        if batch is not None:
-            idle = batch["pixel_values"][:1]
-        elif not sharded or idle is None:
+        if batch is None and not sharded:
             continue
+        clips = engines.idle_clip(accelerator, model) if batch is None else batch["pixel_values"]
         with accelerator.autocast():
-            logits = model((idle if batch is None else batch["pixel_values"]).to(accelerator.device)).logits
+            logits = model(clips.to(accelerator.device)).logits
         if batch is not None:
             outputs.append(logits.float().cpu())
             targets.append(batch["labels"])
