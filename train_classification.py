@@ -39,6 +39,7 @@ from videomae.data.transforms import EvalTransform, RandomErasing, TrainTransfor
 from videomae.data.video_dataset import BrokenVideosError, VideoDataset
 from videomae.files import new_folder
 from videomae.model_cards.run_cards import write_run_card
+from videomae.model_source import open_config
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines, lora
@@ -826,6 +827,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--recipe is missing; choose one of {', '.join(RECIPES)} or the path of a recipe.yaml")
     recipe = recipe_from(arguments, RECIPES)
     if recipe.model not in PRESETS and arguments.recipe in RECIPES:  # a recorded recipe has been fitted
+        open_config(recipe.model)
         recipe = fitted_to_start(recipe, given=vars(arguments))
     try:
         if options.eval_only:

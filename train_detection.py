@@ -39,6 +39,7 @@ from videomae.data.box_transforms import DetectionTestTransform, DetectionTrainT
 from videomae.data.video_dataset import BrokenVideosError
 from videomae.files import sha256_of, write_json
 from videomae.model_cards.run_cards import write_run_card
+from videomae.model_source import open_config
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 from videomae.sampling_videomae import ClipSampling
 from videomae.train_pretrain import training_step
@@ -233,6 +234,7 @@ def test(options: DetectionOptions, box_score: float | None) -> int:
     if not options.val_annotations:
         raise ValueError("--test needs --val_annotations, the AVA CSV to compare with")
     accelerator = engines.start_accelerator(options)
+    open_config(options.test, "--test", kind="ForActionDetection")
     model = VideoMAEForActionDetection.from_pretrained(options.test, dtype=torch.float32).eval()
     actions = read_action_list(options.actions) if options.actions else None
     if box_score is None:

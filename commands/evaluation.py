@@ -33,13 +33,13 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD, VideoMAEConfig
+from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
 from videomae.conversion.label_files import read_names
 from videomae.data.label_names import MATCHES, class_columns, find_names, names_of
 from videomae.data.manifests import LABEL_KINDS, Manifest, open_manifest
 from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
-from videomae.files import write_atomic, write_json
+from videomae.files import check_output, write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import (
     confusion_pairs,
     label_ranks,
@@ -47,6 +47,7 @@ from videomae.metrics.video_accuracy.scores import (
     per_class_table,
     video_accuracy,
 )
+from videomae.model_source import open_config, open_device
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
 from videomae.training.progress import say
@@ -485,9 +486,7 @@ def parse_views(text: str) -> tuple[int, int]:
 
 def load_classifier(folder: str) -> VideoMAEForVideoClassification:
     """The classifier of a folder or Hub name; a folder that is missing or holds another kind of model is an error."""
-    if not Path(folder).is_dir() and (Path(folder).is_absolute() or folder.startswith(".") or folder.count("/") > 1):
-        raise FileNotFoundError(f"no model folder {folder}")
-    config = VideoMAEConfig.from_pretrained(folder)
+    config = open_config(folder, "model")
     (kind,) = config.architectures or ["VideoMAEForVideoClassification"]
     if not kind.endswith("ForVideoClassification"):
         raise ValueError(
@@ -580,7 +579,9 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--views_per_step must be at least 1, not {arguments.views_per_step}")
     # Without an accelerator accelerate starts no process group unless it is told that the CPU is meant.
     state = PartialState(cpu=arguments.device == "cpu" or not torch.accelerator.is_available())
-    device = torch.device(arguments.device) if arguments.device else state.device
+    device = open_device(arguments.device) if arguments.device else state.device
+    if arguments.output:
+        check_output(arguments.output)
     model = load_classifier(arguments.model).to(device)
     model_names = names_of(model.config.id2label)
     manifest = open_manifest(

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import itertools
 import sys
 
 COMMANDS = {
@@ -27,6 +28,16 @@ def usage() -> str:
     return "\n".join(["usage: videomae COMMAND [options]", "", *lines, "", "`videomae COMMAND --help` explains one."])
 
 
+def explained(error: Exception, argv: list[str]) -> str:
+    """The error's own words; those of the system for a file get the option that named it."""
+    if not (isinstance(error, OSError) and error.strerror and error.filename):
+        return str(error)
+    options = [
+        option for option, value in itertools.pairwise(argv) if value == str(error.filename) and option[:2] == "--"
+    ]
+    return f"{' '.join([*(options if len(options) == 1 else []), str(error.filename)])}: {error.strerror}"
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -43,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         return module.main(rest) or 0
     except (ValueError, TypeError, OSError) as error:
         # What a user can cause is one line, not a traceback.
-        print(f"videomae {name}: {error}", file=sys.stderr)
+        print(f"videomae {name}: {explained(error, rest)}", file=sys.stderr)
         return 1
 
 

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from videomae.commands.main import COMMANDS, main
+from videomae.commands.main import COMMANDS, explained, main
 
 
 def test_without_a_command_it_lists_them(capsys):
@@ -30,3 +30,12 @@ def test_what_a_user_can_cause_is_one_line(capsys, tmp_path):
     assert main(["evaluate", str(tmp_path / "nothing"), str(tmp_path / "list.csv")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("videomae evaluate: ") and "Traceback" not in error
+
+
+def test_a_file_that_is_missing_is_named_with_its_option():
+    error = FileNotFoundError(2, "No such file or directory", "names.json")
+    assert (
+        explained(error, ["MODEL", "--label_map", "names.json"]) == "--label_map names.json: No such file or directory"
+    )
+    assert explained(error, ["names.json"]) == "names.json: No such file or directory"
+    assert explained(ValueError("say so"), ["names.json"]) == "say so"

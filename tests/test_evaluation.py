@@ -313,7 +313,7 @@ def test_what_is_not_a_classifier_is_refused(videos, tmp_path):
     VideoMAEForPreTraining(VideoMAEConfig(**TINY, use_mean_pooling=False)).save_pretrained(tmp_path / "pretrained")
     with pytest.raises(ValueError, match="is VideoMAEForPreTraining, not a classifier; fine-tune it first"):
         main([str(tmp_path / "pretrained"), str(videos)])
-    with pytest.raises(FileNotFoundError, match="no model folder"):
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
         main([str(tmp_path / "nothing"), str(videos)])
 
 

@@ -137,6 +137,10 @@ def write_recipe(path: str | os.PathLike, recipe: Recipe) -> Path:
 def read_recipe(path: str | os.PathLike, recipe_class: type[Recipe]) -> Recipe:
     try:
         content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"--recipe {path}: no such file; give the path of a recipe.yaml, or a recipe's name"
+        ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

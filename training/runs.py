@@ -81,6 +81,10 @@ def open_run(output: str | os.PathLike, recipe: Recipe, *, resume: str, say=prin
         raise ValueError(
             f"--output {folder} holds another run; add --resume auto to go on with it, or choose another folder"
         )
+    if not started and resume not in ("never", "auto"):
+        raise ValueError(
+            f"--resume {resume}: {folder} holds no checkpoint to go on from; give auto, never or the path of one in --output"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder)
     if not started:  # new, or stopped by an error before its first step
