@@ -269,7 +269,8 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
     if run and accelerator.is_main_process:
         rewind_log(run.log, first_step)
         record_start(run.folder, options=options, effective=effective, data=data.facts, step=first_step)
-    engines.start_trackers(accelerator, effective)
+    if run:
+        engines.start_trackers(accelerator, effective)
     log = Log(accelerator, run.log if run else None, total_steps=last_step, first_step=first_step)
 
     def write_more(folder: Path, done: int) -> None:

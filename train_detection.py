@@ -151,7 +151,8 @@ def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
     if run and accelerator.is_main_process:
         rewind_log(run.log, first_step)
         record_start(run.folder, options=options, effective=effective, data=facts, step=first_step)
-    engines.start_trackers(accelerator, effective)
+    if run:
+        engines.start_trackers(accelerator, effective)
     log = Log(accelerator, run.log if run else None, total_steps=last_step, first_step=first_step)
     results: list[dict[str, Any]] = []  # of the last test, for the card
 

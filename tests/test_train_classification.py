@@ -120,11 +120,13 @@ def test_a_run_writes_its_recipe_its_log_the_best_and_the_last_and_its_test(vide
     assert "tiny" in card and "8x1x1" in card and "8x2x3" in card
 
 
-def test_trackers_are_opened_with_the_facts_of_the_run(videos, pretrained, tmp_path, monkeypatch):
+def test_trackers_are_opened_with_the_facts_of_a_run_but_not_of_a_dry_one(videos, pretrained, tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(engines, "start_trackers", lambda accelerator, facts: opened.append(facts["recipe"]))
     assert finetune(videos, pretrained, tmp_path / "run", "--dry_run") == 0
-    assert len(opened) == 1
+    assert opened == []
+    assert finetune(videos, pretrained, tmp_path / "run", "--max_steps", "1") == 0
+    assert opened == ["tiny"]
 
 
 def test_best_is_the_best_validation_of_the_averaged_weights(whole):

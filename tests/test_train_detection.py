@@ -94,10 +94,12 @@ def test_a_run_leaves_a_tested_model_folder_that_anyone_can_load(data, tmp_path)
     assert json.loads(scored.read_text())["mAP"] == pytest.approx(result["mAP"], abs=1e-6)
 
 
-def test_trackers_are_opened_with_the_facts_of_the_run(data, tmp_path, monkeypatch):
+def test_trackers_are_opened_with_the_facts_of_a_run_but_not_of_a_dry_one(data, tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(engines, "start_trackers", lambda accelerator, facts: opened.append(facts["recipe"]))
     assert main([*options(data, tmp_path / "run"), "--dry_run"]) == 0
+    assert opened == []
+    assert main(options(data, tmp_path / "run", max_steps="1")) == 0
     assert opened == ["tiny"]
 
 
