@@ -315,4 +315,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from videomae.commands.main import main as command
+
+    sys.exit(command(["convert", *sys.argv[1:]]))

@@ -465,7 +465,10 @@ def build_data(recipe: ClassifierRecipe, options: FinetuneOptions, tell=say) -> 
     train.check_labels(num_labels=recipe.num_labels, classes=recipe.label_kind == "class")
     names, num_labels = train.class_names, recipe.num_labels or train.num_labels
     if names is not None and len(names) != num_labels:
-        raise ValueError(f"--num_labels {num_labels}, but {train.origin} has {len(names)} class names; leave it out")
+        raise ValueError(
+            f"num_labels is {num_labels}, by --num_labels or the recipe, but {train.origin} has {len(names)} class names; "
+            "--num_labels none takes the number from the data"
+        )
     validation = None
     if options.val_data or options.val_split:
         source = options.val_data or options.data

@@ -622,4 +622,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from videomae.commands.main import main as command
+
+    sys.exit(command(["evaluate", *sys.argv[1:]]))

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import itertools
 import sys
+from collections.abc import Callable
 
 COMMANDS = {
     "demo": ("videomae.commands.demo", "make a synthetic data set, pre-train, fine-tune, test and label a video"),
@@ -49,12 +50,15 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         print(f"videomae: no command {name!r}{hint}\n\n{usage()}", file=sys.stderr)
         return 2
-    module = importlib.import_module(COMMANDS[name][0])
+    return guarded(f"videomae {name}", importlib.import_module(COMMANDS[name][0]).main, rest)
+
+
+def guarded(name: str, command: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Run a command; what a user can cause is one line, not a traceback."""
     try:
-        return module.main(rest) or 0
+        return command(argv) or 0
     except (ValueError, TypeError, OSError) as error:
-        # What a user can cause is one line, not a traceback.
-        print(f"videomae {name}: {explained(error, rest)}", file=sys.stderr)
+        print(f"{name}: {explained(error, argv)}", file=sys.stderr)
         return 1
 
 

@@ -364,4 +364,6 @@ def report(results: dict[str, Any], num_classes: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from videomae.commands.main import main as command
+
+    sys.exit(command(["probe", *sys.argv[1:]]))

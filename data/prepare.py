@@ -293,4 +293,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from videomae.commands.main import main as command
+
+    sys.exit(command(["prepare-data", *sys.argv[1:]]))

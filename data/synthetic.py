@@ -196,4 +196,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from videomae.commands.main import guarded
+
+    sys.exit(guarded("python -m videomae.data.synthetic", main, sys.argv[1:]))

@@ -1,6 +1,8 @@
 """The `videomae` command: every sub-command is there, explains itself, and turns a user's error into one line."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -39,3 +41,20 @@ def test_a_file_that_is_missing_is_named_with_its_option():
     )
     assert explained(error, ["names.json"]) == "names.json: No such file or directory"
     assert explained(ValueError("say so"), ["names.json"]) == "say so"
+
+
+def test_a_module_that_is_run_by_name_keeps_to_one_line(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "videomae.data.merge_labels",
+        "merged",
+        "--expect",
+        "2",
+        "--set",
+        "a",
+        "train=nowhere.csv",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "python -m videomae.data.merge_labels: no such list or folder: nowhere.csv\n"
