@@ -34,6 +34,17 @@ logger = logging.get_logger(__name__)
 # decoder's MLP alone are a tenth of a pre-training step on a CPU.
 CPU_PIECE_BYTES = 2**23
 
+
+def cpu_pieces(rows: tuple[int, ...], width: int, like: torch.Tensor) -> int:
+    """Into how many pieces work on (rows, width) should be cut so that each stays below CPU_PIECE_BYTES.
+
+    One on other devices, and in a compiled graph: it has its own buffers, and pieces would tie it to one batch size.
+    """
+    if like.device.type != "cpu" or torch.compiler.is_compiling():
+        return 1
+    return max(1, math.ceil(math.prod(rows) * width * like.element_size() / CPU_PIECE_BYTES))
+
+
 # Released files store one q_bias and one v_bias; transformers renames them on the way in and out, but only for classes
 # inside transformers unless the mapping is registered. Without it the biases of every published file would start afresh.
 register_checkpoint_conversion_mapping(
@@ -335,13 +346,11 @@ class VideoMAELayer(GradientCheckpointingLayer):
 
     def feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The MLP; on a CPU in pieces whose inner activations the allocator keeps and the caches hold."""
-        rows, inner_width = math.prod(hidden_states.shape[:-1]), self.intermediate.dense.out_features
-        inner_bytes = rows * inner_width * hidden_states.element_size()
-        # A compiled graph has its own buffers, and counting pieces would tie it to one batch size.
-        if hidden_states.device.type != "cpu" or inner_bytes <= CPU_PIECE_BYTES or torch.compiler.is_compiling():
+        pieces = cpu_pieces(hidden_states.shape[:-1], self.intermediate.dense.out_features, hidden_states)
+        if pieces == 1:
             return self.output(self.intermediate(hidden_states))
-        pieces = hidden_states.flatten(0, 1).chunk(math.ceil(inner_bytes / CPU_PIECE_BYTES))
-        return torch.cat([self.output(self.intermediate(piece)) for piece in pieces]).view_as(hidden_states)
+        parts = hidden_states.flatten(0, 1).chunk(pieces)
+        return torch.cat([self.output(self.intermediate(part)) for part in parts]).view_as(hidden_states)
 
 
 class VideoMAEEncoder(nn.Module):
@@ -716,7 +725,7 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
         if bool_decoded_pos is not None:
             hidden = masked.gather(1, rebuilt.positions)
             counted = hidden if counted is None else hidden & counted
-        loss = reconstruction_loss(logits, self.targets(pixel_values, rebuilt.positions), counted)
+        loss = self.reconstruction_loss(pixel_values, logits, rebuilt.positions, counted)
         if rebuilt.valid is not None:
             logits = logits * rebuilt.valid[..., None]
         return VideoMAEForPreTrainingOutput(
@@ -758,13 +767,21 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
             pixels.sub_(average).div_(variance.sqrt_().add_(1e-6))
         return pixels.transpose(-1, -2).flatten(-2)
 
-
-def reconstruction_loss(logits: torch.Tensor, targets: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
-    """Mean squared error in float32 over the positions (B, R) that count, or over all."""
-    if counted is None:
-        return F.mse_loss(logits.float(), targets)
-    per_position = (logits.float() - targets).square().mean(-1)
-    return (per_position * counted).sum() / counted.sum()
+    def reconstruction_loss(
+        self, pixel_values: torch.Tensor, logits: torch.Tensor, positions: torch.Tensor, counted: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Mean squared error in float32 over the positions (B, R) that count, or over all."""
+        pieces = cpu_pieces(logits.shape[:-1], logits.shape[-1], logits)
+        clips = math.ceil(logits.shape[0] / pieces)
+        total = 0.0
+        for number, part in enumerate(logits.split(clips)):
+            piece = slice(number * clips, (number + 1) * clips)
+            targets = self.targets(pixel_values[piece], positions[piece])
+            if counted is None:
+                total = total + F.mse_loss(part.float(), targets, reduction="sum")
+            else:
+                total = total + ((part.float() - targets).square().sum(-1) * counted[piece]).sum()
+        return total / (logits.numel() if counted is None else counted.sum() * logits.shape[-1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
