@@ -220,6 +220,7 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
     """Run a fine-tuning to its end; returns the exit code."""
     transformers_logging.disable_progress_bar()
     accelerator = engines.start_accelerator(options)
+    engines.check_recipe(accelerator, recipe)
     tell = say if accelerator.is_main_process else lambda text: None
 
     data = build_data(recipe, options, tell)

@@ -101,6 +101,7 @@ def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
     """Run a training to its end; returns the exit code."""
     transformers_logging.disable_progress_bar()
     accelerator = engines.start_accelerator(options)
+    engines.check_recipe(accelerator, recipe)
     tell = say if accelerator.is_main_process else lambda text: None
 
     actions = read_action_list(options.actions) if options.actions else None

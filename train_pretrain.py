@@ -107,6 +107,7 @@ def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
     """Run a training to its end; returns the exit code."""
     transformers_logging.disable_progress_bar()
     accelerator = engines.start_accelerator(options)
+    engines.check_recipe(accelerator, recipe)
     tell = say if accelerator.is_main_process else lambda text: None
 
     model = build_model(recipe, tell)
@@ -167,7 +168,11 @@ def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
         if accelerator.is_main_process:
             prune(run.folder, keep_last=options.keep_last, keep_every=options.keep_every)
 
-    samples = data.collate([data.dataset[index] for index in range(2)]) if options.picture_every else None
+    samples = (
+        data.collate([data.dataset[index] for index in range(min(2, len(data.dataset)))])
+        if options.picture_every
+        else None
+    )
     steps = step_batches(
         data.dataset,
         data.collate,

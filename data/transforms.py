@@ -101,7 +101,8 @@ def resize_short_side(clip: torch.Tensor, size: int, *, antialias: bool = False)
 def spatial_boxes(height: int, width: int, size: int, crops: int) -> list[Box]:
     """The square crops of a test along the long side of a clip whose short side is `size`; one crop is the centre."""
     spare = max(height, width) - size
-    starts = [spare // 2] if crops == 1 else [int(i * spare / (crops - 1)) for i in range(crops)]
+    # round, half to even, as CenterCrop of the releases' video_transforms.py
+    starts = [round(spare / 2)] if crops == 1 else [int(i * spare / (crops - 1)) for i in range(crops)]
     if height >= width:
         return [Box(start, 0, size, size) for start in starts]
     return [Box(0, start, size, size) for start in starts]

@@ -183,8 +183,11 @@ def test_annotations_serve_as_proposals_that_are_certain(tmp_path):
 
 
 class Mischief:
+    def __init__(self, place):
+        self.place = place
+
     def __reduce__(self):
-        return os.system, ("echo gotcha > /tmp/should_not_exist_by_h8",)
+        return os.system, (f"echo gotcha > {self.place}",)
 
 
 class Overlaid:
@@ -221,12 +224,12 @@ def test_pickles_of_every_protocol_type_and_order_hold_the_same_boxes(tmp_path, 
 
 def test_a_pickle_with_anything_but_arrays_is_refused_and_runs_nothing(tmp_path):
     with open(tmp_path / "bad.pkl", "wb") as file:
-        pickle.dump({"m,0902": Mischief()}, file)
+        pickle.dump({"m,0902": Mischief(tmp_path / "done")}, file)
     with pytest.raises(
         ValueError, match=r"not a pickle of proposals that is safe to open \(it asks for (posix|nt)\.system\)"
     ):
         read_proposals(tmp_path / "bad.pkl")
-    assert not os.path.exists("/tmp/should_not_exist_by_h8")
+    assert not (tmp_path / "done").exists()
     with pytest.raises(ValueError, match="not a pickle of proposals"):
         read_proposals(write(tmp_path / "text.pkl", "hello"))
 

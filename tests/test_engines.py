@@ -53,6 +53,16 @@ def test_fp16_without_an_accelerator_is_refused():
         engines.start_accelerator(RunOptions(mixed_precision="fp16"))
 
 
+def test_what_deepspeed_would_leave_out_is_refused():
+    class UnderDeepSpeed:
+        distributed_type = DistributedType.DEEPSPEED
+
+    engines.check_recipe(UnderDeepSpeed(), PretrainRecipe())
+    with pytest.raises(ValueError, match="ema_decay 0.99 does not work under DeepSpeed; use DDP or FSDP"):
+        engines.check_recipe(UnderDeepSpeed(), PretrainRecipe(ema_decay=0.99))
+    engines.check_recipe(Accelerator(cpu=True), PretrainRecipe(ema_decay=0.99))
+
+
 def test_every_block_of_encoder_and_decoder_is_sharded_by_itself():
     model = VideoMAEForPreTraining(VideoMAEConfig(**TINY))
     assert engines.blocks_to_shard(model) == [*model.videomae.encoder.layer, *model.decoder.decoder_layers]

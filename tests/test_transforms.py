@@ -137,6 +137,7 @@ def test_three_crops_stand_at_the_start_the_middle_and_the_end_of_the_long_side(
     assert spatial_boxes(224, 297, 224, 3) == [Box(0, 0, 224, 224), Box(0, 36, 224, 224), Box(0, 73, 224, 224)]
     assert spatial_boxes(300, 224, 224, 2) == [Box(0, 0, 224, 224), Box(76, 0, 224, 224)]
     assert spatial_boxes(224, 297, 224, 1) == [Box(0, 36, 224, 224)]
+    assert spatial_boxes(224, 299, 224, 1) == [Box(0, 38, 224, 224)]  # 37.5, rounded as the releases do
 
 
 def test_normalising_is_scaling_by_mean_and_deviation():

@@ -82,6 +82,18 @@ def check_engine(accelerator: Accelerator) -> None:
         )
 
 
+def check_recipe(accelerator: Accelerator, recipe: Recipe) -> None:
+    """Raise for what a recipe asks and the engine would leave out without a word."""
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return
+    # DeepSpeed keeps its own weights and steps inside backward: no place to average, nor to hold the encoder still.
+    for name in ("ema_decay", "probe_epochs"):
+        if getattr(recipe, name, None):
+            raise ValueError(
+                f"{name} {getattr(recipe, name)} does not work under DeepSpeed; use DDP or FSDP, or leave it out"
+            )
+
+
 def blocks_to_shard(model: nn.Module) -> list[nn.Module]:
     """The modules that FSDP gathers one at a time: every transformer block, of the encoder and of a decoder."""
     return [module for module in model.modules() if isinstance(module, VideoMAELayer)]
