@@ -5,6 +5,7 @@ import json
 import shutil
 
 import datasets
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -130,8 +131,55 @@ def datasets_table(original, folder):
     return open_manifest(datasets.Dataset.from_dict(rows).cast_column("video", datasets.Video()))
 
 
+def tsv(original, folder):
+    with open(original / "train.csv", newline="") as file, open(folder / "t.tsv", "w", newline="") as out:
+        csv.writer(out, delimiter="\t").writerows(csv.reader(file))
+    return open_manifest(folder / "t.tsv", root=original)
+
+
+def parquet(original, folder):
+    with open(original / "train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "t.parquet")
+    return open_manifest(folder / "t.parquet", root=original)
+
+
+def ucf101(original, folder):
+    """Split files of paths below a folder per class, numbered from 1 in classInd.txt."""
+    (folder / "splits").mkdir()
+    numbers = {"moves right": ("MovesRight", 1), "moves left": ("MovesLeft", 2)}
+    (folder / "splits/classInd.txt").write_text("".join(f"{n} {name}\n" for name, n in numbers.values()))
+    lines = []
+
+    def place(video, label, i):
+        name, number = numbers[label]
+        (folder / "videos" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder / "videos" / name / f"v_{i}.mp4")
+        lines.append(f"{name}/v_{i}.mp4 {number}\n")
+
+    _by_class(original, folder, place)
+    (folder / "splits/trainlist01.txt").write_text("".join(lines))
+    return open_manifest(folder / "splits", root=folder / "videos", split="train1")
+
+
+def hmdb51(original, folder):
+    """A split file per class, 1 for training, and a folder of videos per class."""
+    (folder / "splits").mkdir()
+
+    def place(video, label, i):
+        name = label.replace(" ", "_")
+        (folder / "videos" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder / "videos" / name / f"{i}.mp4")
+        with open(folder / f"splits/{name}_test_split1.txt", "a") as file:
+            file.write(f"{i}.mp4 1 \n")
+
+    _by_class(original, folder, place)
+    return open_manifest(folder / "splits", root=folder / "videos", split="train1")
+
+
 SOURCES = [
-    v1_list, v2_list, table, jsonl, class_folders, frame_folders, kinetics, something, shards, datasets_table,
+    v1_list, v2_list, table, tsv, jsonl, parquet, class_folders, frame_folders, kinetics, something, ucf101, hmdb51,
+    shards, datasets_table,
 ]  # fmt: skip
 
 
