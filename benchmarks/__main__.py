@@ -21,7 +21,9 @@ def main(names: list[str]) -> int:
     if not names:
         for name, path in known.items():
             print(f"{name:<22}{ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]}")
-        print("\nEach times us and the named peers in one run: python -m benchmarks NAME, or python benchmarks/NAME.py --help")
+        print(
+            "\nEach times us and the named peers in one run: python -m benchmarks NAME, or python benchmarks/NAME.py --help"
+        )
         return 0
     for name in names:
         print(f"== {name}", flush=True)

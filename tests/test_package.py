@@ -104,3 +104,9 @@ def test_the_built_wheel_holds_and_imports_every_module_and_data_file(tmp_path):
         PYTHONPATH=str(site),
     )
     assert printed.strip().endswith(str(site / "videomae" / "__init__.py"))
+
+
+def test_building_asks_for_setuptools_alone():
+    """Whatever else stood there would be installed anew, torch and all, for each build."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert [requirement.split(">")[0] for requirement in project["build-system"]["requires"]] == ["setuptools"]
