@@ -58,7 +58,7 @@ def test_what_deepspeed_would_leave_out_is_refused():
         distributed_type = DistributedType.DEEPSPEED
 
     engines.check_recipe(UnderDeepSpeed(), PretrainRecipe())
-    with pytest.raises(ValueError, match="ema_decay 0.99 does not work under DeepSpeed; use DDP or FSDP"):
+    with pytest.raises(ValueError, match=r"ema_decay 0\.99 does not work under DeepSpeed; use DDP or FSDP"):
         engines.check_recipe(UnderDeepSpeed(), PretrainRecipe(ema_decay=0.99))
     engines.check_recipe(Accelerator(cpu=True), PretrainRecipe(ema_decay=0.99))
 
