@@ -131,6 +131,7 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
             limits=limits,
             threads=threads,
         )
+        seen = 0.0  # kept here: where progress bars are switched off, transformers' stand-in has no count
         with logging.tqdm(total=_seconds(video) if progress else None, unit="s", disable=not progress) as bar:
             while batch := list(itertools.islice(windows, batch_size)):
                 clips = torch.stack([torch.stack(window.frames) for window in batch])  # (W, T, C, H, W)
@@ -143,7 +144,8 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
                         "last_frame": window.last_frame,
                         "scores": self._best(row, top_k),
                     }
-                bar.update(round(batch[-1].end_seconds, 1) - bar.n)
+                bar.update(round(batch[-1].end_seconds, 1) - seen)
+                seen = round(batch[-1].end_seconds, 1)
 
     def save_pretrained(self, save_directory, **kwargs):
         super().save_pretrained(save_directory, **kwargs)

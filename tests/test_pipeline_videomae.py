@@ -240,6 +240,21 @@ def test_windows_score_overlapping_clips_with_their_times(model, video):
         assert agrees(window["scores"], expected(model, processor, read_frames(video, frames)))
 
 
+def test_windows_work_where_progress_bars_are_switched_off(model, video):
+    from transformers.utils import logging
+
+    pipe = VideoClassificationPipeline(
+        model=model, video_processor=VideoMAEVideoProcessor(size={"shortest_edge": 32}, crop_size=32)
+    )
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        assert len(list(pipe.windows(video, hop_frames=30))) == 4
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def test_windows_take_a_policy_and_drop_an_unfilled_end(model, processor, video):
     pipe = VideoClassificationPipeline(model=model, video_processor=processor)
     windows = list(pipe.windows(video, sampling={"stride_frames": 2}, partial="drop", top_k=1, progress=False))
