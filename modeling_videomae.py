@@ -30,8 +30,8 @@ logger = logging.get_logger(__name__)
 # B clips  T frames  C channels  H W pixels | t h w patch grid, N = t*h*w tokens | p pixels along a patch, u frames in a
 # tubelet | V visible, R decoded ("rebuilt") tokens | D width, E decoder width, A heads | P = u*p*p*C values of a target
 
-# glibc maps every allocation above 32 MiB anew and gives it back when freed: at ViT-B and 4 clips the page faults of the
-# decoder's MLP alone are a tenth of a pre-training step on a CPU.
+# glibc maps every allocation above 32 MiB anew and gives it back when freed, and each page of it faults at first touch;
+# pieces well below stay in the allocator's hands (docs/decisions.md).
 CPU_PIECE_BYTES = 2**23
 
 
