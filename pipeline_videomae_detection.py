@@ -414,26 +414,26 @@ def _boxes_from_csv(path: str | os.PathLike) -> dict[float, list[list[float]]]:
     found: dict[float, dict[tuple[float, ...], float]] = {}
     videos = set()
     with open(path, newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if not any(cell.strip() for cell in row):
-                continue
-            try:
-                if len(row) not in (6, 7, 8):
-                    raise ValueError
-                seconds, *box = (float(cell) for cell in row[1:6])
-                # A whole number at the end is the person or the action of an annotation, not a score.
-                score = 1.0 if len(row) == 6 or re.fullmatch(r"-?\d*", row[-1].strip()) else float(row[-1])
-                if not all(map(math.isfinite, (seconds, *box, score))):
-                    raise ValueError
-            except ValueError:
-                if number == 1 and len(row) > 1 and row[0].strip().lower() in ("video_id", "video"):
-                    continue
-                raise ValueError(
-                    f"{path} line {number} is not video_id,timestamp,x1,y1,x2,y2[,label][,score]: {','.join(row)}"
-                ) from None
-            videos.add(row[0])
-            scores = found.setdefault(seconds, {})  # files repeat a box for each of its actions
-            scores[tuple(box)] = max(score, scores.get(tuple(box), score))
+        rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(map(str.strip, row))]
+    if rows and len(rows[0][1]) > 1 and rows[0][1][0].strip().lower() in ("video_id", "video"):
+        del rows[0]
+    # Whole numbers alone at the end are the persons or the actions of annotations, not scores.
+    scored = not all(re.fullmatch(r"-?\d*", row[-1].strip()) for _, row in rows if len(row) > 6)
+    for number, row in rows:
+        try:
+            if len(row) not in (6, 7, 8):
+                raise ValueError
+            seconds, *box = (float(cell) for cell in row[1:6])
+            score = float(row[-1]) if scored and len(row) > 6 else 1.0
+            if not all(map(math.isfinite, (seconds, *box, score))):
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                f"{path} line {number} is not video_id,timestamp,x1,y1,x2,y2[,label][,score]: {','.join(row)}"
+            ) from None
+        videos.add(row[0])
+        scores = found.setdefault(seconds, {})  # files repeat a box for each of its actions
+        scores[tuple(box)] = max(score, scores.get(tuple(box), score))
     if len(videos) > 1:
         raise ValueError(f"{path} holds boxes of {len(videos)} videos ({', '.join(sorted(videos)[:3])}, ...); keep one")
     if not found:

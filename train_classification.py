@@ -14,7 +14,7 @@ interruption are those of train_pretrain.py.
 
 import contextlib
 import dataclasses
-import hashlib
+import math
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -358,12 +358,7 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
             if run and data.validation is not None and due:
                 look(done)
                 watch.stopped = bool(options.early_stopping) and watch.worse_in_row >= options.early_stopping
-            # Several processes must agree to stop, which is a wait; they ask when a line makes them wait anyway.
-            interrupted = (
-                bool(interruption)
-                if accelerator.num_processes == 1
-                else at_a_line and engines.any_process(accelerator, bool(interruption))
-            )
+            interrupted = engines.asked_to_stop(accelerator, bool(interruption), at_a_line)
             if run and (done % options.save_every == 0 or done == last_step or interrupted or watch.stopped):
                 save(done)
             if watch.stopped:
@@ -404,15 +399,16 @@ class Watch:
     def note(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether these metrics are the best so far."""
         self.looks += 1
-        if self.best is not None and metrics[self.decisive] <= self.best:
+        value = metrics[self.decisive]
+        if math.isnan(value) or (self.best is not None and value <= self.best):
             self.worse_in_row += 1
             return False
-        self.best, self.best_step, self.best_metrics, self.worse_in_row = metrics[self.decisive], step, dict(metrics), 0
+        self.best, self.best_step, self.best_metrics, self.worse_in_row = value, step, dict(metrics), 0
         return True
 
     def results(self, data: "ClassificationData", recipe: ClassifierRecipe) -> list[dict[str, Any]]:
         """For the card: the best validation so far."""
-        if not self.looks:
+        if self.best is None:
             return []
         metrics = {name: value for name, value in self.best_metrics.items() if name in ("top1", "top5", "mAP", "mae")}
         return [
@@ -507,7 +503,7 @@ def build_data(recipe: ClassifierRecipe, options: FinetuneOptions, tell=say) -> 
         "name": Path(options.data).name,
         "clips": len(train),
         "classes": num_labels,
-        "manifest_sha256": labelled_hash(train),
+        "manifest_sha256": train.sha256(labels=True),
     }
     val_name = Path(options.val_data or options.data).name if validation is not None else None
     return ClassificationData(
@@ -552,13 +548,6 @@ def tell_empty_classes(manifest: Manifest, names: Sequence[str] | None, num_labe
             f"{len(empty)} of {num_labels} classes have no training video ({shown}{' ...' if len(empty) > 8 else ''}); "
             "the classifier will not learn them"
         )
-
-
-def labelled_hash(manifest: Manifest) -> str:
-    """Identity of a labelled list: names, order and labels, not contents."""
-    digest = hashlib.sha256(manifest.text.numpy().tobytes() + manifest.ends.numpy().tobytes())
-    digest.update(manifest.labels.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def build_model(recipe: ClassifierRecipe, data: ClassificationData, tell=say) -> VideoMAEForVideoClassification:

@@ -205,12 +205,7 @@ def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
                 line = {"epoch": round(done / plan.steps_per_epoch, 4), "lr": lr, **meter.take()}
                 log.line(done, line | {"broken_videos": len(data.broken)})
                 engines.cap_loss_scale(accelerator, options.max_loss_scale)
-            # Several processes must agree to stop, which is a wait; they ask when a line makes them wait anyway.
-            stop = (
-                bool(interruption)
-                if accelerator.num_processes == 1
-                else at_a_line and engines.any_process(accelerator, bool(interruption))
-            )
+            stop = engines.asked_to_stop(accelerator, bool(interruption), at_a_line)
             due = options.eval_every and done % (options.eval_every * plan.steps_per_epoch) == 0
             if run and val and (due or done == last_step):
                 tested = test_now(accelerator, model, val, options, workers, run.folder / f"test-{done}")

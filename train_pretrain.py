@@ -11,7 +11,6 @@ exit code is 75. What the files of a run are stands in training/runs.py and trai
 """
 
 import contextlib
-import hashlib
 import math
 import shlex
 import sys
@@ -209,12 +208,7 @@ def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
                 line = {"epoch": round(done / plan.steps_per_epoch, 4), "lr": lr, **meter.take()}
                 log.line(done, line | {"broken_videos": len(data.dataset.broken)})
                 engines.cap_loss_scale(accelerator, options.max_loss_scale)
-            # Several processes must agree to stop, which is a wait; they ask when a line makes them wait anyway.
-            stop = (
-                bool(interruption)
-                if accelerator.num_processes == 1
-                else at_a_line and engines.any_process(accelerator, bool(interruption))
-            )
+            stop = engines.asked_to_stop(accelerator, bool(interruption), at_a_line)
             if run and (done % options.save_every == 0 or done == last_step or stop):
                 save(done)
             if run and options.picture_every and done % (options.picture_every * plan.steps_per_epoch) == 0:
@@ -338,14 +332,9 @@ def build_data(
         mean=mean,
         std=std,
     )
-    facts = {"name": Path(options.data).name, "clips": len(manifest), "manifest_sha256": manifest_hash(manifest)}
+    facts = {"name": Path(options.data).name, "clips": len(manifest), "manifest_sha256": manifest.sha256()}
     forward = {"interpolate_pos_encoding": True} if grid != config.grid else {}
     return PretrainData(dataset, collate, forward, facts)
-
-
-def manifest_hash(manifest: Any) -> str:
-    """Identity of the list of videos: names and order, not contents."""
-    return hashlib.sha256(manifest.text.numpy().tobytes() + manifest.ends.numpy().tobytes()).hexdigest()
 
 
 # -------------------------------------------------------------------------------------------------- records and looks

@@ -401,11 +401,13 @@ def _scored(boxes: np.ndarray, where: str) -> np.ndarray:
 
 def _proposals_from_csv(path: str | os.PathLike) -> Proposals:
     found: dict[KeyFrame, dict[tuple, float]] = {}
-    for where, row in csv_rows(path):
+    rows = list(csv_rows(path))
+    # Whole numbers alone at the end are the persons or the actions of annotations, not scores.
+    scored = not all(re.fullmatch(r"-?\d*", row[-1].strip()) for _, row in rows if len(row) > 6)
+    for where, row in rows:
         if len(row) not in (6, 7, 8):
             raise ValueError(f"{where} has {len(row)} columns; expected video_id,timestamp,x1,y1,x2,y2[,label][,score]")
-        # A whole number at the end is the person or the action of an annotation, not a score.
-        score = 1.0 if len(row) == 6 or re.fullmatch(r"-?\d*", row[-1].strip()) else _score(row[-1], where)
+        score = _score(row[-1], where) if scored and len(row) > 6 else 1.0
         scores, box = found.setdefault(_key_frame(row, where), {}), parse_box(row[2:6], where)
         scores[box] = max(score, scores.get(box, score))  # files repeat a box for each of its actions
     return {

@@ -6,6 +6,7 @@ tables), class_folders.py, dataset_layouts.py (Kinetics, Something-Something, UC
 shards.py.
 """
 
+import hashlib
 import os
 import re
 from array import array
@@ -53,6 +54,13 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def sha256(self, *, labels: bool = False) -> str:
+        """Identity of the list: names in their order, with the labels on request; not the contents of the videos."""
+        digest = hashlib.sha256(self.text.numpy().tobytes() + self.ends.numpy().tobytes())
+        if labels and self.labels is not None:
+            digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
 
     def path(self, index: int) -> str:
         """The entry's name as the list gives it."""

@@ -151,6 +151,8 @@ def test_proposals_are_the_same_from_pickle_csv_and_both_kinds_of_json(tmp_path)
     rows = [("m,0902", box) for box in BOXES] + [("n,0903", BOXES[0])]
     text = "".join(f"{key},{','.join(f'{value:.6f}' for value in box[:4])},,{box[4]:.6f}\n" for key, box in rows)
     assert_same(read_proposals(write(tmp_path / "boxes.csv", text)))
+    whole = write(tmp_path / "whole.csv", "m,1,0,0,0.5,0.5,,0.25\nm,1,0.5,0,1,1,,0\n")
+    assert read_proposals(whole)[KeyFrame("m", 1)][:, 4].tolist() == [0.25, 0.0]
 
     def result(image, box):
         x1, y1, x2, y2, score = (float(value) for value in box)

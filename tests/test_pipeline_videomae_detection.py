@@ -181,8 +181,10 @@ def test_boxes_are_read_from_every_kind_of_file(pipe, video, tmp_path):
     assert read_boxes(saved("a.json", json.dumps(plain))) == rows
     entries = [{"seconds": seconds, "boxes": its} for seconds, its in rows.items()]
     assert read_boxes(saved("b.json", json.dumps(entries))) == rows
-    csv_text = "film,1,10,5,40,60,12,0\nfilm,1,10,5,40,60,80,0\nfilm,2,1,2,3,4,,0.5\nfilm,2,5,6,7,8\n"
+    csv_text = "film,1,10,5,40,60,12,1\nfilm,1,10,5,40,60,80,0\nfilm,2,1,2,3,4,,0.5\nfilm,2,5,6,7,8\n"
     assert read_boxes(saved("c.csv", csv_text)) == rows
+    annotations = "film,1,10,5,40,60,12,0\nfilm,1,10,5,40,60,80,0\n"  # ends in a person's number, no score
+    assert read_boxes(saved("e.csv", annotations)) == {1.0: rows[1.0]}
 
     # What the pipeline returns is a file of boxes too.
     result = pipe(str(video), boxes={1.0: [[10, 5, 40, 60]]})

@@ -361,7 +361,7 @@ COMMAND = "import sys; from videomae.train_classification import main; sys.exit(
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(videos, pretrained, tmp_path):
     (tmp_path / "finetune.py").write_text(COMMAND)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for processes in (1, 2):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         launch += [str(tmp_path / "finetune.py"), *command(videos, pretrained, tmp_path / str(processes))]

@@ -244,7 +244,7 @@ def test_two_processes_train_and_test_as_one_does(data, tmp_path):
     words = options(data, tmp_path / "run", clips_per_step="4", max_steps="2", **val)
     script = Path(videomae.__file__).with_name("train_detection.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     together = json.loads((tmp_path / "run" / "test-2" / "ava_map.json").read_text())

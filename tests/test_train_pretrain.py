@@ -345,7 +345,7 @@ def environment(**more):
 def test_two_processes_train_as_one_does(videos, whole, tmp_path):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     program = [*run, train_pretrain.__file__, *command(videos, tmp_path / "run")]
-    subprocess.run(program, check=True, env=environment(ACCELERATE_USE_CPU="true"), timeout=120)
+    subprocess.run(program, check=True, env=environment(), timeout=120)
     (start,) = json.loads((tmp_path / "run/run.json").read_text())["starts"]
     assert start["effective"]["processes"] == 2
     for ours, theirs in zip(history(tmp_path / "run"), history(whole), strict=True):

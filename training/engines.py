@@ -34,6 +34,7 @@ from videomae.training.recipes import Recipe
 def start_accelerator(options: RunOptions) -> Accelerator:
     """The Accelerator of this process, with precision and engine checked; trackers write below the run's folder."""
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # several processes on a CPU join only where this is said
         mixed_precision=precision(options.mixed_precision),
         log_with=list(options.trackers) or None,
         project_dir=options.output or None,
@@ -201,6 +202,11 @@ def any_process(accelerator: Accelerator, flag: bool) -> bool:
         return flag
     flags = torch.tensor([float(flag)], device=accelerator.device)
     return bool(accelerator.reduce(flags, reduction="sum").item() > 0)
+
+
+def asked_to_stop(accelerator: Accelerator, interrupted: bool, at_a_line: bool) -> bool:
+    """Whether to write a checkpoint and end. Processes must agree, which is a wait; they ask when a line is one anyway."""
+    return (at_a_line or accelerator.num_processes == 1) and any_process(accelerator, interrupted)
 
 
 # ---------------------------------------------------------------------------------------------------- checkpoints
