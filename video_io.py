@@ -132,37 +132,61 @@ def iter_windows(
     for name, value in (("num_frames", num_frames), ("stride_frames", stride_frames), ("hop_frames", hop_frames)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    return walk_windows(
+        lambda needed: iter_frames(source, needed, short_side, errors, limits or Limits(), threads),
+        offsets=range(0, num_frames * stride_frames, stride_frames),
+        start_of=lambda number: number * hop_frames,
+        transform=transform,
+        partial=partial,
+    )
+
+
+def walk_windows(
+    read: Callable[[Callable[[int], bool]], Iterator[tuple[int, float, float, np.ndarray | None]]],
+    *,
+    offsets: Sequence[int],
+    start_of: Callable[[int], int],
+    transform: Callable[[np.ndarray], Any] | None = None,
+    partial: str = "repeat_last",
+) -> Iterator[Window]:
+    """The windows of `iter_windows` at any places: number k has the frames start_of(k) + offset, both rising.
+
+    `read(needed)` gives every frame from the first, as `iter_frames` does; it asks `needed` whether to convert one.
+    """
     if partial not in ("repeat_last", "drop"):
         raise ValueError(f"partial must be repeat_last or drop, not {partial!r}")
-    span = (num_frames - 1) * stride_frames + 1
-
-    def needed(index: int) -> bool:
-        first = max(-(-(index - span + 1) // hop_frames), 0)
-        return any((index - k * hop_frames) % stride_frames == 0 for k in range(first, index // hop_frames + 1))
-
+    inside, span = frozenset(offsets), offsets[-1] + 1
     kept: dict[int, Any] = {}
     times: dict[int, tuple[float, float]] = {}
-    start, seen = 0, 0
+    number, start, covered, seen = 0, start_of(0), 0, 0
+
+    def needed(index: int) -> bool:
+        later, first = number, start
+        while first <= index:
+            if index - first in inside:
+                return True
+            later += 1
+            first = start_of(later)
+        return False
 
     def window(last: int) -> Window:
-        wanted = [start + i * stride_frames for i in range(num_frames)]
+        wanted = [start + offset for offset in offsets]
         reached = max(index for index in wanted if index <= last)
         frames = [kept[min(index, reached)] for index in wanted]
-        return Window(
-            start, min(start + span, last + 1) - 1, times[start][0], times[min(start + span - 1, last)][1], frames
-        )
+        end = min(start + span - 1, last)
+        return Window(start, end, times[start][0], times[end][1], frames)
 
-    for index, begin, end, picture in _iter_frames(source, needed, short_side, errors, limits or Limits(), threads):
+    for index, begin, end, picture in read(needed):
         seen, times[index] = index + 1, (begin, end)
         if picture is not None:
             kept[index] = transform(picture) if transform else picture
         if index == start + span - 1:
             yield window(index)
-            start += hop_frames
+            number, covered = number + 1, seen
+            start = start_of(number)
             for old in [old for old in times if old < start]:
                 del times[old]
                 kept.pop(old, None)
-    covered = start - hop_frames + span if start else 0
     if seen > max(covered, start) and partial == "repeat_last":
         yield window(seen - 1)
 
@@ -199,6 +223,11 @@ class VideoReader:
     @property
     def num_frames(self) -> int:
         return len(self._order)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, from the packets alone."""
+        return self._describe().fps
 
     @property
     def info(self) -> VideoInfo:
@@ -606,7 +635,7 @@ def _upright_rgb(
     return np.rot90(picture, turns) if turns else picture
 
 
-def _iter_frames(
+def iter_frames(
     source: Source, needed: Callable[[int], bool], short_side: int | None, errors: str, limits: Limits, threads: int
 ) -> Iterator[tuple[int, float, float, np.ndarray | None]]:
     """Every frame from the start: index, start and end in seconds from the first frame, and its pixels if needed."""

@@ -15,7 +15,7 @@ VIDEO_SUFFIXES = frozenset(
 # What other files may lie in a folder of videos without being taken for videos that we cannot read.
 SIDE_SUFFIXES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".xml", ".yaml", ".yml", ".srt", ".vtt", ".log", ".html")
-    + (".pdf", ".py", ".sh", ".npy", ".npz", ".wav", ".mp3", ".m4a", "")
+    + (".pdf", ".py", ".sh", ".npy", ".npz", ".safetensors", ".wav", ".mp3", ".m4a", "")
 )
 
 
@@ -49,15 +49,30 @@ def read_class_folders(path: Path, options: ReadOptions) -> Manifest:
                 raise ValueError(f"class {name!r} has no videos: {path / name}; fill the folder or remove it")
             for video, frames in found:
                 _add_found(builder, path, video, frames, name)
+    _refuse_unknown(path, unknown)
+    if not len(builder):
+        raise ValueError(f"{path} holds no videos and no folders of frames")
+    return builder.build()
+
+
+def read_folder(path: Path, options: ReadOptions) -> Manifest:
+    """Every video and folder of frames at any depth, without labels, whatever the folders mean."""
+    builder, unknown = Builder(path, options.root or path, options), Counter()
+    for video, frames in _videos_below(path, unknown):
+        _add_found(builder, path, video, frames, None)
+    _refuse_unknown(path, unknown)
+    if not len(builder):
+        raise ValueError(f"{path} holds no videos and no folders of frames")
+    return builder.build()
+
+
+def _refuse_unknown(path: Path, unknown: Counter[str]) -> None:
     if unknown:
         shown = ", ".join(f"{count} {suffix}" for suffix, count in unknown.most_common(5))
         raise ValueError(
             f"{path} holds {sum(unknown.values())} files that are neither known videos nor side files ({shown}); "
             "list the videos in a CSV if they are to be used, or move these files"
         )
-    if not len(builder):
-        raise ValueError(f"{path} holds no videos and no folders of frames")
-    return builder.build()
 
 
 def _add_found(builder: Builder, root: Path, video: str, frames: list[str] | None, label: str | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from videomae.data.class_folders import VIDEO_SUFFIXES, read_class_folders
+from videomae.data.class_folders import VIDEO_SUFFIXES, read_class_folders, read_folder
 from videomae.data.list_files import has_header, read_frame_list, read_list, read_table, read_video_list
 from videomae.data.manifests import Builder, Manifest, ReadOptions, packed, some_of
 
@@ -276,6 +276,7 @@ LAYOUTS: dict[str, Callable[[Path, ReadOptions], Manifest]] = {
     "frame_list": read_frame_list,
     "table": read_table,
     "folders": read_class_folders,
+    "videos": read_folder,
     "kinetics": read_kinetics,
     "something": read_something,
     "ucf101": read_ucf101,
