@@ -32,13 +32,14 @@ from videomae.masking_videomae import make_mask
 from videomae.model_cards.run_cards import write_run_card
 from videomae.model_source import open_config
 from videomae.modeling_videomae import VideoMAEForPreTraining
+from videomae.pictures.drawing import grid_picture
+from videomae.pictures.reconstruction import reconstruct
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines
 from videomae.training.batches import MicroBatches, StepPlan, default_workers, seed_step, step_batches
 from videomae.training.checkpoints import prune
 from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
 from videomae.training.options import Parser, RunOptions, add_fields, options_from, plain, recipe_from
-from videomae.training.pictures import picture, reconstruction
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
 from videomae.training.recipes import PRETRAINING, PretrainRecipe, option
 from videomae.training.runs import (
@@ -395,13 +396,15 @@ def write_model_files(
 def draw(
     path: Path, accelerator: Accelerator, model: torch.nn.Module, samples: Mapping[str, Any], **forward: Any
 ) -> None:
-    """Save a picture of samples: the clip, what the encoder sees of it, and what comes out."""
-    rows = []
+    """Save a picture of samples: the clip, what the encoder sees of it, and what comes out, without a leak."""
+    rows, notes = [], {}
     for pixels, mask in zip(samples["pixel_values"], samples["bool_masked_pos"]):
-        rows += reconstruction(model, pixels.to(accelerator.device), mask.to(accelerator.device), **forward).items()
+        made = reconstruct(model, pixels.to(accelerator.device), mask.to(accelerator.device), **forward)
+        rows += [("input", made.input()), ("seen", made.seen()), ("rebuilt", made.output("nearby"))]
+        notes[made.note("nearby")] = None
     if accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(rows).save(path)
+        grid_picture(rows, notes=list(notes)).save(path)
 
 
 # ----------------------------------------------------------------------------------------------------------- overfit
