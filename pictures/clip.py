@@ -1,0 +1,78 @@
+"""The clip that a picture is about: which frames of a file, and the pixels that the model gets of them.
+
+By default the clip is the one that the model's saved policy takes for a file; it can also start at a given second.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from videomae.configuration_videomae import VideoMAEConfig
+from videomae.sampling_videomae import ClipSampling
+from videomae.video_io import VideoReader
+from videomae.video_processing_videomae import VideoMAEVideoProcessor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a model gets of a file: (T, C, H, W), when each frame is shown, and for how long a frame stands."""
+
+    pixel_values: Tensor
+    seconds: tuple[float, ...]
+    frame_seconds: float
+
+
+def open_processor(model: str, config: VideoMAEConfig) -> VideoMAEVideoProcessor:
+    """The processor of a model folder; where it has none, one of the model's size, pixel scaling and dense clips."""
+    try:
+        return VideoMAEVideoProcessor.from_pretrained(model)
+    except OSError:
+        height, width = config.image_hw
+        mean, std = config.pixel_statistics
+        return VideoMAEVideoProcessor(
+            size={"shortest_edge": min(height, width)},
+            crop_size={"height": height, "width": width},
+            image_mean=mean,
+            image_std=std,
+            sampling=ClipSampling(num_frames=config.num_frames),
+        )
+
+
+def read_clip(
+    video: str | Path,
+    processor: VideoMAEVideoProcessor,
+    config: VideoMAEConfig,
+    *,
+    start_seconds: float | None = None,
+    stride_frames: int | None = None,
+) -> Clip:
+    """One clip of a file, trimmed to whole patches: the policy's own, or every `stride_frames`-th frame from a second.
+
+    A file that ends inside a clip with a given start goes on with its last frame.
+    """
+    policy = replace(processor.sampling, num_frames=config.num_frames)
+    if stride_frames is not None:
+        policy = replace(policy, stride_frames=stride_frames)
+    if start_seconds is None:
+        batch = processor(str(video), sampling=policy, return_metadata=True, return_tensors="pt")
+        known = batch["video_metadata"][0]
+        indices, fps = known.frames_indices, known.fps
+    else:
+        with VideoReader(video) as reader:
+            info = reader.info
+            if not 0 <= start_seconds < info.duration_seconds:
+                raise ValueError(
+                    f"start_seconds must lie in the video, 0 to {info.duration_seconds:.2f}, not {start_seconds:g}"
+                )
+            last, fps = info.num_frames - 1, info.fps
+            first = round(start_seconds * fps)
+            indices = [min(first + i * policy.stride_frames, last) for i in range(policy.num_frames)]
+            frames = reader.read(indices)
+        batch = processor(frames.permute(0, 3, 1, 2), return_tensors="pt")
+    (pixels,) = batch["pixel_values"]
+    (patch_height, patch_width), (height, width) = config.patch_hw, pixels.shape[-2:]
+    pixels = pixels[..., : height // patch_height * patch_height, : width // patch_width * patch_width]
+    # A still or a file without a rate is shown at a frame a quarter of a second.
+    step = (indices[-1] - indices[0]) / max(len(indices) - 1, 1)
+    return Clip(pixels, tuple(index / (fps or 1) for index in indices), step / fps if step and fps else 0.25)
