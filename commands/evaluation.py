@@ -50,6 +50,7 @@ from videomae.metrics.video_accuracy.scores import (
 from videomae.model_source import open_config, open_device
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
+from videomae.training import engines
 from videomae.training.progress import say
 from videomae.training.runs import versions
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
@@ -260,10 +261,11 @@ def evaluate(
         "problem": problem,
         "dtype": dtype,
         "views_per_step": views_per_step,
+        "view_scores": keep_view_scores,
     }
-    finished = open_output(output, identity, overwrite=overwrite) if state.is_main_process else None
-    if broadcast(finished is not None):
-        return finished
+    finished = engines.share(state, lambda: open_output(output, identity, overwrite=overwrite))
+    if finished is not None:
+        return finished if state.is_main_process else None
 
     started = time.monotonic()
     partial = PartialResults(output / "partial", rank=state.process_index, save_seconds=save_seconds)
@@ -287,7 +289,7 @@ def evaluate(
 
     rows = partial.rows()
     if lost := [index for index in range(len(manifest)) if index not in rows]:
-        raise RuntimeError(
+        raise OSError(
             f"{len(lost)} of {len(manifest)} videos have no scores, the first is {manifest.path(lost[0])}; "
             f"all processes must see the folder {output}"
         )
@@ -439,16 +441,6 @@ def manifest_sha256(manifest: Manifest) -> str:
         size = os.path.getsize(source) if isinstance(source, str) and os.path.isfile(source) else None
         digest.update(json.dumps([row["path"], row["label"], size]).encode())
     return digest.hexdigest()
-
-
-def broadcast(value: bool) -> bool:
-    """The main process's answer on all of them."""
-    state = PartialState()
-    if state.num_processes == 1:
-        return value
-    answers = [value]
-    torch.distributed.broadcast_object_list(answers, src=0)
-    return answers[0]
 
 
 def report_lines(results: dict[str, Any], *, classes: int) -> Iterator[str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from videomae.commands import stranger
-from videomae.commands.publishing import IMAGE_PROCESSOR, MISSING, Publication, as_json, prepare, read_json
+from videomae.commands.publishing import IMAGE_PROCESSOR, MISSING, Publication, as_json, prepare, read_config, read_json
 from videomae.model_cards.cards import HEADS
 
 # Relative to a quantity's largest number. Our own code must agree but for the order of additions; transformers' class
@@ -110,6 +110,7 @@ def publish(
         raise ValueError(f"{name!r} cannot be a repository on the Hub: {error}") from None
     if name.count("/") != 1:
         raise ValueError(f"{name!r} names no owner; write OWNER/{name}, with your user name or an organisation")
+    read_config(Path(folder))  # before the Hub is asked anything
     with explained(name):
         target = None if dry_run else look_up(name, update=update)
     publication = prepare(

@@ -171,6 +171,8 @@ def _load_pickle(file: Path) -> Any:
                 "torch.save({'model': torch.load(FILE, weights_only=False)['model']}, 'weights.pth')"
             ) from None
         reason = str(error).splitlines()[0]
+        if reason.startswith("Weights only load failed"):  # torch's advice is to run the file, which is not ours
+            reason = ""
     except (EOFError, RuntimeError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [""])[0]
     reason = f" ({reason})" if " " in reason and "pop from" not in reason else ""  # a bare "101" tells nobody anything

@@ -267,12 +267,15 @@ def test_a_name_that_is_taken_is_kept_unless_told(hub, folder):
     assert len(hub.repos["tester/model"].commits) == 2
 
 
-def test_what_the_hub_would_refuse_is_known_before_the_model_is_loaded(hub, tmp_path, monkeypatch):
+def test_what_the_hub_would_refuse_is_known_before_the_model_is_loaded(hub, folder, tmp_path, monkeypatch):
     hub.add_repo("tester/model", {"README.md": b"mine"})
+    (folder / "model.safetensors").unlink()  # which would be the next complaint
     with pytest.raises(ValueError, match="exists already"):
-        publish_unchecked(tmp_path / "nothing")
+        publish_unchecked(folder)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ValueError, match="the Hub does not know you"):
+        publish_unchecked(folder)
+    with pytest.raises(ValueError, match="nothing is not a folder"):  # for which nobody needs a token
         publish_unchecked(tmp_path / "nothing")
 
 

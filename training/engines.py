@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, GradScalerKwargs, broadcast_object_list
 from torch import nn
 
@@ -180,7 +180,7 @@ def explained_out_of_memory(recipe: Recipe, plan: StepPlan) -> Iterator[None]:
         ) from error
 
 
-def share(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
+def share(accelerator: Accelerator | PartialState, make: Callable[[], Any]) -> Any:
     """Run `make` in the main process and give everyone its result, or its error."""
     if accelerator.num_processes == 1:
         return make()
