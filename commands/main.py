@@ -10,6 +10,7 @@ COMMANDS = {
     "demo": ("videomae.commands.demo", "make a synthetic data set, pre-train, fine-tune, test and label a video"),
     "evaluate": ("videomae.commands.evaluation", "multi-view test of a classifier, as the papers do it"),
     "detect": ("videomae.commands.detect", "who does what, when and where in a video"),
+    "visualize": ("videomae.commands.visualize", "pictures of what a model rebuilds and where it looks"),
     "app": ("videomae.commands.app", "a page to try a classifier in the browser"),
     "probe": ("videomae.commands.probe", "linear, attentive and k-NN probes on frozen features"),
     "convert": ("videomae.convert_original_checkpoint", "a released checkpoint to a from_pretrained folder"),
