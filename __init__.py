@@ -14,6 +14,8 @@ _MODULE_OF = {
     "VideoMAEForPreTraining": "modeling_videomae",
     "VideoMAEForVideoClassification": "modeling_videomae",
     "VideoMAEForActionDetection": "modeling_videomae_detection",
+    "ReducedVideoMAEConfig": "token_reduction_videomae",
+    "ReducedVideoMAEForVideoClassification": "token_reduction_videomae",
     "VideoMAEImageProcessor": "image_processing_videomae",
     "VideoMAEFeatureExtractor": "image_processing_videomae",
     "VideoMAEVideoProcessor": "video_processing_videomae",

@@ -25,6 +25,11 @@ MODEL_MAPS = {
         "AutoModelForVideoClassification": "modeling_videomae.VideoMAEForVideoClassification",
     },
     "VideoMAEModel": {"AutoModel": "modeling_videomae.VideoMAEModel"},
+    "ReducedVideoMAEForVideoClassification": {
+        "AutoConfig": "token_reduction_videomae.ReducedVideoMAEConfig",
+        "AutoModel": "modeling_videomae.VideoMAEModel",
+        "AutoModelForVideoClassification": "token_reduction_videomae.ReducedVideoMAEForVideoClassification",
+    },
     # transformers has no auto class for action detection
     "VideoMAEForActionDetection": {"AutoModel": "modeling_videomae_detection.VideoMAEForActionDetection"},
 }
