@@ -1,35 +1,203 @@
-"""List the benchmarks, or run some: `python -m benchmarks [NAME ...]` from the root of the repository."""
+"""Run the benchmarks: all of a device with results, tables and a time limit, or some by name.
 
+    python -m benchmarks                      # lists them
+    python -m benchmarks cpu                  # `make bench`: all of the table CPU below, under 20 minutes
+    python -m benchmarks gpu                  # all of the table GPU, on a machine with a CUDA device
+    python -m benchmarks cpu data_loading     # only these of the table; other entries of the day's file stay
+    python -m benchmarks data_loading         # by name: prints, records nothing; options: python benchmarks/NAME.py --help
+    python -m benchmarks tables               # docs/performance.md from the newest results files, nothing measured
+
+A suite writes benchmarks/results/DEVICE-DATE.json after every benchmark, so a failure or an interruption loses nothing that
+was measured, and at the end the tables in docs/performance.md. Peers that are not installed are left out and named: give an
+interpreter that has them (`make bench BENCH_PYTHON=/path/to/python`).
+"""
+
+import argparse
 import ast
+import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER))  # the benchmarks import what they share by its bare name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of a suite. `seconds` is what it is expected to take on two quiet cores; it is stopped at three times that."""
+
+    benchmark: str
+    options: str = ""
+    seconds: int
+    threads: int = 0  # 0: all cores
+
+    @property
+    def title(self) -> str:
+        return f"{self.benchmark} {self.options}".strip()
+
+
+MINUTES = 20
+SUITES = {
+    "cpu": (
+        Entry(benchmark="pretrain_step", options="--repeats 5", seconds=130),
+        Entry(benchmark="video_input", options="--only reading --key_frames 60 100000", seconds=60, threads=1),
+        Entry(benchmark="video_input", options="--only processing", seconds=10, threads=1),
+        Entry(benchmark="video_input", options="--only windows --quick", seconds=15, threads=1),
+        Entry(benchmark="data_loading", options="--repeats 20", seconds=60, threads=1),
+        Entry(benchmark="evaluate_throughput", options="--videos 3", seconds=110),
+        Entry(benchmark="finetune_step", options="--steps 3", seconds=90),
+        Entry(benchmark="pretrain_throughput", options="--rounds 2 --steps 3", seconds=170),
+        Entry(benchmark="model_step", options="--presets small --rounds 3", seconds=110),
+        Entry(benchmark="model_step", options="--presets base --heads pretrain pretrain-dual --rounds 3", seconds=60),
+        Entry(benchmark="training_cost", seconds=90),
+        Entry(benchmark="inference", seconds=100),
+        Entry(benchmark="token_reduction", seconds=60),
+        Entry(benchmark="roi_align", seconds=10),
+        Entry(benchmark="ava_map", seconds=15, threads=1),
+        Entry(benchmark="convert_giant", options="--preset base", seconds=40),
+    ),
+    "gpu": (Entry(benchmark="gpu_steps", seconds=600),),
+}
+# Experiments rather than timings, or too long for the suite: by name.
+OUTSIDE = {
+    "pretrain_probe": "a few minutes of training",
+    "pretraining_gain": "five seeds, about half an hour",
+    "convert_giant": "at its full size: 4 GB, about four minutes",
+    "video_input": "with every distance of key frames, and ten minutes of sliding windows: about three minutes",
+    "model_step": "with --presets large or --compile: several minutes",
+}
 
 
 def benchmarks() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.py")) if not path.stem.startswith("_")}
 
 
-def main(names: list[str]) -> int:
-    known = benchmarks()
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        print(f"no benchmark {unknown[0]!r}; there are {', '.join(known)}", file=sys.stderr)
-        return 2
-    if not names:
-        for name, path in known.items():
-            print(f"{name:<22}{ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]}")
-        print(
-            "\nEach times us and the named peers in one run: python -m benchmarks NAME, or python benchmarks/NAME.py --help"
+def listing() -> str:
+    lines = [
+        f"{name:<22}{ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))).splitlines()[0]}"
+        for name, path in benchmarks().items()
+    ]
+    lines += ["", "Outside of the suite, or larger than in it:"]
+    lines += [f"{name:<22}{why}" for name, why in OUTSIDE.items()]
+    lines += ["", "python -m benchmarks cpu runs the suite (gpu: that of a GPU); python -m benchmarks NAME runs one."]
+    return "\n".join(lines)
+
+
+def run_suite(kind: str, only: list[str], minutes: float, extra: list[str]) -> int:
+    """Run the entries one after the other, each in a process of its own, and write what they record."""
+    import torch
+    from _results import ResultsFile, commit, machine, update_page
+
+    if kind == "gpu" and not torch.cuda.is_available():
+        raise ValueError(
+            "no CUDA device here; to see that everything runs: python benchmarks/gpu_steps.py --device cpu --smoke"
         )
-        return 0
+    entries = [entry for entry in SUITES[kind] if not only or entry.benchmark in only]
+    if unknown := set(only) - {entry.benchmark for entry in entries}:
+        names = ", ".join(dict.fromkeys(entry.benchmark for entry in SUITES[kind]))
+        raise ValueError(f"the suite {kind!r} has no benchmark {sorted(unknown)[0]!r}; there are {names}")
+    facts, command = machine(kind), shlex.join(["python", "-m", "benchmarks", kind, *only, *extra])
+    results = ResultsFile(facts, command)
+    ends, failed = time.monotonic() + 60 * minutes, []
+    for entry in entries:
+        threads = entry.threads or facts["cores"]
+        words = [f"benchmarks/{entry.benchmark}.py", *shlex.split(entry.options), *extra]
+        print(f"\n== python {shlex.join(words)}", flush=True)
+        load, began = os.getloadavg()[0], time.monotonic()
+        status, rows = run_one(words, threads=threads, limit=min(3 * entry.seconds, ends - began))
+        took = time.monotonic() - began
+        if status != "done":
+            failed.append(entry.title)
+            print(f"{entry.title}: {status}", file=sys.stderr)
+        results.put(
+            {
+                "benchmark": entry.benchmark,
+                "command": shlex.join(["python", *words]),
+                "threads": threads,
+                "seconds": round(took, 1),
+                "load_before": round(load, 2),
+                "commit": commit(),
+                "status": status,
+                "rows": rows,
+            },
+        )
+        print(f"({took:.0f} s)", flush=True)
+    update_page()
+    print(f"\n{results.path.relative_to(FOLDER.parent)} and docs/performance.md are written")
+    if failed:
+        print(f"not finished: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_one(words: list[str], *, threads: int, limit: float) -> tuple[str, list[dict]]:
+    """How a benchmark ended, and the rows it recorded, whatever the end."""
+    if limit <= 1:
+        return "not started: the time of the suite was used up", []
+    with tempfile.TemporaryDirectory() as folder:
+        collected = Path(folder) / "rows.jsonl"
+        environment = {
+            **os.environ,
+            "VIDEOMAE_BENCHMARK_ROWS": str(collected),
+            "OMP_NUM_THREADS": str(threads),
+            "HF_HUB_OFFLINE": "1",
+        }
+        # A session of its own, so that its workers end with it.
+        process = subprocess.Popen([sys.executable, *words], cwd=FOLDER.parent, env=environment, start_new_session=True)
+        try:
+            code = process.wait(timeout=limit)
+            status = "done" if code == 0 else f"ended with exit code {code}"
+        except subprocess.TimeoutExpired:
+            status = f"stopped after {limit:.0f} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        rows = [json.loads(line) for line in collected.read_text().splitlines()] if collected.exists() else []
+    if status == "done" and not rows:
+        status = "recorded nothing"
+    return status, rows
+
+
+def run_by_name(names: list[str], extra: list[str]) -> int:
+    known = benchmarks()
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no benchmark {unknown[0]!r}; there are {', '.join(known)}, and the suites cpu and gpu")
     for name in names:
         print(f"== {name}", flush=True)
-        subprocess.run([sys.executable, known[name]], check=True)
+        subprocess.run([sys.executable, str(known[name]), *extra], cwd=FOLDER.parent, check=True)
     return 0
 
 
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="cpu or gpu, then maybe names; or names; or tables")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="a suite ends then, whatever is left to do")
+    args, extra = parser.parse_known_args(argv)
+    if not args.names:
+        print(listing())
+        return 0
+    try:
+        if args.names == ["tables"]:
+            from _results import update_page
+
+            update_page()
+            return 0
+        if args.names[0] in SUITES:
+            return run_suite(args.names[0], args.names[1:], args.minutes, extra)
+        return run_by_name(args.names, extra)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

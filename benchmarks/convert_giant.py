@@ -12,15 +12,14 @@ Measured on 2026-11-21 with 2 CPU cores and torch 2.13, other work running besid
 """
 
 import argparse
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
+from _side_by_side import header, record
 
 from videomae import reference_videomae as reference
 from videomae.configuration_videomae import PRESETS
@@ -77,11 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint = folder / f"{args.preset}.pth"
         count = write_checkpoint(checkpoint, args.preset, args.num_labels)
         size = checkpoint.stat().st_size / GB
-        print(
-            f"{args.preset}: {count / 1e9:.3f} B parameters, {size:.2f} GB; {date.today()}, torch {torch.__version__}, "
-            f"{torch.get_num_threads()} threads on {platform.machine()}",
-            flush=True,
-        )
+        print(header(), f"\n{args.preset}: {count / 1e9:.3f} B parameters, {size:.2f} GB", flush=True)
         met = True
         for title, options, promise in (
             ("without the proof", ["--no_verify"], size + 1),
@@ -90,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
             seconds, peak = run_once(checkpoint, folder / title.split()[0], *options)
             met = met and peak <= promise
             print(f"{title:<18} {seconds:6.1f} s   peak {peak:5.2f} GB   promised {promise:5.2f} GB", flush=True)
+            record(f"converting ViT-{args.preset}, {size:.2f} GB, {title}", ours=seconds, unit="s")
+            record(f"its peak memory, {title}", ours=peak, unit="GB", limit=promise)
     return 0 if met else 1
 
 

@@ -14,7 +14,6 @@ prepared shards, and how samples a second grow with workers. The video is made h
 import argparse
 import functools
 import math
-import os
 import random
 import statistics
 import sys
@@ -27,6 +26,7 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _side_by_side import cores, header, record, take_turns
 from PIL import Image, ImageEnhance, ImageOps
 
 from videomae.data.collators import ClassificationCollator, PretrainCollator
@@ -250,14 +250,8 @@ def in_turns(functions: dict[str, Callable[[int], torch.Tensor]], repeats: int) 
 
     On one thread that is the time on an idle machine, and other work on this one changes it little.
     """
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for seed in range(-1, repeats):
-        for name, function in functions.items():
-            start = time.process_time()
-            function(abs(seed))
-            if seed >= 0:  # the first round warms up
-                times[name].append(1e3 * (time.process_time() - start))
-    return times
+    seconds = take_turns(functions, repeats, now=time.process_time)
+    return {name: [1e3 * took for took in times] for name, times in seconds.items()}
 
 
 def compare_operations(path: Path, repeats: int) -> None:
@@ -348,7 +342,8 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(name)
         path = folder / "clip.mp4"
         path.write_bytes(natural_video())
-        print(f"torch {torch.__version__}, one thread; 10 s of 340x256 at 30 fps, {path.stat().st_size / 1e3:.0f} kB")
+        print(header(threads=1, also=["av"]))
+        print(f"10 s of 340x256 at 30 fps, {path.stat().st_size / 1e3:.0f} kB")
         if args.operations:
             compare_operations(path, args.repeats)
             return 0
@@ -364,23 +359,37 @@ def main(argv: list[str] | None = None) -> int:
         print(f"the official side reads with {reader}, and resizes test views with {resizer}")
         print(f"{'work':44} {'official':>10} {'ours':>10} {'ratio':>7}   promised")
         views = max(args.repeats // 10, 2)
-        for title, official, source, mode, repeats, promise in (
-            ("pre-training sample", official_pretrain, manifest, "pretrain", args.repeats, "1.6x, aim 2x"),
-            ("  ours from prepared shards", official_pretrain, prepared, "pretrain", args.repeats, "4x, aim 8x"),
-            ("fine-tuning item, 2 augmented samples", official_finetune, manifest, "train", args.repeats, "2x, aim 3x"),
-            ("all 15 test views", official_views, manifest, "test", views, "12x, aim 15x"),
+        for title, official, source, mode, repeats, promised, aim in (
+            ("pre-training sample", official_pretrain, manifest, "pretrain", args.repeats, 1.6, 2),
+            ("the same, ours from prepared shards", official_pretrain, prepared, "pretrain", args.repeats, 4, 8),
+            ("fine-tuning item, 2 augmented samples", official_finetune, manifest, "train", args.repeats, 2, 3),
+            ("all 15 test views", official_views, manifest, "test", views, 12, 15),
         ):
             peer = functools.partial(official, path)
             times = in_turns({"official": peer, "ours": ours(source, mode)}, repeats)
             # a mean where the work differs from sample to sample (which operations RandAugment draws), else a median
             middle = statistics.fmean if mode == "train" else statistics.median
             theirs, own = middle(times["official"]), middle(times["ours"])
-            print(f"{title:44} {theirs:8.1f}ms {own:8.1f}ms {theirs / own:6.1f}x   {promise}", flush=True)
+            print(f"{title:44} {theirs:8.1f}ms {own:8.1f}ms {theirs / own:6.1f}x   {promised}x, aim {aim}x", flush=True)
+            record(
+                f"{title}, from a 10 s file of 340x256",
+                ours=own,
+                theirs=theirs,
+                unit="ms",
+                peer=f"official pipeline, restated, {'decord' if decord else 'PyAV'}",
+                promised=promised,
+                note=f"processor time; aim {aim}x",
+            )
         dataset = VideoDataset(manifest, mode="pretrain", sampling=ClipSampling())
         speeds = {workers: samples_per_second(dataset, workers, max(args.repeats // 4, 2)) for workers in args.workers}
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         shown = ", ".join(f"{workers} workers {speed:.1f}" for workers, speed in speeds.items())
-        print(f"pre-training samples/s from raw files on {cores} cores: {shown}")
+        print(f"pre-training samples/s from raw files on {cores()} cores: {shown}")
+        for workers, speed in speeds.items():
+            record(
+                f"pre-training samples from raw files, {workers} worker{'s' * (workers != 1)}",
+                ours=speed,
+                unit="samples/s",
+            )
     return 0
 
 

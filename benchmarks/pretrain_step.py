@@ -4,20 +4,18 @@
     python benchmarks/pretrain_step.py --device cuda --dtype bf16 --compile --batch 32
 
 Three contenders take turns on the same clips and masks: stock with single masking, ours with single masking, ours with
-V2's dual masking (running cell 0.5). Peak memory is that of a process that runs one contender alone. The ratio of times is the median over the rounds, of two contenders in the same round.
+V2's dual masking (running cell 0.5). Peak memory is that of a process that runs one contender alone. The ratio of times is
+the median over the rounds, of two contenders in the same round.
 """
 
 import argparse
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import torch
 import transformers
+from _side_by_side import clock, cores, header, median_ratio, peak_mib, record, take_turns
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
 from videomae.masking_videomae import batch_masks
@@ -46,7 +44,7 @@ def make_step(name: str, args: argparse.Namespace):
         inputs |= {"bool_decoded_pos": (~left_out).to(device), "num_decoded": num_decoded}
     forward = torch.compile(model) if args.compile else model
 
-    def step():
+    def step(number: int = 0) -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.dtype == "bf16"):
             loss = forward(**inputs).loss
         loss.backward()
@@ -54,23 +52,6 @@ def make_step(name: str, args: argparse.Namespace):
             parameter.grad = None
 
     return step
-
-
-def seconds(step, device: str) -> float:
-    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    wait()
-    start = time.perf_counter()
-    step()
-    wait()
-    return time.perf_counter() - start
-
-
-def peak_mebibytes(args: argparse.Namespace) -> float:
-    if args.device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    # Not getrusage: its maximum survives exec, so a child would report what its parent had used.
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -81,7 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "bf16"], default="float32", help="bf16 means autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile every contender")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds, after one that is not timed")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    parser.add_argument("--threads", type=int, default=cores(), help="CPU threads")
     parser.add_argument("--alone", choices=CONTENDERS, help=argparse.SUPPRESS)  # the memory measurement's child
     return parser.parse_args(argv)
 
@@ -94,21 +75,14 @@ def main(argv: list[str] | None = None) -> int:
         step = make_step(args.alone, args)
         step()
         step()
-        print(peak_mebibytes(args))
+        print(peak_mib(args.device))
         return 0
 
-    where = (
-        torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} CPU threads, {platform.machine()}"
-    )
-    print(f"{time.strftime('%Y-%m-%d')}, {where}, torch {torch.__version__}, transformers {transformers.__version__}")
-    print(f"ViT {args.preset}, batch {args.batch}, {args.dtype}{', compiled' if args.compile else ''}, tube 0.9")
+    print(header(threads=args.threads, device=args.device))
+    what = f"ViT {args.preset}, batch {args.batch}, {args.dtype}{', compiled' if args.compile else ''}, tube 0.9"
+    print(what)
     steps = {name: make_step(name, args) for name in CONTENDERS}
-    times = {name: [] for name in CONTENDERS}
-    for round_number in range(args.repeats + 1):
-        for name, step in steps.items():  # taking turns, so that a slow minute hits all of them
-            elapsed = seconds(step, args.device)
-            if round_number:
-                times[name].append(elapsed)
+    times = take_turns(steps, args.repeats, now=clock(args.device))
     del steps
     memory = {}
     for name in CONTENDERS:
@@ -116,13 +90,31 @@ def main(argv: list[str] | None = None) -> int:
         memory[name] = float(subprocess.run(child, check=True, capture_output=True, text=True).stdout.split()[-1])
 
     print(f"{'':<20}{'median s':>10}{'best s':>10}{'x stock':>9}{'peak MiB':>10}{'x stock':>9}")
-    stock_memory = memory["stock"]
     for name in CONTENDERS:
-        # Of the two that ran one after the other: a machine that slows down for a while slows both.
-        ratio = statistics.median(stock / own for stock, own in zip(times["stock"], times[name]))
         print(
-            f"{name:<20}{statistics.median(times[name]):>10.3f}{min(times[name]):>10.3f}{ratio:>8.2f}x"
-            f"{memory[name]:>10.0f}{memory[name] / stock_memory:>8.2f}x"
+            f"{name:<20}{statistics.median(times[name]):>10.3f}{min(times[name]):>10.3f}"
+            f"{median_ratio(times['stock'], times[name]):>8.2f}x"
+            f"{memory[name]:>10.0f}{memory[name] / memory['stock']:>8.2f}x"
+        )
+    published = args.preset == "base" and args.dtype == "float32" and args.device == "cpu"  # what was promised
+    for name, promised in (("ours", 1.08), ("ours, dual masking", 1.65)):
+        masks = "dual masking" if "dual" in name else "one mask"
+        peer = {"peer": "transformers, one mask"}
+        record(
+            f"pre-training step, {what}, {masks}",
+            ours=times[name],
+            theirs=times["stock"],
+            unit="s",
+            promised=promised if published else None,
+            **peer,
+        )
+        record(
+            f"its peak memory, {masks}",
+            ours=memory[name],
+            theirs=memory["stock"],
+            unit="MiB",
+            promised=1.0 if published else None,
+            **peer,
         )
     return 0
 

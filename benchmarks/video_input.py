@@ -4,19 +4,16 @@
     python benchmarks/video_input.py --quick    # shorter videos, fewer repeats: only to see that it runs
     python benchmarks/video_input.py --only windows
 
-One thread everywhere, so the figures are processor time, which a busy machine disturbs less than the clock does. Each
-is the least of several repeats that take turns, each from a closed file to the frames in memory, as a data set does
-it. A ratio above 1 means that ours is faster.
+One thread everywhere, so the figures are processor time, which a busy machine disturbs less than the clock does. All
+take turns, each from a closed file to the frames in memory, as a data set does it; medians are printed, and the median
+ratio of a round. A ratio above 1 means that ours is faster.
 """
 
 import argparse
 import os
-import platform
-import resource
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +22,7 @@ import av
 import numpy as np
 import PIL.Image
 import torch
+from _side_by_side import header, median_ratio, middle, peak_mib, record, take_turns
 
 from videomae.image_processing_videomae import VideoMAEImageProcessor
 from videomae.sampling_videomae import ClipSampling, inference_clip
@@ -53,23 +51,26 @@ def write_scene(path: Path, seconds: float, gop: int) -> Path:
     return path
 
 
-def best_of(repeats: int, **candidates: Callable[[], object]) -> dict[str, float]:
-    """Milliseconds of each candidate, the least of `repeats` turns after one to warm up."""
-    least = dict.fromkeys(candidates, float("inf"))
-    for turn in range(repeats + 1):
-        for name, run in candidates.items():
-            begin = time.process_time()
-            run()
-            if turn:
-                least[name] = min(least[name], 1000 * (time.process_time() - begin))
-    return least
-
-
-def show(title: str, times: dict[str, float]) -> None:
-    ours = times.pop("videomae")
-    print(f"\n{title}\n  {'videomae':<34}{ours:9.2f} ms")
-    for name, value in times.items():
-        print(f"  {name:<34}{value:9.2f} ms   ratio {value / ours:5.2f}")
+def compare(
+    title: str,
+    repeats: int,
+    ours: Callable[[], object],
+    peers: dict[str, Callable[[], object]],
+    promised: dict[str, float],
+) -> None:
+    """Let ours and the peers take turns; `promised` holds the smallest ratio for peers by the start of their name."""
+    contenders = {"videomae": ours, **peers}
+    turns = {name: lambda number, run=run: run() for name, run in contenders.items()}
+    seconds = take_turns(turns, repeats, now=time.process_time)
+    print(f"\n{title}\n  {'videomae':<34}{1000 * middle(seconds['videomae']):9.2f} ms")
+    for name in peers:
+        ratio = median_ratio(seconds[name], seconds["videomae"])
+        print(f"  {name:<34}{1000 * middle(seconds[name]):9.2f} ms   ratio {ratio:5.2f}")
+        milliseconds = {
+            side: [1000 * took for took in seconds[key]] for side, key in (("ours", "videomae"), ("theirs", name))
+        }
+        wanted = next((least for start, least in promised.items() if name.startswith(start)), None)
+        record(title, **milliseconds, unit="ms", peer=name, promised=wanted, note="processor time")
 
 
 def from_the_start(path: Path, indices: list[int]) -> np.ndarray:
@@ -111,25 +112,28 @@ def peers(path: Path, indices: list[int]) -> dict[str, Callable[[], object]]:
 
 
 def reading(folder: Path, repeats: int, quick: bool, key_frames: list[int]) -> None:
+    readers = {"decord": 1.0, "torchcodec": 1.0}  # where installed: not slower
     path = write_scene(folder / "clip.mp4", 10, gop=250)
     indices = inference_clip(10 * FPS, ClipSampling(rule="exact"))
-    ours = {"videomae": lambda: read_frames(path, indices)}
-    title = (
-        f"16 frames at stride 4 from the middle of a 10 s clip ({path.stat().st_size >> 10} KiB, a key frame every 250)"
-    )
-    show(
-        title,
-        best_of(repeats, **ours, **peers(path, indices), **{"from the start": lambda: from_the_start(path, indices)}),
-    )
+    title = "16 frames at stride 4 from the middle of a 10 s clip, a key frame every 250"
+    others = {**peers(path, indices), "from the start": lambda: from_the_start(path, indices)}
+    compare(title, repeats, lambda: read_frames(path, indices), others, readers)
 
     seconds = 30 if quick else 180
     for gop in key_frames:
         path = write_scene(folder / f"long_{gop}.mp4", seconds, gop)
         indices = inference_clip(seconds * FPS, ClipSampling("spread"))
-        ours = {"videomae": lambda path=path, indices=indices: read_frames(path, indices)}
-        base = {"from the start": lambda path=path, indices=indices: from_the_start(path, indices)}
-        title = f"16 frames spread over {seconds} s, a key frame every {gop} frames ({path.stat().st_size >> 10} KiB)"
-        show(title, best_of(max(repeats // 4, 2), **ours, **peers(path, indices), **base))
+        every = f"a key frame every {gop} frames" if gop < seconds * FPS else "one key frame"
+        compare(
+            f"16 frames spread over {seconds} s, {every}",
+            max(repeats // 4, 2),
+            lambda path=path, indices=indices: read_frames(path, indices),
+            {
+                **peers(path, indices),
+                "from the start": lambda path=path, indices=indices: from_the_start(path, indices),
+            },
+            {**readers, "from the start": 5.0 if gop == 2 * FPS else 1.0},
+        )
 
 
 def processing(repeats: int) -> None:
@@ -139,16 +143,20 @@ def processing(repeats: int) -> None:
     as_list = list(frames.numpy())
     pictures = [PIL.Image.fromarray(frame) for frame in as_list]
     ours, stock = VideoMAEImageProcessor(), VideoMAEImageProcessorPil()
-    times = best_of(
+    compare(
+        f"processing one clip: 16 frames of {WIDTH}x{HEIGHT} to 224x224",
         repeats,
-        videomae=lambda: ours(frames, return_tensors="pt"),
-        **{
-            "videomae, a list of PIL images": lambda: ours(pictures, return_tensors="pt"),
-            "transformers PIL, numpy frames": lambda: stock(as_list, return_tensors="pt"),
-            "transformers PIL, PIL images": lambda: stock(pictures, return_tensors="pt"),
-        },
+        lambda: ours(frames, return_tensors="pt"),
+        {"transformers PIL, numpy frames": lambda: stock(as_list, return_tensors="pt")},
+        {"transformers": 2.0},
     )
-    show(f"processing one clip: 16 frames of {WIDTH}x{HEIGHT} to 224x224", times)
+    compare(
+        "the same from PIL images",
+        repeats,
+        lambda: ours(pictures, return_tensors="pt"),
+        {"transformers PIL, PIL images": lambda: stock(pictures, return_tensors="pt")},
+        {"transformers": 2.0},
+    )
 
 
 def windows(folder: Path, quick: bool) -> None:
@@ -166,11 +174,9 @@ def windows(folder: Path, quick: bool) -> None:
     took = time.perf_counter() - begin
     print(f"\nsliding windows over {seconds} s: {count} windows in {took:.1f} s ({seconds / took:.0f} times real time)")
     print(f"  frames converted: {len(converted)} of {seconds * FPS} decoded (every 4th, once each)")
-    print(f"  peak memory of the process: {before:.0f} MiB before, {peak_mib():.0f} MiB after")
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    after = peak_mib()
+    print(f"  peak memory of the process: {before:.0f} MiB before, {after:.0f} MiB after")
+    record(f"memory that sliding windows over {seconds} s add", ours=after - before, unit="MiB", limit=16)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,9 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("reading", "processing", "windows"))
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    print(
-        f"{date.today()}  {os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}, PyAV {av.__version__}"
-    )
+    print(header(threads=1, also=["av"]))
     repeats = 3 if arguments.quick else 20
     with tempfile.TemporaryDirectory() as folder:
         if arguments.only in (None, "windows"):  # first: the peak memory of a process never falls
