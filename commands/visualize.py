@@ -26,6 +26,7 @@ from videomae.pictures.attention import MEAN, attention_maps, legend, overlay
 from videomae.pictures.clip import Clip, open_processor, read_clip
 from videomae.pictures.drawing import Row, film, gif_bytes, grid_picture, mp4_bytes, png_bytes
 from videomae.pictures.reconstruction import STATISTICS, Reconstruction, reconstruct, unnormalised
+from videomae.training.classifiers import quiet_loading
 
 SHOWS = ("reconstruction", "attention")
 FORMATS = ("png", "gif", "mp4")
@@ -120,13 +121,14 @@ def main(argv: list[str] | None = None) -> int:
         stride_frames=args.stride_frames,
     )
     record: dict[str, Any] = {"model": args.model, "video": Path(args.video).name, "seconds": list(clip.seconds)}
-    written: list[str] = []
-    for show in SHOWS:
+    drawn: dict[str, list] = {}  # rows and notes
+    for show, draw in zip(SHOWS, (reconstruction_rows, attention_rows)):
         if show in shows:
-            draw = reconstruction_rows if show == SHOWS[0] else attention_rows
-            rows, notes, record[show] = draw(args, config, clip, device)
-            written += write_pictures(folder, show, rows, notes, clip, args)
-            print("\n".join(notes))
+            *drawn[show], record[show] = draw(args, config, clip, device)
+    written: list[str] = []  # only now: a mistake in one of them leaves nothing behind
+    for show, (rows, notes) in drawn.items():
+        written += write_pictures(folder, show, rows, notes, clip, args)
+        print("\n".join(notes))
     write_json(folder / "visualization.json", record)
     print(f"{folder}/ has {', '.join([*written, 'visualization.json'])}")
     return 0
@@ -194,7 +196,8 @@ def reconstruction_rows(
 
 def open_pretrained(model: str) -> VideoMAEForPreTraining:
     """A pre-trained model with its decoder; a folder without one would show what random weights say."""
-    made, report = VideoMAEForPreTraining.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
+    with quiet_loading():
+        made, report = VideoMAEForPreTraining.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise ValueError(
@@ -275,7 +278,8 @@ def attention_rows(
 
 def open_encoder(model: str) -> VideoMAEModel:
     """The encoder of any VideoMAE model; the final norm, which some keep and some do not, has no part in attention."""
-    made, report = VideoMAEModel.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
+    with quiet_loading():  # that a head or a decoder is left out is the point here
+        made, report = VideoMAEModel.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
     missing = sorted(name for name in report["missing_keys"] if "norm." not in name or ".layer." in name)
     if missing:
         raise ValueError(

@@ -16,6 +16,7 @@ from videomae.modeling_videomae import VideoMAEModel
 MEAN = "mean"  # of all heads
 # Black, violet, red, orange, pale yellow: rising in brightness, so that the order survives in grey.
 HEAT = ((0.0, 0.0, 0.02), (0.30, 0.06, 0.43), (0.72, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.64))
+OPACITY = 0.65  # of the brightest colour: the frame shows through
 
 
 # T frames  C channels  H W pixels | t h w patch grid, N = t*h*w tokens | A heads
@@ -74,7 +75,8 @@ def overlay(video: Tensor, attention: Tensor, query: tuple[int, int, int] | None
     heat = F.interpolate(heat[:, None], size=(H, W), mode="bilinear", align_corners=False)[:, 0]
     heat = heat.repeat_interleave(T // t, 0)[..., None]  # (T, H, W, 1)
     grey = video.mean(-1, keepdim=True)
-    mixed = (1 - 0.75 * heat.sqrt()) * grey + 0.75 * heat.sqrt() * _colours(heat[..., 0])
+    strength = OPACITY * heat.sqrt()  # the root: middling values stay visible
+    mixed = (1 - strength) * grey + strength * _colours(heat[..., 0])
     if query is not None:
         slot, row, column = query
         frames = slice(slot * T // t, (slot + 1) * T // t)

@@ -16,7 +16,7 @@ from videomae.data.encoding import encode_video
 # T frames  H W pixels  C channels
 Row = tuple[str, Tensor]  # a title, which may have several lines, and frames (T, H, W, C) of [0, 1]
 GAP, MARGIN = 2, 6
-INK, PAPER, WARNING = (20, 20, 20), (255, 255, 255), (176, 0, 32)
+OWN = INK, PAPER, WARNING = (20, 20, 20), (255, 255, 255), (176, 0, 32)
 
 
 def grid_picture(
@@ -88,7 +88,10 @@ def gif_bytes(frames: Sequence[Image.Image], frame_seconds: float) -> bytes:
     sheet = Image.new("RGB", (frames[0].width, frames[0].height * len(frames)))
     for number, frame in enumerate(frames):
         sheet.paste(frame, (0, number * frame.height))
-    palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT)
+    palette = sheet.quantize(256 - len(OWN), method=Image.Quantize.MEDIANCUT)
+    colours = palette.getpalette()[: 3 * (256 - len(OWN))]
+    colours += [0] * (3 * (256 - len(OWN)) - len(colours))
+    palette.putpalette(colours + [part for colour in OWN for part in colour])
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     # GIF counts hundredths of a second, and browsers slow down below two of them.
     hundredths = [
