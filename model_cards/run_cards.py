@@ -84,7 +84,7 @@ def write_run_card(
     if base_model in PRESETS:
         base_model = None  # a size, not weights
     base = base_facts(base_model)
-    points = log_points(log) if log else []
+    points = log_points(log) if log and Path(log).exists() else []  # a first checkpoint may come before the first line
     record = {
         "folder": final_name(folder),
         "task": task,

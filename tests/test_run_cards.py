@@ -49,6 +49,11 @@ def facts(**more):
     }
 
 
+def test_a_checkpoint_before_the_first_line_of_the_log_gets_its_card(folder, tmp_path):
+    card = write_run_card(folder, **facts(log=tmp_path / "not-yet.jsonl")).read_text()
+    assert "40 optimizer steps" in card and "curves.png" not in card
+
+
 def test_the_card_holds_what_was_run(folder, log):
     results = [
         {"dataset": "synthetic motion", "protocol": "8x2x3", "metrics": {"top1": 0.8125, "top5": 1.0}, "videos": 64}
