@@ -86,6 +86,10 @@ class _FileReader:
     def __init__(self, reader: VideoReader):
         self._reader, self.num_frames = reader, reader.num_frames
 
+    @property
+    def fps(self) -> float:
+        return self._reader.fps
+
     def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
         return self._reader.read(indices, short_side=short_side)
 
