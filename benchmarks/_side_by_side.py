@@ -22,10 +22,11 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,6 +56,7 @@ class Row:
     promised: float | None = None
     limit: float | None = None
     note: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for programs that read the file: preset, batch, ...
 
     @property
     def met(self) -> bool | None:
@@ -77,12 +79,14 @@ def record(
     promised: float | None = None,
     limit: float | None = None,
     note: str = "",
+    **facts: Any,
 ) -> Row:
     """Make a row, and write it where the suite collects them.
 
     `ours` and `theirs` are single figures, or one for each round in the same order; then the row holds their medians,
     and the ratio is the median of the ratios of rounds. Units that are rates ("clips/s") are better when larger, all
-    others when smaller. `ratio` overrides what follows from the figures.
+    others when smaller. `ratio` overrides what follows from the figures; further keywords are kept for programs that read
+    the file.
     """
     if ratio is None and theirs is not None:
         ratio = 1 / median_ratio(theirs, ours) if is_rate(unit) else median_ratio(theirs, ours)
@@ -96,6 +100,7 @@ def record(
         promised=promised,
         limit=limit,
         note=note,
+        facts=facts,
     )
     if path := os.environ.get(ROWS):
         with open(path, "a", encoding="utf-8") as file:
