@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from videomae.data.encoding import encode_video
 from videomae.files import new_folder, write_atomic, write_json
@@ -86,7 +87,7 @@ def make_synthetic_set(folder: str | Path, spec: SyntheticSet | None = None) -> 
             writer = csv.writer(table, lineterminator="\n")
             writer.writerow(["path", "label"])
             (beside / "videos" / split).mkdir(parents=True)
-            for i in range(size):
+            for i in tqdm(range(size), desc=f"{split} videos", leave=False, disable=None):  # None: only in a terminal
                 label = i % len(spec.motions)
                 path = f"videos/{split}/{i:05d}.mp4"
                 frames = render_clip(spec.motions[label], spec, seed=(spec.seed, number, i))

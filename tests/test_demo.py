@@ -1,18 +1,113 @@
-"""The demo, end to end at its smallest: what a newcomer runs first."""
+"""The demo: end to end at its smallest, ended in the middle and started again, and what it claims of its result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
+from videomae.commands.demo import INTERRUPTED, PRETRAINED, SCRATCH, SIZES, Steps, comparison
 from videomae.commands.main import main
 from videomae.training.checkpoints import latest_checkpoint
 
+RUNS = ("pretrained", "finetuned-from-scratch", "finetuned")
+
+
+def starts(folder):
+    """From which step each start of each training went on."""
+    records = {run: folder / "quick" / run / "run.json" for run in RUNS}
+    return {
+        run: [start["from_step"] for start in json.loads(path.read_text())["starts"]]
+        for run, path in records.items()
+        if path.exists()
+    }
+
+
+def begin(folder, wait_for):
+    """The demo in a process group of its own, left alone until `wait_for` is there."""
+    command = [sys.executable, "-m", "videomae.commands.main", "demo", "--quick", "--output", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    for _ in range(3000):
+        if wait_for.exists() or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, process.stdout.read()
+    return process
+
 
 @pytest.mark.slow
-def test_the_demo_runs_from_videos_to_a_label(tmp_path, capsys):
+def test_the_demo_runs_from_videos_to_a_label_and_repeats_nothing(tmp_path, capsys):
     assert main(["demo", "--quick", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "which shows: moves right" in printed and "8x2x3" in printed
+    assert "which shows: moves right" in printed and "8x2x3" in printed and "of 16 test clips" in printed
     VideoMAEForPreTraining.from_pretrained(latest_checkpoint(tmp_path / "quick" / "pretrained"))
-    model = VideoMAEForVideoClassification.from_pretrained(tmp_path / "quick" / "finetuned" / "best")
-    assert len(model.config.id2label) == 8
-    assert main(["demo", "--quick", "--output", str(tmp_path)]) == 0  # again: nothing is in the way
+    best = tmp_path / "quick" / "finetuned" / "best"
+    assert len(VideoMAEForVideoClassification.from_pretrained(best).config.id2label) == 8
+    assert "8x2x3" in (best / "README.md").read_text()  # the card holds the test
+    paths = [line.split()[-1] for line in printed.splitlines()[-7:]]
+    assert len(paths) == 7 and all(os.path.exists(path) for path in paths)
+
+    before = starts(tmp_path)
+    assert before == {run: [0] for run in RUNS}
+    assert main(["demo", "--quick", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("done before") == 3 and starts(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, capsys):
+    process = begin(tmp_path, wait_for=tmp_path / "quick" / "pretrained" / f"checkpoint-{SIZES['quick'].save_every}")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert main(["demo", "--quick", "--output", str(tmp_path)]) == 0
+    first, *later = starts(tmp_path)["pretrained"]
+    assert first == 0 and all(step >= SIZES["quick"].save_every for step in later)
+    assert "of 16 test clips" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, capsys):
+    process = begin(tmp_path, wait_for=tmp_path / "quick" / "finetuned-from-scratch" / "log.jsonl")
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED and "The same command goes on" in printed, printed
+    assert "Traceback" not in printed
+    assert main(["demo", "--quick", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("done before") == 1 and starts(tmp_path)["pretrained"] == [0]
+
+
+def test_a_step_is_repeated_when_its_command_changed_or_its_product_is_gone(tmp_path, capsys):
+    calls, product = [], tmp_path / "product"
+
+    def command(arguments):
+        calls.append(arguments)
+        product.write_text("made")
+
+    for arguments in (["--epochs", "1"], ["--epochs", "1"], ["--epochs", "2"]):
+        Steps(tmp_path / "demo.json").run("Make it", "make", command, arguments, product=product)
+    assert calls == [["--epochs", "1"], ["--epochs", "2"]]
+    product.unlink()
+    Steps(tmp_path / "demo.json").run("Make it", "make", command, ["--epochs", "2"], product=product)
+    assert len(calls) == 3 and capsys.readouterr().out.count("done before") == 1
+    with pytest.raises(OSError, match=r"`videomae make` ended with code 75; run the same command again to go on"):
+        Steps(tmp_path / "demo.json").run("Fail", "make", lambda _: 75, [], product=product)
+
+
+@pytest.mark.parametrize(
+    "scratch, pretrained, words",
+    [
+        (0.300, 0.500, "+20.0 points, more than the choice of test clips explains (±8.6)"),
+        (0.300, 0.350, "+5.0 points, not more than the choice of test clips explains (±8.4)"),
+        (0.500, 0.300, "-20.0 points, not more than"),
+    ],
+)
+def test_the_demo_claims_a_gain_only_where_the_test_clips_carry_it(scratch, pretrained, words):
+    arms = ((SCRATCH, scratch), (PRETRAINED, pretrained))
+    text = comparison({arm: {"videos": 240, "metrics": {"top1": share}} for arm, share in arms}, classes=8)
+    assert words in text and "12.5 %" in text and f"{100 * scratch:.1f} % of 240 test clips" in text
