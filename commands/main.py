@@ -12,16 +12,22 @@ COMMANDS = {
     "detect": ("videomae.commands.detect", "who does what, when and where in a video"),
     "visualize": ("videomae.commands.visualize", "pictures of what a model rebuilds and where it looks"),
     "app": ("videomae.commands.app", "a page to try a classifier in the browser"),
+    "features": ("videomae.commands.features", "features of a folder of videos: by window, by video, or all tokens"),
+    "fvd": ("videomae.commands.fvd", "Fréchet video distance between two sets of features"),
     "probe": ("videomae.commands.probe", "linear, attentive and k-NN probes on frozen features"),
     "convert": ("videomae.convert_original_checkpoint", "a released checkpoint to a from_pretrained folder"),
     "publish": ("videomae.commands.publish", "check a model folder and upload it to the Hub"),
     "cards": ("videomae.model_cards.build", "make the model cards from zoo.yaml"),
+    "doctor": ("videomae.commands.doctor", "check the installation, a model folder or a data set, and say what to mend"),
     "check-data": ("videomae.data.check", "look over a data set before training"),
-    "prepare-data": ("videomae.data.prepare", "re-encode a data set once into shards or a folder"),
+    "prepare": ("videomae.data.prepare", "re-encode a data set once into shards or a folder"),
     "pretrain": ("videomae.train_pretrain", "pre-train VideoMAE or VideoMAE V2"),
     "finetune": ("videomae.train_classification", "fine-tune a classifier"),
     "train-detection": ("videomae.train_detection", "train an action detector"),
 }
+
+# Other names that work: what a command was called before.
+ALIASES = {"prepare-data": "prepare"}
 
 
 def usage() -> str:
@@ -46,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return 0
     name, *rest = argv
+    name = ALIASES.get(name, name)
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""

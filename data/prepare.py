@@ -247,7 +247,7 @@ def _finish(output: Path, manifest: Manifest, settings: dict[str, Any], parts: l
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="videomae prepare-data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="videomae prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     defaults = Recoding()
     parser.add_argument("data", help="a list, table or folder of videos")
@@ -295,4 +295,4 @@ def main(argv: list[str] | None = None) -> int:
 if __name__ == "__main__":
     from videomae.commands.main import main as command
 
-    sys.exit(command(["prepare-data", *sys.argv[1:]]))
+    sys.exit(command(["prepare", *sys.argv[1:]]))
