@@ -42,8 +42,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Under 20 minutes. Peers (decord, torchcodec) are used where BENCH_PYTHON has them; they are not installed for it.
+BENCH_PYTHON ?= $(BIN)/python
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks $(NAME)
+	$(BENCH_PYTHON) -m benchmarks $(or $(NAME),cpu)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

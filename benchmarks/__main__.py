@@ -3,7 +3,8 @@
     python -m benchmarks                      # lists them
     python -m benchmarks cpu                  # `make bench`: all of the table CPU below, under 20 minutes
     python -m benchmarks gpu                  # all of the table GPU, on a machine with a CUDA device
-    python -m benchmarks cpu data_loading     # only these of the table; other entries of the day's file stay
+    python -m benchmarks cpu data_loading     # only entries with this in their command; others of the day's file stay
+    python -m benchmarks gpu --missing        # only those that are not yet done in the day's file
     python -m benchmarks data_loading         # by name: prints, records nothing; options: python benchmarks/NAME.py --help
     python -m benchmarks tables               # docs/performance.md from the newest results files, nothing measured
 
@@ -63,7 +64,12 @@ SUITES = {
         Entry(benchmark="ava_map", seconds=15, threads=1),
         Entry(benchmark="convert_giant", options="--preset base", seconds=40),
     ),
-    "gpu": (Entry(benchmark="gpu_steps", seconds=600),),
+    "gpu": (
+        Entry(benchmark="gpu_steps", options="--presets large --kinds pretrain pretrain-dual", seconds=420),
+        Entry(benchmark="gpu_steps", options="--presets base --kinds pretrain pretrain-dual", seconds=300),
+        Entry(benchmark="gpu_steps", options="--presets base large --kinds classify", seconds=420),
+        Entry(benchmark="pretrain_step", options="--device cuda --dtype bf16 --batch 32 --repeats 10", seconds=60),
+    ),
 }
 # Experiments rather than timings, or too long for the suite: by name.
 OUTSIDE = {
@@ -90,7 +96,16 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-def run_suite(kind: str, only: list[str], minutes: float, extra: list[str]) -> int:
+def chosen(kind: str, only: list[str]) -> list[Entry]:
+    """The entries of a suite whose titles contain one of the words; all without words."""
+    for word in only:
+        if not any(word in entry.title for entry in SUITES[kind]):
+            names = ", ".join(dict.fromkeys(entry.benchmark for entry in SUITES[kind]))
+            raise ValueError(f"the suite {kind!r} has no benchmark {word!r}; there are {names}")
+    return [entry for entry in SUITES[kind] if not only or any(word in entry.title for word in only)]
+
+
+def run_suite(kind: str, only: list[str], minutes: float, missing: bool) -> int:
     """Run the entries one after the other, each in a process of its own, and write what they record."""
     import torch
     from _results import ResultsFile, commit, machine, update_page
@@ -99,16 +114,15 @@ def run_suite(kind: str, only: list[str], minutes: float, extra: list[str]) -> i
         raise ValueError(
             "no CUDA device here; to see that everything runs: python benchmarks/gpu_steps.py --device cpu --smoke"
         )
-    entries = [entry for entry in SUITES[kind] if not only or entry.benchmark in only]
-    if unknown := set(only) - {entry.benchmark for entry in entries}:
-        names = ", ".join(dict.fromkeys(entry.benchmark for entry in SUITES[kind]))
-        raise ValueError(f"the suite {kind!r} has no benchmark {sorted(unknown)[0]!r}; there are {names}")
-    facts, command = machine(kind), shlex.join(["python", "-m", "benchmarks", kind, *only, *extra])
+    entries = chosen(kind, only)
+    facts, command = machine(kind), shlex.join(["python", "-m", "benchmarks", kind, *only])
     results = ResultsFile(facts, command)
     ends, failed = time.monotonic() + 60 * minutes, []
     for entry in entries:
         threads = entry.threads or facts["cores"]
-        words = [f"benchmarks/{entry.benchmark}.py", *shlex.split(entry.options), *extra]
+        words = [f"benchmarks/{entry.benchmark}.py", *shlex.split(entry.options)]
+        if missing and results.has(shlex.join(["python", *words])):
+            continue
         print(f"\n== python {shlex.join(words)}", flush=True)
         load, began = os.getloadavg()[0], time.monotonic()
         status, rows = run_one(words, threads=threads, limit=min(3 * entry.seconds, ends - began))
@@ -165,13 +179,13 @@ def run_one(words: list[str], *, threads: int, limit: float) -> tuple[str, list[
     return status, rows
 
 
-def run_by_name(names: list[str], extra: list[str]) -> int:
+def run_by_name(names: list[str]) -> int:
     known = benchmarks()
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"no benchmark {unknown[0]!r}; there are {', '.join(known)}, and the suites cpu and gpu")
     for name in names:
         print(f"== {name}", flush=True)
-        subprocess.run([sys.executable, str(known[name]), *extra], cwd=FOLDER.parent, check=True)
+        subprocess.run([sys.executable, str(known[name])], cwd=FOLDER.parent, check=True)
     return 0
 
 
@@ -180,8 +194,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="cpu or gpu, then maybe names; or names; or tables")
+    parser.add_argument("--missing", action="store_true", help="leave out what the day's results file has already")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="a suite ends then, whatever is left to do")
-    args, extra = parser.parse_known_args(argv)
+    args = parser.parse_args(argv)
     if not args.names:
         print(listing())
         return 0
@@ -192,8 +207,8 @@ def main(argv: list[str] | None = None) -> int:
             update_page()
             return 0
         if args.names[0] in SUITES:
-            return run_suite(args.names[0], args.names[1:], args.minutes, extra)
-        return run_by_name(args.names, extra)
+            return run_suite(args.names[0], args.names[1:], args.minutes, args.missing)
+        return run_by_name(args.names)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

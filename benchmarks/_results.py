@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _side_by_side import cores, cpu_name, has_bf16, version_of
+from _side_by_side import cores, cpu_name, has_bf16, larger_is_better, version_of
 
 from videomae.files import write_atomic, write_json
 
@@ -82,6 +82,9 @@ class ResultsFile:
             "benchmarks": earlier.get("benchmarks", []),
         }
 
+    def has(self, command: str) -> bool:
+        return any(entry["command"] == command and entry["status"] == "done" for entry in self.content["benchmarks"])
+
     def put(self, entry: Mapping[str, Any]) -> None:
         entries = self.content["benchmarks"]
         place = next((i for i, old in enumerate(entries) if old["command"] == entry["command"]), len(entries))
@@ -121,7 +124,7 @@ def promise(row: Mapping[str, Any]) -> str:
     if row["promised"] is not None:
         parts.append(f"{number(row['promised'])}x")
     if row["limit"] is not None:
-        parts.append(f"{'≥' if row['unit'].endswith('/s') else '≤'} {number(row['limit'])} {row['unit']}")
+        parts.append(f"{'≥' if larger_is_better(row['unit']) else '≤'} {number(row['limit'])} {row['unit']}")
     if not parts:
         return ""
     return ", ".join(parts) + (": met" if row["met"] else ": **not met**")

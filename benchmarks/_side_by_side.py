@@ -64,7 +64,7 @@ class Row:
         if self.promised is not None:
             verdicts.append(self.ratio is not None and self.ratio >= self.promised)
         if self.limit is not None:
-            verdicts.append(self.ours >= self.limit if is_rate(self.unit) else self.ours <= self.limit)
+            verdicts.append(self.ours >= self.limit if larger_is_better(self.unit) else self.ours <= self.limit)
         return all(verdicts) if verdicts else None
 
 
@@ -84,12 +84,12 @@ def record(
     """Make a row, and write it where the suite collects them.
 
     `ours` and `theirs` are single figures, or one for each round in the same order; then the row holds their medians,
-    and the ratio is the median of the ratios of rounds. Units that are rates ("clips/s") are better when larger, all
-    others when smaller. `ratio` overrides what follows from the figures; further keywords are kept for programs that read
+    and the ratio is the median of the ratios of rounds. Rates ("clips/s") and shares of what is possible ("%") are
+    better when larger, all other units when smaller. `ratio` overrides what follows from the figures; further keywords are kept for programs that read
     the file.
     """
     if ratio is None and theirs is not None:
-        ratio = 1 / median_ratio(theirs, ours) if is_rate(unit) else median_ratio(theirs, ours)
+        ratio = 1 / median_ratio(theirs, ours) if larger_is_better(unit) else median_ratio(theirs, ours)
     row = Row(
         work=work,
         ours=middle(ours),
@@ -108,8 +108,8 @@ def record(
     return row
 
 
-def is_rate(unit: str) -> bool:
-    return unit.endswith("/s")
+def larger_is_better(unit: str) -> bool:
+    return unit.endswith(("/s", "%"))
 
 
 def middle(figures: Figures) -> float:
