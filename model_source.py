@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from videomae.configuration_videomae import VideoMAEConfig
+from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.token_reduction_videomae import ReducedVideoMAEForVideoClassification
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -45,6 +47,14 @@ def open_config(
     if kind and written and not written.endswith(kind):
         raise ValueError(f"{named} is {written}, and a VideoMAE{kind} is needed")
     return config
+
+
+def open_classifier(model: str, argument: str = "model") -> VideoMAEForVideoClassification:
+    """The classifier of a folder or Hub name in float32; one that merges or leaves out tokens where its folder says so."""
+    config = open_config(model, argument, kind="ForVideoClassification")
+    reduced = "ReducedVideoMAEForVideoClassification" in (config.architectures or [])
+    kind = ReducedVideoMAEForVideoClassification if reduced else VideoMAEForVideoClassification
+    return kind.from_pretrained(model, dtype=torch.float32)
 
 
 def check_name(model: str, argument: str) -> None:

@@ -149,7 +149,7 @@ def soft_matching(
         pair = real[:, ::2, None] & real[:, None, 1::2]
         similarity = similarity.masked_fill(~pair, -math.inf)
     best, partner = similarity.max(-1)
-    order = best.argsort(dim=-1, descending=True, stable=True)
+    order = best.argsort(dim=-1, descending=True)
     going = order[:, :count]
     return order[:, count:], going, partner.gather(1, going)
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "fvd": ("videomae.commands.fvd", "Fréchet video distance between two sets of features"),
     "probe": ("videomae.commands.probe", "linear, attentive and k-NN probes on frozen features"),
     "convert": ("videomae.convert_original_checkpoint", "a released checkpoint to a from_pretrained folder"),
+    "export": ("videomae.commands.export", "a classifier as an ONNX file, compared with the model"),
     "publish": ("videomae.commands.publish", "check a model folder and upload it to the Hub"),
     "cards": ("videomae.model_cards.build", "make the model cards from zoo.yaml"),
     "doctor": ("videomae.commands.doctor", "check the installation, a model folder or a data set, and say what to mend"),
