@@ -11,8 +11,6 @@ arithmetic on both sides; the shares are printed.
 """
 
 import argparse
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -22,6 +20,7 @@ from pathlib import Path
 import data_loading  # beside this file
 import torch
 import transformers
+from _side_by_side import header, record, take_turns
 from accelerate import Accelerator
 
 from videomae import VideoMAEConfig, VideoMAEForVideoClassification
@@ -36,8 +35,8 @@ from videomae.training.optimisation import build_optimizer
 CLASSES, SAMPLES = 400, 2
 
 
-def ours(config: VideoMAEConfig, listing: Path, videos: int) -> Callable[[int], float]:
-    """A function of the step's number that makes it and gives the seconds spent on data."""
+def ours(config: VideoMAEConfig, listing: Path, videos: int, reading: list[float]) -> Callable[[int], None]:
+    """A function of the step's number that makes it and notes the seconds spent on data."""
     accelerator = Accelerator(cpu=True)
     model = VideoMAEForVideoClassification(config).train()
     dataset = VideoDataset(
@@ -47,23 +46,22 @@ def ours(config: VideoMAEConfig, listing: Path, videos: int) -> Callable[[int], 
     objective = Objective(problem="single_label_classification", num_labels=CLASSES, label_smoothing=0.1)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, RECIPES["v1-small-k400"]))
 
-    def step(number: int) -> float:
+    def step(number: int) -> None:
         began = time.perf_counter()
         dataset.set_epoch(number)
         batch = collate([dataset[index] for index in range(videos)])
-        reading = time.perf_counter() - began
+        reading.append(time.perf_counter() - began)
         training_step(accelerator, model, optimizer, [batch], objective, lr=1e-4, weight_decay=0.05)
-        return reading
 
     return step
 
 
-def stock(config: VideoMAEConfig, paths: list[Path], videos: int) -> Callable[[int], float]:
+def stock(config: VideoMAEConfig, paths: list[Path], videos: int, reading: list[float]) -> Callable[[int], None]:
     fields = {**config.to_dict(), "problem_type": "single_label_classification"}
     model = transformers.VideoMAEForVideoClassification(transformers.VideoMAEConfig.from_dict(fields)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
 
-    def step(number: int) -> float:
+    def step(number: int) -> None:
         began = time.perf_counter()
         pixels = torch.cat(
             [data_loading.official_finetune(paths[i], number * videos + i, SAMPLES) for i in range(videos)]
@@ -71,12 +69,11 @@ def stock(config: VideoMAEConfig, paths: list[Path], videos: int) -> Callable[[i
         targets = torch.full((len(pixels), CLASSES), 0.1 / CLASSES)
         targets[torch.arange(len(pixels)), torch.arange(len(pixels)) % 2] += 0.9
         pixels, targets = pixels * 0.7 + pixels.flip(0) * 0.3, targets * 0.7 + targets.flip(0) * 0.3
-        reading = time.perf_counter() - began
+        reading.append(time.perf_counter() - began)
         loss = (-targets * model(pixels).logits.log_softmax(dim=-1)).sum(dim=-1).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return reading
 
     return step
 
@@ -97,33 +94,23 @@ def main(argv: list[str] | None = None) -> int:
         for index, path in enumerate(paths):
             path.write_bytes(data_loading.natural_video(seed=index))
         (folder / "list.txt").write_text("".join(f"{path.name} {index % 2}\n" for index, path in enumerate(paths)))
+        reading: dict[str, list[float]] = {"stock": [], "ours": []}
         sides = {
-            "stock, official path": stock(config, paths, args.videos),
-            "ours": ours(config, folder / "list.txt", args.videos),
+            "stock": stock(config, paths, args.videos, reading["stock"]),
+            "ours": ours(config, folder / "list.txt", args.videos, reading["ours"]),
         }
-        seconds: dict[str, list[float]] = {side: [] for side in sides}
-        reading: dict[str, list[float]] = {side: [] for side in sides}
-        for number in range(-1, args.steps):
-            for side, step in sides.items():
-                began = time.perf_counter()
-                data = step(abs(number))
-                if number >= 0:  # the first round warms up
-                    seconds[side].append(time.perf_counter() - began)
-                    reading[side].append(data)
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} with {torch.get_num_threads()} threads, "
-        f"float32; the peer decodes with {'decord' if data_loading.decord else 'PyAV'}"
-    )
-    print(
-        f"{args.preset}, {args.image_size} px, {args.videos} videos x {SAMPLES} samples a step, {args.steps} steps, medians"
-    )
+        seconds = take_turns(sides, args.steps)
+    print(f"{header()}; float32; the peer decodes with {'decord' if data_loading.decord else 'PyAV'}")
+    work = f"fine-tuning step from files, ViT-{args.preset}, {args.image_size} px, {args.videos} videos x {SAMPLES} samples"
+    print(f"{work}, {args.steps} steps, medians")
     for side in sides:
-        whole, data = statistics.median(seconds[side]), statistics.median(reading[side])
+        whole, data = statistics.median(seconds[side]), statistics.median(reading[side][1:])  # the first warmed up
         print(
-            f"{side:24} {whole:7.2f} s a step: data {data:5.2f} s ({100 * data / whole:4.1f} %), model {whole - data:6.2f} s"
+            f"{side:6} {whole:7.2f} s a step: data {data:5.2f} s ({100 * data / whole:4.1f} %), model {whole - data:6.2f} s"
         )
-    ratio = statistics.median(seconds["stock, official path"]) / statistics.median(seconds["ours"])
-    print(f"{'ratio':24} {ratio:7.2f}x (promised: not slower)")
+    peer = "transformers, official data path restated"
+    row = record(work, ours=seconds["ours"], unit="s", peer=peer, theirs=seconds["stock"], promised=1.0)
+    print(f"ratio  {row.ratio:7.2f}x, median over the steps (promised: not slower)")
     return 0
 
 

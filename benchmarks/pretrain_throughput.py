@@ -16,8 +16,6 @@ forward and backward; norms, activations and any recomputation count nothing. MF
 """
 
 import argparse
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -28,6 +26,7 @@ import data_loading  # beside this file
 import psutil
 import torch
 import transformers
+from _side_by_side import header, record
 from accelerate import Accelerator
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
@@ -112,23 +111,25 @@ def stock_from_files(
         yield loss.item()
 
 
-def take_turns(args: argparse.Namespace, contenders: dict[str, Iterator]) -> dict[str, tuple[float, float]]:
-    """(clips a second, CPU seconds a clip, workers included) of each: medians over rounds in which they take turns.
+def alternate(args: argparse.Namespace, contenders: dict[str, Iterator]) -> tuple[dict, dict]:
+    """Clips a second, and CPU seconds a clip with those of workers: of each contender, one figure a round.
 
     Workers go on decoding while the other side computes, so before a turn the steps that were prepared meanwhile are made
     and not counted.
     """
-    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    clips = args.steps * args.batch
     for _ in range(args.rounds):
         for name, steps in contenders.items():
             for _ in range(2 * max(args.workers, 1)):
                 next(steps)
-            began, spent = time.perf_counter(), cpu_seconds()
+            began, before = time.perf_counter(), cpu_seconds()
             for _ in range(args.steps):
                 next(steps)
-            clips = args.steps * args.batch
-            figures[name].append((clips / (time.perf_counter() - began), (cpu_seconds() - spent) / clips))
-    return {name: tuple(map(statistics.median, zip(*values))) for name, values in figures.items()}
+            rates[name].append(clips / (time.perf_counter() - began))
+            spent[name].append((cpu_seconds() - before) / clips)
+    return rates, spent
 
 
 def cpu_seconds() -> float:
@@ -156,15 +157,23 @@ def from_files(args: argparse.Namespace) -> None:
                 "stock": stock_from_files(args, recipe, config, paths),
                 "ours": ours_from_files(args, recipe, config, listing),
             }
-            figures = take_turns(args, contenders)
-            print(f"V{recipe.version}'s recipe, {recipe.num_samples} samples a decode (wanted: {wanted} x stock):")
-            stock_rate, stock_spent = figures["stock"]
-            for side, (rate, spent) in figures.items():
-                print(
-                    f"  {side:<6}{rate:8.3f} clips/s ({rate / stock_rate:.2f}x)   {spent:7.3f} CPU s a clip "
-                    f"({stock_spent / spent:.2f}x)",
-                    flush=True,
-                )
+            rates, spent = alternate(args, contenders)
+            work = (
+                f"pre-training from files, ViT-{args.preset}, {args.image_size} px, V{recipe.version}'s recipe, "
+                f"{recipe.num_samples} samples a decode"
+            )
+            row = record(
+                work,
+                ours=rates["ours"],
+                unit="clips/s",
+                peer="transformers, official data path restated",
+                theirs=rates["stock"],
+                promised=wanted,
+            )
+            print(f"{work}: {row.ratio:.2f}x (promised {wanted}x)")
+            for side in contenders:
+                rate, cpu = statistics.median(rates[side]), statistics.median(spent[side])
+                print(f"  {side:<6}{rate:8.3f} clips/s {cpu:9.3f} CPU s a clip", flush=True)
             for steps in contenders.values():
                 steps.close()
 
@@ -276,8 +285,7 @@ def main() -> None:
     args.batch = args.batch or (64 if synthetic else 8)
     args.steps = args.steps or (20 if synthetic else 4)
     data_loading.SIZE = args.image_size
-    device = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
-    print(f"{time.strftime('%Y-%m-%d')}  torch {torch.__version__}  transformers {transformers.__version__}  {device}")
+    print(header(device=args.device))
     if synthetic:
         synthetic_steps(args)
     else:
