@@ -16,3 +16,11 @@ def test_a_recipe_file_that_is_missing_is_named():
         FileNotFoundError, match=r"--recipe nowhere\.yaml: no such file; give the path of a recipe\.yaml"
     ):
         read_recipe("nowhere.yaml", PretrainRecipe)
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_has_it(tmp_path):
+    first = open_run(tmp_path, PRETRAINING["tiny"], resume="auto")
+    with pytest.raises(ValueError, match="another process is training in"):
+        open_run(tmp_path, PRETRAINING["tiny"], resume="auto")
+    del first
+    open_run(tmp_path, PRETRAINING["tiny"], resume="auto")
