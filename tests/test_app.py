@@ -1,29 +1,154 @@
-"""The demo page: what it answers; the page itself only where gradio is installed."""
+"""The page: what it answers without gradio; what it looks like in a browser is tests/browser's work."""
 
 import builtins
+import io
+import subprocess
+import sys
 
+import av
+import numpy as np
 import pytest
+import torch
+import yaml
 from support import TINY
 from video_files import write_video
 
-from videomae import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEVideoProcessor
-from videomae.commands.app import build_page, make_labeller
+from videomae import (
+    VideoMAEConfig,
+    VideoMAEForActionDetection,
+    VideoMAEForPreTraining,
+    VideoMAEForVideoClassification,
+    VideoMAEVideoProcessor,
+)
+from videomae.commands.app import build_page
+from videomae.commands.app_answers import Actions, Attention, Labels, Rebuilding, make_examples
+from videomae.commands.main import main
+from videomae.pictures.plot import line_plot, ticks
+from videomae.video_io import probe
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
     VideoMAEForVideoClassification(VideoMAEConfig(**TINY, num_labels=4)).save_pretrained(folder)
     VideoMAEVideoProcessor(size=32, crop_size=32).save_pretrained(folder)
     return folder
 
 
-def test_a_video_is_answered_with_its_best_labels(folder, tmp_path):
-    label = make_labeller(str(folder), "cpu")
-    video = str(write_video(tmp_path / "video.mp4", num_frames=80, width=64, height=48))
-    one, averaged = label(video, False, 3), label(video, True, 3)
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    VideoMAEForPreTraining(VideoMAEConfig(**TINY)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detector")
+    config = VideoMAEConfig.preset("small", head="detect", **{**TINY, "num_labels": 3, "detection_short_side": 32})
+    VideoMAEForActionDetection(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return str(write_video(tmp_path_factory.mktemp("video") / "video.mp4", num_frames=80, width=64, height=48))
+
+
+def frames_of(film):
+    with av.open(io.BytesIO(film)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_a_video_is_answered_with_its_best_labels(folder, video):
+    labels = Labels(str(folder), CPU)
+    one, averaged = labels.whole(video, top_k=3), labels.whole(video, all_views=True, top_k=3)
     assert len(one) == len(averaged) == 3 and one != averaged
     assert list(one.values()) == sorted(one.values(), reverse=True)
+
+
+def test_labels_over_time_are_those_of_the_pipelines_windows(folder, video):
+    labels, shares = Labels(str(folder), CPU), []
+    rows = labels.over_time(video, top_k=2, progress=shares.append)
+    windows = list(labels.pipe.windows(video, top_k=4, progress=False))
+    assert len(windows) == 2 and len(rows) == 4 and shares[-1] == 1.0
+    peaks = {}
+    for window in windows:
+        for guess in window["scores"]:
+            peaks[guess["label"]] = max(guess["score"], peaks.get(guess["label"], 0))
+    assert [row["label"] for row in rows[:2]] == sorted(peaks, key=peaks.get, reverse=True)[:2]
+    first = {guess["label"]: guess["score"] for guess in windows[0]["scores"]}
+    assert rows[0]["score"] == first[rows[0]["label"]]
+    assert rows[0]["seconds"] == pytest.approx((windows[0]["start_seconds"] + windows[0]["end_seconds"]) / 2, abs=1e-3)
+
+
+def test_a_video_of_one_window_gives_a_line_and_not_a_point(folder, tmp_path):
+    short = write_video(tmp_path / "short.mp4", num_frames=20, width=64, height=48)
+    rows = Labels(str(folder), CPU).over_time(str(short), top_k=1)
+    assert [row["seconds"] for row in rows] == pytest.approx([0, 20 / 30], abs=1e-2)
+
+
+def test_a_reconstruction_follows_the_slider_and_names_its_leak(pretrained, video):
+    rebuild = Rebuilding(pretrained, CPU)
+    little, much = (
+        rebuild(video, mask="tube", mask_ratio=ratio, statistics=statistics)
+        for ratio, statistics in ((0.25, "nearby"), (0.75, "patch"))
+    )
+    assert little.notes[0] == "32 of 128 tokens are hidden." and much.notes[0] == "96 of 128 tokens are hidden."
+    assert little.notes[1].startswith("No leak") and much.notes[1].startswith("LEAK")
+    assert len(frames_of(little.film)) == 16 and not np.array_equal(frames_of(little.film)[0], frames_of(much.film)[0])
+    assert little.picture.width > 8 * 96
+
+
+def test_attention_follows_layer_and_head(folder, video):
+    attention = Attention(str(folder), CPU)
+    films = [attention(video, layer=layer, head=head).film for layer, head in ((0, "mean"), (2, "mean"), (2, 1))]
+    assert len(set(films)) == 3 and len(frames_of(films[0])) == 16
+
+
+def test_actions_are_listed_and_drawn_into_the_video(detector, video, tmp_path):
+    actions = Actions(detector, CPU)
+    rows = actions(video, tmp_path / "overlay.mp4", action_score=0.0, top_k=2, every_seconds=1.0)
+    assert [row[0] for row in rows] == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0] and all(row[1] == 1 for row in rows)
+    assert probe(tmp_path / "overlay.mp4").num_frames == 80
+    assert "no action names" in actions.note
+
+
+def test_examples_are_playable_and_change_their_motion(tmp_path):
+    paths = make_examples(tmp_path)
+    assert len(paths) == 3
+    for path in paths:
+        info = probe(path)
+        assert info.duration_seconds == pytest.approx(9) and info.codec == "h264"
+
+
+def test_the_plot_has_a_line_a_label_from_zero_and_escapes_names():
+    rows = [
+        {"seconds": at, "label": label, "score": score}
+        for at in (1.0, 2.0, 3.0)
+        for label, score in (("<b>run</b>", 0.9), ("walk", 0.3))
+    ]
+    shown = line_plot(rows)
+    assert shown.count("<polyline") == 2 and "&lt;b&gt;run" in shown and "<b>" not in shown
+    assert 'points="0.00,10.00 50.00,10.00 100.00,10.00"' in shown and ">0<" in shown  # 0.9 of an axis from 0 to 1
+    assert line_plot([]) == "" and line_plot(rows[:1]).count("<polyline") == 1
+
+
+@pytest.mark.parametrize(
+    "low, high, expected",
+    [
+        (0, 1, [0, 0.5, 1]),
+        (0, 0.19, [0, 0.05, 0.1, 0.15, 0.2]),
+        (3, 61, [0, 20, 40, 60, 80]),
+        (-2.2, 1, [-3, -2, -1, 0, 1]),
+        (5, 5, [4, 6]),
+    ],
+)
+def test_ticks_are_round_and_enclose_the_values(low, high, expected):
+    assert ticks(low, high, 4) == pytest.approx(expected)
 
 
 def test_without_gradio_the_way_out_is_named(folder, monkeypatch):
@@ -37,3 +162,67 @@ def test_without_gradio_the_way_out_is_named(folder, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(OSError, match=r"pip install 'videomae\[demo\]'"):
         build_page(str(folder))
+
+
+def test_a_space_holds_all_that_its_page_needs(folder, pretrained, tmp_path, capsys):
+    space = tmp_path / "space"
+    assert main(["app", str(folder), "--pretrained", pretrained, "--write_space", str(space)]) == 0
+    assert "hf upload" in capsys.readouterr().out
+    _, head, body = (space / "README.md").read_text().split("---\n", 2)
+    facts = yaml.safe_load(head)
+    assert facts["sdk"] == "gradio" and facts["app_file"] == "app.py" and "models" not in facts
+    assert "reconstructions" in body and "actions" not in body
+    needed = (space / "requirements.txt").read_text().split("\n")
+    assert any(line.startswith("torch>=") for line in needed) and not any("gradio" in line for line in needed)
+    assert (space / "model/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert (space / "pretrained/config.json").is_file() and not (space / "videomae/tests").exists()
+    # Its app.py runs the package beside it, with the arguments that it was made for.
+    code = (
+        "import runpy, sys; sys.path.insert(0, '.')\n"
+        "import videomae, videomae.commands.app as app\n"
+        "app.main = lambda arguments: print(videomae.__file__, *arguments)\n"
+        "runpy.run_path('app.py')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=space, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        str(space / "videomae/__init__.py"), "model", "--pretrained", "pretrained", "--host", "0.0.0.0",
+    ]  # fmt: skip
+
+
+def test_a_space_of_a_named_model_only_names_it(tmp_path):
+    assert main(["app", "owner/name", "--write_space", str(tmp_path / "space")]) == 0
+    facts = yaml.safe_load((tmp_path / "space/README.md").read_text().split("---\n")[1])
+    assert facts["models"] == ["owner/name"] and "['owner/name', '--host'" in (tmp_path / "space/app.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "the page needs a model: a classifier, --pretrained or --action_detector"),
+        (["nowhere"], "model nowhere: there is no such folder"),
+        (["MODEL", "--pretrained", "MODEL"], "and a VideoMAEForPreTraining is needed"),
+        (["MODEL", "--action_detector", "MODEL"], "and a VideoMAEForActionDetection is needed"),
+        (["MODEL", "--person_detector", "owner/name"], "finds persons for --action_detector, which is missing"),
+        (["MODEL", "--examples", "no.mp4"], "--examples no.mp4: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line(folder, capsys, arguments, message):
+    pytest.importorskip("gradio")
+    assert main(["app", *(str(folder) if word == "MODEL" else word for word in arguments)]) == 1
+    said = capsys.readouterr().err
+    assert message in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--write_space", "SPACE"], "a Space needs a model"),
+        (["PRETRAINED", "--write_space", "SPACE"], "and a VideoMAEForVideoClassification is needed"),
+        (["MODEL", "--write_space", "MODEL"], "exists and is not empty"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(folder, pretrained, tmp_path, capsys, arguments, message):
+    names = {"MODEL": str(folder), "PRETRAINED": pretrained, "SPACE": str(tmp_path / "space")}
+    assert main(["app", *(names.get(word, word) for word in arguments)]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "space").exists()
