@@ -1,0 +1,213 @@
+"""The documents are true: every snippet runs, every command and option exists, and so does every file and heading named.
+
+Commands are parsed for all documents here (fast). `test_commands_run` runs them in order, each document in a folder of its
+own in which the names that it uses are there: tiny models, synthetic videos. Trainings are cut to a step by SHORT, the one
+thing that is changed about them; what cannot run at all is in NOT_RUN with the reason.
+"""
+
+import ast
+import contextlib
+import io
+import re
+from functools import lru_cache
+
+import pytest
+from documents import (
+    DOCUMENTS,
+    LANGUAGES,
+    ROOT,
+    anchors,
+    blocks,
+    code_spans,
+    links,
+    options_of,
+    parse,
+    prose,
+    resolve,
+    shell_commands,
+    start,
+    text_of,
+)
+from documents_world import NOT_RUN, PRELUDE, SHORT, lay_out
+
+WITH_PYTHON = [name for name in DOCUMENTS if any(block.language == "python" for block in blocks(name))]
+WITH_COMMANDS = [name for name in DOCUMENTS if any(block.language == "bash" for block in blocks(name))]
+
+# Programs of others that the documents name, and what of ours they are given.
+FOREIGN = {"hf", "make", "pip", "git", "cd", "python3", "export", "docker", "source"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_says_what_it_is(document):
+    odd = [(block.line, block.language) for block in blocks(document) if block.language not in LANGUAGES]
+    assert not odd, f"{document}: give these blocks one of {', '.join(LANGUAGES)}: {odd}"
+
+
+@pytest.mark.parametrize("document", WITH_COMMANDS)
+def test_every_command_of_a_block_is_one_that_its_parser_takes(document):
+    for block in blocks(document):
+        if block.language != "bash":
+            continue
+        for words in shell_commands(block.text):
+            call = resolve(words)
+            if call:
+                parse(call)
+            else:
+                assert words[0] in FOREIGN, f"{document}, line {block.line}: {words}"
+                check_foreign(words)
+
+
+def check_foreign(words):
+    if words[0] == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        assert all(word in targets or "=" in word for word in words[1:]), words
+    for extra in re.findall(r"(?:videomae|\.)\[([\w,]+)\]", " ".join(words)):
+        known = re.search(r"optional-dependencies\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), re.DOTALL)[1]
+        assert all(re.search(rf"^{name} =", known, re.MULTILINE) for name in extra.split(",")), words
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_and_option_in_the_text_exists(document):
+    """Inline commands are parsed; a bare option must belong to a command that the document names."""
+    spans = code_spans(prose(document))
+    commands = [words for block in blocks(document) if block.language == "bash" for words in shell_commands(block.text)]
+    named = {call.name: call.main for words in commands if (call := resolve(words))}
+    for span in spans:
+        words = [word for word in re.sub(r"[\[\]…]", " ", span).split() if word != "..."]
+        if words[:1] == ["videomae"] and len(words) > 1 and re.fullmatch(r"[a-z][a-z-]+", words[1]):
+            call = resolve(words)
+            assert call, f"{document}: there is no command {words[1]} (`{span}`)"
+        elif words[:2] == ["python", "-m"] or re.match(r"python [\w/]+\.py", span):
+            call = resolve(words)
+        else:
+            continue
+        if call:
+            named[call.name] = call.main
+            unknown = {word for word in call.words if word.startswith("--")} - options_of(call.main)
+            assert not unknown, f"{document}: `{span}` has {sorted(unknown)}"
+    known = set().union(*map(options_of, named.values())) if named else set()
+    for span in spans:
+        option = re.match(r"(--[a-z][\w-]*)", span)
+        if option and option[1] not in known | OTHERS_OPTIONS and not (document == "docs/migration.md"):
+            raise AssertionError(f"{document}: none of {sorted(named)} has {option[1]} (`{span}`)")
+
+
+# Options of other programs that a text may mention.
+OTHERS_OPTIONS = {"--shm-size", "--use_cls", "--help"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(document):
+    for target in links(document):
+        path, _, anchor = target.partition("#")
+        place = (ROOT / document).parent / path if path else ROOT / document
+        assert place.exists(), f"{document}: there is no {target}"
+        assert not anchor or anchor in anchors(place), f"{document}: {target} has no such heading"
+
+
+@lru_cache
+def files_of_the_repository():
+    skipped = {".venv", ".git", "build", "runs", "demo_output"}
+    paths = [path.relative_to(ROOT) for path in ROOT.rglob("*") if not skipped & set(path.relative_to(ROOT).parts)]
+    return {str(path) for path in paths} | {path.name for path in paths}
+
+
+# Files of the official repositories, and files that a run, a user or a data set brings.
+OFFICIAL = {
+    *(
+        "run_mae_pretraining.py",
+        "run_class_finetuning.py",
+        "run_videomae_vis.py",
+        "extract_tad_feature.py",
+        "ensemble.py",
+    ),
+    *("kinetics.py", "engine_for_pretraining.py", "engine_for_finetuning.py", "masking_generator.py"),
+    *("scripts/data/data_clean.py", "tools/data/resize_videos.py", "tools/train.py", "tools/test.py"),
+    "demo/demo_spatiotemporal_det.py",
+    "vit-base-p16_videomae-k400-pre_8xb8-16x4x1-20e-adamw_ava-kinetics-rgb.py",
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_source_file_that_is_named_exists(document):
+    top = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    for span in code_spans(prose(document)):
+        for path in re.findall(r"[\w./-]+\.(?:py|md|slurm|toml|jinja|yaml)\b", span):
+            ours = path.endswith(".py") or path.split("/")[0] in top
+            if ours and path not in OFFICIAL and not path.startswith("/"):
+                assert path.removeprefix("./") in files_of_the_repository(), (
+                    f"{document} names {path}, which is not there"
+                )
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+
+
+def run_python(document, block, names):
+    """Execute a block as it stands; what it prints is swallowed."""
+    code = compile("\n" * block.line + block.text, document, "exec", dont_inherit=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(code, names)  # noqa: S102
+
+
+@pytest.mark.parametrize("document", WITH_PYTHON)
+def test_python_blocks_run(document, tmp_path, monkeypatch):
+    lay_out(tmp_path, document)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    exec(PRELUDE.get(document, ""), names)  # noqa: S102
+    for block in blocks(document):
+        if block.language == "python":
+            run_python(document, block, names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", WITH_COMMANDS)
+def test_commands_run(document, tmp_path, monkeypatch, capsys):
+    """The blocks of a document in their order, so that a command finds what the one before it has made."""
+    lay_out(tmp_path, document, results=False)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(document):
+        if block.language != "bash":
+            continue
+        for words in shell_commands(block.text):
+            call = resolve(words)
+            if call is None or any(re.fullmatch(pattern, " ".join(words)) for pattern in NOT_RUN):
+                continue
+            short = SHORT.get(call.name, lambda words: words)
+            code = start(call.main, short(call.words)) or 0
+            assert code == 0, (
+                f"{document}, line {block.line}: {' '.join(words)} ended with {code}\n{capsys.readouterr()}"
+            )
+
+
+# ------------------------------------------------------------------------------------------------------ troubleshooting
+
+
+@lru_cache
+def literal_texts():
+    """All string literals of the package, neighbours joined and placeholders as "…"."""
+    texts = []
+    for path in ROOT.rglob("*.py"):
+        if {"tests", ".venv", "benchmarks", "build"} & set(path.relative_to(ROOT).parts):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                texts.append("".join(map(str, parts)))
+    return "\n".join(re.sub(r"\s+", " ", text) for text in texts)
+
+
+def test_every_message_in_troubleshooting_is_one_of_ours():
+    rows = re.findall(r"^\| (`.*?) \| ", text_of("docs/troubleshooting.md"), flags=re.MULTILINE)
+    assert len(rows) > 40
+    messages = [
+        message for row in rows if "transformers' report" not in row for message in re.findall(r"`([^`]+)`", row)
+    ]
+    strange = [message for message in messages if not any(part in literal_texts() for part in [message])]
+    strange = [
+        message for message in strange if not all(part.strip() in literal_texts() for part in message.split("…"))
+    ]
+    assert not strange
