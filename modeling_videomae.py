@@ -761,10 +761,14 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
         config = self.config
         pixels = select_patches(patchify(pixel_values, config.tubelet_size, config.patch_hw), positions).float()
         mean, std = (channel_column(tuple(values), pixels.device) for values in config.pixel_statistics)
-        pixels = pixels.flatten(-3).mul_(std).add_(mean)  # (B, R, C, u*p*p); a copy of our own since the selection
+        pixels = pixels.flatten(-3)  # (B, R, C, u*p*p); a copy of our own since the selection
         if config.norm_pix_loss:
-            variance, average = torch.var_mean(pixels, dim=-1, unbiased=True, keepdim=True)
-            pixels.sub_(average).div_(variance.sqrt_().add_(1e-6))
+            # Undoing the channel's mean and scale would cancel here, but for the 1e-6 that is added to the deviation.
+            pixels.sub_(pixels.mean(dim=-1, keepdim=True))
+            deviation = torch.linalg.vector_norm(pixels, dim=-1, keepdim=True) / math.sqrt(pixels.shape[-1] - 1)
+            pixels.div_(deviation + 1e-6 / std)
+        else:
+            pixels.mul_(std).add_(mean)
         return pixels.transpose(-1, -2).flatten(-2)
 
     def reconstruction_loss(
