@@ -97,6 +97,8 @@ def write_onnx(
             dynamo=True,
             verbose=False,
         )
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces with the paths of this machine, as large as a small model
         program.save(path, external_data=is_large(model))
     return program.model.opset_imports[""]
 

@@ -50,6 +50,7 @@ class SyntheticSet:
     width: int = 128
     fps: int = 16
     distractors: int = 3
+    still_camera: bool = False  # nothing but the shapes moves or changes: no pan, no flicker of the light
     seed: int = 0
 
     def __post_init__(self):
@@ -78,7 +79,11 @@ def make_synthetic_set(folder: str | Path, spec: SyntheticSet | None = None) -> 
     folder, spec = Path(folder), spec or SyntheticSet()
     record = json.loads(json.dumps(asdict(spec)))
     if (folder / "dataset.json").exists():
-        if json.loads((folder / "dataset.json").read_text()) == record:
+        found = json.loads((folder / "dataset.json").read_text())
+        if {
+            **json.loads(json.dumps(asdict(SyntheticSet()))),
+            **found,
+        } == record:  # what it lacks is newer: as by default
             return folder
         raise FileExistsError(f"{folder} holds another synthetic set; choose another folder or remove it")
     with new_folder(folder) as beside:
@@ -108,8 +113,10 @@ def render_clip(motion: str, spec: SyntheticSet, seed: int | tuple[int, ...]) ->
     unit = min(H, W)
     progress = np.arange(T) / (T - 1)
     flicker = 1 + 0.03 * np.sin(rng.uniform(0, 2 * np.pi) + rng.uniform(0.2, 0.6) * np.arange(T))
+    if spec.still_camera:
+        flicker = np.ones(T)
     base = rng.uniform(60, 180, 3)
-    pixels = flicker[:, None, None, None].astype(np.float32) * _background(rng, base, T, H, W)
+    pixels = flicker[:, None, None, None].astype(np.float32) * _background(rng, base, T, H, W, spec.still_camera)
     for _ in range(rng.integers(spec.distractors + 1)):
         drift = rng.uniform(-0.3, 0.3, 2) * unit
         x, y = rng.uniform(0, W) + drift[0] * progress, rng.uniform(0, H) + drift[1] * progress
@@ -133,9 +140,11 @@ def render_clip(motion: str, spec: SyntheticSet, seed: int | tuple[int, ...]) ->
     return pixels.astype(np.uint8)  # every term above is bounded so that nothing leaves 0 ... 255
 
 
-def _background(rng: np.random.Generator, base: np.ndarray, T: int, H: int, W: int) -> np.ndarray:
-    """A soft random texture under a camera that pans slowly, as float32 (T, H, W, 3)."""
-    tint, pan = rng.uniform(-18, 18, 3), rng.uniform(-0.4, 0.4, 2)
+def _background(
+    rng: np.random.Generator, base: np.ndarray, T: int, H: int, W: int, still_camera: bool = False
+) -> np.ndarray:
+    """A soft random texture under a camera that pans slowly or stands still, as float32 (T, H, W, 3)."""
+    tint, pan = rng.uniform(-18, 18, 3), rng.uniform(-0.4, 0.4, 2) * (not still_camera)
     rows, columns, time = np.arange(H) / H, np.arange(W) / W, np.arange(T)[:, None] / T
     left, right = [], []
     for _ in range(3):

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 
@@ -80,6 +81,29 @@ def test_the_actor_circles_in_the_sense_of_its_class(motion, sense):
         velocity = np.diff(path, axis=0)
         turning = velocity[:-1, 0] * velocity[1:, 1] - velocity[:-1, 1] * velocity[1:, 0]
         assert np.sign(np.median(turning)) == sense  # rows count downwards, so clockwise is positive
+
+
+def test_under_a_still_camera_only_the_shapes_change_pixels():
+    options = dict(num_frames=8, height=64, width=64, distractors=0)
+    still, moving = (
+        render_clip("moves right", SyntheticSet(**options, still_camera=camera), seed=3) for camera in (True, False)
+    )
+    unchanged = (still == still[0]).all(axis=(0, 3))
+    assert 0.3 < unchanged.mean() < 0.95  # the rest is where the actor was
+    assert (moving == moving[0]).all(axis=(0, 3)).mean() < 0.1
+
+
+def test_a_set_that_was_made_before_a_field_existed_is_kept(tmp_path):
+    spec = SyntheticSet(
+        clips=2, validation_clips=0, test_clips=0, motions=MOTIONS[:2], num_frames=4, height=16, width=16
+    )
+    folder = make_synthetic_set(tmp_path / "set", spec)
+    record = json.loads((folder / "dataset.json").read_text())
+    del record["still_camera"]
+    (folder / "dataset.json").write_text(json.dumps(record))
+    assert make_synthetic_set(folder, spec) == folder
+    with pytest.raises(FileExistsError, match="another synthetic set"):
+        make_synthetic_set(folder, dataclasses.replace(spec, still_camera=True))
 
 
 def test_no_single_frame_tells_the_class():
