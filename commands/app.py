@@ -41,7 +41,7 @@ STYLE = """
 footer { display: none !important; }
 button[aria-label^="Trim video"] { display: none; } /* it would fetch its tool from elsewhere */
 @media (max-width: 640px) {
-  .gradio-container main.contain, .gradio-container .main.fillable { padding-left: 12px; padding-right: 12px; }
+  .gradio-container .main.fillable { padding: 8px 12px !important; }
   .tab-container button { padding: 0 7px !important; } /* else some tabs hide in a menu */
 }
 .frames { padding-top: 34px; } /* the buttons have a strip of their own */
