@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test_all check format bench clean
+.PHONY: install demo test test_all browser check format bench clean
 
 install: $(VENV)/.installed
 
@@ -29,10 +29,15 @@ demo: $(VENV)/.installed
 	$(BIN)/videomae demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto -m "not slow and not gpu and not browser"
 
 test_all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto -m "not gpu"
+	$(BIN)/python -m pytest -n auto -m "not gpu and not browser"
+
+# Needs Chromium, from the system or from `playwright install chromium`; without one the tests are skipped.
+browser: $(VENV)/.installed-dev
+	$(PIP) --editable ".[demo,browser]"
+	$(BIN)/python -m pytest -m browser tests/browser
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
