@@ -29,6 +29,7 @@ from videomae.commands.features import open_videos
 from videomae.data.check import check
 from videomae.data.check import render as render_data
 from videomae.data.encoding import encode_video
+from videomae.data.manifests import Manifest, open_manifest
 from videomae.files import write_json
 from videomae.model_source import WEIGHTS, check_name, open_config
 from videomae.sampling_videomae import ClipSampling
@@ -219,6 +220,7 @@ def look_at_data(
         num_labels=config.num_labels if classifier else None,
         probe=probe,
         sampling=ClipSampling(num_frames=config.num_frames) if config else None,
+        speed_samples=5,  # a first idea; check-data takes more
         progress=False,
     )
     for text in report["problems"]:
@@ -228,15 +230,11 @@ def look_at_data(
     return report, findings
 
 
-def open_data(target: str, root: str | None):
+def open_data(target: str, root: str | None) -> Manifest:
     """Data as trainers read it; a folder that is no training set still is a folder of videos."""
     try:
-        from videomae.data.manifests import open_manifest
-
         return open_manifest(target, root=root)
     except ValueError:
-        if Path(target).suffix.lower() in WEIGHT_FILES:
-            raise
         return open_videos(target, root=root)
 
 

@@ -82,7 +82,7 @@ def look_at_model(folder: Path, *, forward: bool = True) -> tuple[dict[str, Any]
     if (folder / "conversion.json").is_file():
         record = json.loads((folder / "conversion.json").read_text("utf-8"))
         facts["converted_from"] = {name: record.get(name) for name in ("name", "source", "largest_difference")}
-    if not _check_config(config, head, findings):
+    if not check_config(config, head, findings):
         return facts, findings
     _check_processor(folder, config, head, facts, findings)
     _check_labels(config, written, head, findings)
@@ -124,7 +124,7 @@ def _files(folder: Path, findings: Findings) -> dict[str, dict[str, Any]]:
 # -------------------------------------------------------------------------------------------------- the parts
 
 
-def _check_config(config: VideoMAEConfig, head: str, findings: Findings) -> bool:
+def check_config(config: VideoMAEConfig, head: str, findings: Findings) -> bool:
     """Whether a model can be built from it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
