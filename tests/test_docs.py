@@ -28,7 +28,9 @@ from documents import (
     start,
     text_of,
 )
-from documents_world import NOT_RUN, PRELUDE, SHORT, lay_out
+from documents_world import MAY_FIND, NOT_RUN, PRELUDE, SHORT, lay_out
+
+from videomae.model_cards.readme import with_table
 
 WITH_PYTHON = [name for name in DOCUMENTS if any(block.language == "python" for block in blocks(name))]
 WITH_COMMANDS = [name for name in DOCUMENTS if any(block.language == "bash" for block in blocks(name))]
@@ -176,7 +178,8 @@ def test_commands_run(document, tmp_path, monkeypatch, capsys):
                 continue
             short = SHORT.get(call.name, lambda words: words)
             code = start(call.main, short(call.words)) or 0
-            assert code == 0, (
+            allowed = {0, 1} if call.name in MAY_FIND else {0}
+            assert code in allowed, (
                 f"{document}, line {block.line}: {' '.join(words)} ended with {code}\n{capsys.readouterr()}"
             )
 
@@ -211,3 +214,8 @@ def test_every_message_in_troubleshooting_is_one_of_ours():
         message for message in strange if not all(part.strip() in literal_texts() for part in message.split("…"))
     ]
     assert not strange
+
+
+def test_the_published_results_in_the_readme_are_those_of_the_zoo():
+    assert with_table(text_of("README.md")) == text_of("README.md"), "run python -m videomae.model_cards.readme"
+    assert "| VideoMAE ViT-B | 81.5 | – | – | 70.8 | 91.3 | – | 31.8 |" in text_of("README.md")

@@ -1,0 +1,63 @@
+"""The table of published results in README.md, made from zoo.yaml: `python -m videomae.model_cards.readme` writes it.
+
+A row a size, a column a data set, and in each cell the best that was published for them.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from videomae.files import write_atomic
+from videomae.model_cards.zoo import load_zoo
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN = "<!-- begin published: written by python -m videomae.model_cards.readme -->"
+END = "<!-- end published -->"
+
+# Releases whose checkpoints make up one family; ports of them elsewhere have the same figures within a few tenths.
+FAMILIES = {"VideoMAE": ("videomae", "action_detection"), "VideoMAE V2": ("videomae_v2",)}
+SIZES = {"small": "ViT-S", "base": "ViT-B", "large": "ViT-L", "huge": "ViT-H", "giant": "ViT-g"}
+COLUMNS = {
+    "kinetics400": "Kinetics-400",
+    "kinetics600": "Kinetics-600",
+    "k710": "Kinetics-710",
+    "something-something-v2": "Something-Something V2",
+    "ucf101": "UCF101",
+    "hmdb51": "HMDB51",
+    "ava": "AVA v2.2, mAP",
+}
+
+
+def published_table() -> str:
+    best: dict[tuple[str, str, str], float] = {}
+    for checkpoint in load_zoo().values():
+        family = next((name for name, releases in FAMILIES.items() if checkpoint.release in releases), None)
+        for result in checkpoint.results if family else ():
+            value = result.map if result.data == "ava" else result.top1
+            if result.data in COLUMNS and value is not None:
+                key = (family, checkpoint.preset, result.data)
+                best[key] = max(value, best.get(key, 0.0))
+    lines = [f"| Published top-1, % | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for family in FAMILIES:
+        for size, title in SIZES.items():
+            cells = [f"{best[family, size, data]:.1f}" if (family, size, data) in best else "–" for data in COLUMNS]
+            if set(cells) != {"–"}:
+                lines.append(f"| {family} {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_table(text: str) -> str:
+    """A README with the table between its two marks brought up to date."""
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"README.md has no place for the table: {BEGIN} … {END}")
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{published_table()}\n\n{END}", text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    write_atomic(README, with_table(README.read_text("utf-8")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
