@@ -561,6 +561,7 @@ def parser() -> argparse.ArgumentParser:
     machine.add_argument("--max_broken", type=float, default=0.01, help="largest share of unreadable videos [0.01]")
     machine.add_argument("--save_seconds", type=float, default=30.0, help="between two saves of what is done [30]")
     machine.add_argument("--view_scores", action="store_true", help="keep the scores of single views too")
+    machine.add_argument("--json", action="store_true", help="print what results.json holds instead of the report")
     machine.add_argument("--classes", type=int, default=10, help="rows of the class and confusion tables printed [10]")
     return parse
 
@@ -608,6 +609,9 @@ def main(argv: list[str] | None = None) -> int:
         overwrite=arguments.overwrite,
     )
     if results is not None:
+        if arguments.json:
+            print(json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False))
+            return 0
         print("\n".join(report_lines(results, classes=arguments.classes)))
         print(f"written: {output}/results.json, predictions.parquet")
     return 0

@@ -285,6 +285,13 @@ def test_the_command_uses_the_saved_policy_and_prints_a_report(folder, videos, t
     assert list(tmp_path.glob("evaluations/*-list-16x5x3/results.json"))
 
 
+def test_the_command_prints_its_results_as_json(folder, videos, tmp_path, capsys):
+    assert (
+        main([str(folder), str(videos), "--device", "cpu", "--views", "1x1", "--output", str(tmp_path), "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "results.json").read_text())
+
+
 def test_a_stock_model_folder_gives_the_same_scores(model, folder, videos, tmp_path):
     from transformers import VideoMAEForVideoClassification as Stock
 
