@@ -44,7 +44,8 @@ button[aria-label^="Trim video"] { display: none; } /* it would fetch its tool f
   .gradio-container .main.fillable { padding: 8px 12px !important; }
   .tab-container button { padding: 0 7px !important; } /* else some tabs hide in a menu */
 }
-.frames { padding-top: 34px; } /* the buttons have a strip of their own */
+.frames { padding-top: 36px; } /* the buttons have a strip of their own */
+.frames .icon-button-wrapper.top-panel { top: -34px; }
 """
 
 
@@ -119,8 +120,10 @@ def import_gradio():
 def labels_tab(gradio, labels: Labels, video) -> dict[str, Any]:
     """Best labels and their course; returns the event that a new video starts."""
     with gradio.Row():
-        all_views = gradio.Checkbox(label="All views of the test, averaged (slower, more reliable)", scale=2)
-        top_k = gradio.Slider(1, 10, value=5, step=1, label="Labels to show", scale=1, min_width=160)
+        all_views = gradio.Checkbox(
+            label="All views of the test, averaged (slower, more reliable)", scale=2, min_width=280
+        )
+        top_k = gradio.Slider(1, 10, value=5, step=1, label="Labels to show", scale=1, min_width=240)
     whole = gradio.Label(label="The whole video")
     course = gradio.HTML(label="Over time", show_label=True, container=True, padding=True)
 
@@ -143,12 +146,13 @@ def reconstruction_tab(gradio, rebuilding: Rebuilding, video, scratch) -> dict[s
     """Input, what is seen and what is rebuilt, side by side."""
     ratio = gradio.Slider(0.1, 0.95, value=0.75, step=0.05, label="Share of the video that is hidden")
     with gradio.Row():
-        mask = gradio.Radio(["tube", "random", "frame"], value="tube", label="What is hidden")
+        mask = gradio.Radio(["tube", "random", "frame"], value="tube", label="What is hidden", min_width=240)
         statistics = gradio.Radio(
             list(STATISTICS),
             value=next(iter(STATISTICS)),
             label="Brightness and contrast of rebuilt patches",
             visible=rebuilding.config.norm_pix_loss,
+            min_width=280,
         )
     outputs = drawn_outputs(gradio)
 
@@ -180,8 +184,8 @@ def attention_tab(gradio, attention: Attention, video, scratch) -> dict[str, Any
 def actions_tab(gradio, actions: Actions, video, scratch) -> None:
     """Boxes and actions; on demand, since it looks at every second of the video."""
     with gradio.Row():
-        score = gradio.Slider(0.05, 0.95, value=0.3, step=0.05, label="Smallest score of an action")
-        every = gradio.Slider(0.5, 5, value=1, step=0.5, label="Seconds between looks")
+        score = gradio.Slider(0.05, 0.95, value=0.3, step=0.05, label="Smallest score of an action", min_width=240)
+        every = gradio.Slider(0.5, 5, value=1, step=0.5, label="Seconds between looks", min_width=240)
     if not actions.persons:
         gradio.Markdown("No person detector was given, so the whole frame is taken for one person.")
     if actions.note:
@@ -203,12 +207,12 @@ def actions_tab(gradio, actions: Actions, video, scratch) -> None:
             )
             yield str(Path(folder) / "overlay.mp4"), rows  # gradio copies the file before it comes back
 
-    find.click(show, [video, score, every], [overlay, table], api_visibility="private")
+    find.click(show, [video, score, every], [overlay, table], show_progress_on=overlay, api_visibility="private")
 
 
 def drawn_outputs(gradio) -> list:
     return [
-        gradio.Video(show_label=False, interactive=False, autoplay=True, loop=True, height=260),
+        gradio.Video(show_label=False, interactive=False, autoplay=True, loop=True),
         gradio.Markdown(),
         gradio.Image(
             show_label=False,

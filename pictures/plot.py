@@ -55,7 +55,7 @@ def line_plot(rows: Sequence[Mapping[str, Any]]) -> str:
         )
     return (
         f'<figure class="line-plot" style="margin:0;font-size:13px"><div style="position:relative;height:{HEIGHT}px;'
-        'margin:12px 20px 30px 46px">'
+        'margin:28px 20px 30px 46px">'
         '<svg viewBox="0 0 100 100" preserveAspectRatio="none" style="width:100%;height:100%;overflow:visible">'
         f"{''.join(drawn)}</svg>{''.join(words)}</div>"
         f'<figcaption style="display:flex;flex-wrap:wrap;gap:4px 16px">{"".join(legend)}</figcaption></figure>'
