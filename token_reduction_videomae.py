@@ -10,6 +10,7 @@ before it in time is left out before the first block.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,12 @@ class ReducedVideoMAEConfig(VideoMAEConfig):
     @property
     def reduces(self) -> bool:
         return self.still_threshold is not None or any(self.merges)
+
+    @property
+    def reduction(self) -> dict[str, Any]:
+        """What changes the answers, for records of tests; empty when switched off."""
+        names = ("merge_per_layer", "proportional_attention", "still_threshold", "run_lengths")
+        return {name: getattr(self, name) for name in names} if self.reduces else {}
 
     def check_buildable(self) -> None:
         super().check_buildable()

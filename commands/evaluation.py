@@ -47,7 +47,7 @@ from videomae.metrics.video_accuracy.scores import (
     per_class_table,
     video_accuracy,
 )
-from videomae.model_source import open_config, open_device
+from videomae.model_source import open_classifier, open_config, open_device
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines
@@ -263,6 +263,8 @@ def evaluate(
         "views_per_step": views_per_step,
         "view_scores": keep_view_scores,
     }
+    if reduction := getattr(model.config, "reduction", None):  # fewer tokens, of the same weights
+        identity["token_reduction"] = reduction
     finished = engines.share(state, lambda: open_output(output, identity, overwrite=overwrite))
     if finished is not None:
         return finished if state.is_main_process else None
@@ -486,7 +488,7 @@ def load_classifier(folder: str) -> VideoMAEForVideoClassification:
             "what its features are worth with `videomae probe`"
         )
     transformers_logging.disable_progress_bar()
-    return VideoMAEForVideoClassification.from_pretrained(folder, dtype=torch.float32)
+    return open_classifier(folder)
 
 
 def saved_views(folder: str, config: Any) -> Views:

@@ -3,6 +3,7 @@
 import json
 import math
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from videomae import (
     VideoMAEForVideoClassification,
     VideoMAEVideoProcessor,
 )
+from videomae.commands.main import main
+from videomae.model_source import open_classifier
 from videomae.remote_code import add_code
 from videomae.token_reduction_videomae import (
     TokenMergingLayer,
@@ -310,3 +313,29 @@ def test_an_attention_that_takes_no_weights_is_refused(folder):
         model._attention_mask(torch.ones(1, 4), padded=False, dtype=torch.float32)
     model.config.proportional_attention = False
     assert model._attention_mask(torch.ones(1, 4), padded=False, dtype=torch.float32) is None
+
+
+def test_evaluate_uses_the_reduction_of_the_folder_and_records_it(folder, tmp_path):
+    load(folder, merge_per_layer=[40, 40, 20]).save_pretrained(tmp_path / "reduced")
+    VideoMAEVideoProcessor.from_pretrained(folder).save_pretrained(tmp_path / "reduced")
+    assert isinstance(open_classifier(str(tmp_path / "reduced")), ReducedVideoMAEForVideoClassification)
+    assert type(open_classifier(str(folder))) is VideoMAEForVideoClassification
+    write_video(tmp_path / "video.mp4", 70, width=48, height=40)
+    (tmp_path / "list.txt").write_text("video.mp4 0\n")
+    scores = {}
+    for name in ("plain", "reduced"):
+        model = tmp_path / "reduced" if name == "reduced" else folder
+        words = [
+            str(model),
+            str(tmp_path / "list.txt"),
+            "--views",
+            "1x1",
+            "--output",
+            str(tmp_path / f"{name}-results"),
+        ]
+        assert main(["evaluate", *words]) == 0
+        identity = json.loads((tmp_path / f"{name}-results" / "results.json").read_text())["identity"]
+        assert ("token_reduction" in identity) == (name == "reduced")
+        scores[name] = pq.read_table(tmp_path / f"{name}-results" / "predictions.parquet")["scores"][0].as_py()
+    assert identity["token_reduction"]["merge_per_layer"] == [40, 40, 20]
+    assert scores["plain"] != scores["reduced"]
