@@ -7,6 +7,7 @@ thing that is changed about them; what cannot run at all is in NOT_RUN with the 
 
 import ast
 import contextlib
+import importlib
 import io
 import re
 from functools import lru_cache
@@ -29,8 +30,12 @@ from documents import (
     text_of,
 )
 from documents_world import MAY_FIND, NOT_RUN, PRELUDE, SHORT, lay_out
+from official_flags import FLAGS
 
+from videomae.commands.main import COMMANDS
 from videomae.model_cards.readme import with_table
+from videomae.train_classification import RECIPES
+from videomae.training.recipes import KINDS
 
 WITH_PYTHON = [name for name in DOCUMENTS if any(block.language == "python" for block in blocks(name))]
 WITH_COMMANDS = [name for name in DOCUMENTS if any(block.language == "bash" for block in blocks(name))]
@@ -219,3 +224,60 @@ def test_every_message_in_troubleshooting_is_one_of_ours():
 def test_the_published_results_in_the_readme_are_those_of_the_zoo():
     assert with_table(text_of("README.md")) == text_of("README.md"), "run python -m videomae.model_cards.readme"
     assert "| VideoMAE ViT-B | 81.5 | – | – | 70.8 | 91.3 | – | 31.8 |" in text_of("README.md")
+
+
+# ----------------------------------------------------------------------------------------------------------- migration
+
+MIGRATION = "docs/migration.md"
+SHARED = "Flags that all official scripts share"
+
+
+def sections(document):
+    """Text by heading of the second level."""
+    parts = re.split(r"^## (.+)$", text_of(document), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def columns(section):
+    """First and other cells of every row of the tables of a section."""
+    return [line.strip("|").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.parametrize("script", FLAGS, ids="/".join)
+def test_every_flag_of_an_official_script_is_in_its_table(script):
+    heading, flags = FLAGS[script]
+    text = sections(MIGRATION)
+    rows = columns(text[heading]) + (columns(text[SHARED]) if script[1].startswith("run_") else [])
+    shown = {span.removeprefix("--") for row in rows for span in code_spans(row[0])}
+    missing = set(flags.split()) - shown
+    assert not missing, f"{MIGRATION} says nothing of {sorted(missing)} of {'/'.join(script)}"
+    assert script[1] in text_of(MIGRATION)
+
+
+def test_every_option_in_the_right_columns_is_one_of_ours():
+    """Of the commands that its section names; of all trainers where the flags are shared."""
+    trainers = {name: COMMANDS[name] for name in ("pretrain", "finetune", "train-detection")}
+    for heading, text in sections(MIGRATION).items():
+        named = {name: COMMANDS[name] for name in re.findall(r"videomae ([a-z-]+)", text) if name in COMMANDS}
+        named |= trainers if heading in (SHARED, "MMAction2") or "train_" in text else {}
+        known = {"--config_file"}.union(*(options_of(main_of(name)) for name in named))
+        for row in columns(text):
+            wanted = {
+                option for cell in row[1:] for span in code_spans(cell) for option in re.findall(r"--[a-z]\w+", span)
+            }
+            theirs = {option for span in code_spans(row[0]) for option in re.findall(r"--[a-z][\w-]+", span)}
+            assert wanted <= known | theirs | {"--val_", "--FIELD"}, (
+                f"{heading}: {sorted(wanted - known - theirs)} in {row}"
+            )
+
+
+def main_of(name):
+    return importlib.import_module(COMMANDS[name][0]).main
+
+
+def test_every_recipe_that_a_document_names_exists():
+    for document in DOCUMENTS:
+        names = set(re.findall(r"--recipe ([a-z0-9][\w-]+)(?!\S)", text_of(document)))
+        names |= {span for span in code_spans(prose(document)) if re.fullmatch(r"(v[12]|ad|mm)-[\w-]+", span)}
+        unknown = names - {recipe for recipes in KINDS.values() for recipe in recipes} - set(RECIPES)
+        assert not unknown, f"{document}: {unknown}"
