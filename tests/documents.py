@@ -124,7 +124,10 @@ def _module(name: str, words: list[str]) -> Call | None:
     if not name.startswith("videomae"):
         return None
     known = {module: command for command, (module, _) in COMMANDS.items()}
-    return Call(known.get(name, name), importlib.import_module(name).main, words)
+    module = importlib.import_module(name)
+    if hasattr(module, "__path__"):  # a package: what -m runs of it
+        module = importlib.import_module(f"{name}.__main__")
+    return Call(known.get(name, name), module.main, words) if hasattr(module, "main") else None
 
 
 def _script(path: str, words: list[str]) -> Call:

@@ -284,11 +284,10 @@ shape = dict(hidden_size=48, num_hidden_layers=1, num_attention_heads=3, interme
 pixel_values = torch.zeros(1, 16, 3, 256, 128)
 """,
     "docs/evaluation.md": """
-import torch
-from videomae import VideoMAEForVideoClassification
-from documents_world import model as save
-save("mine")
-model = VideoMAEForVideoClassification.from_pretrained("mine")
+from videomae import VideoMAEConfig, VideoMAEForVideoClassification
+from documents_world import CLASSES
+shape = dict(image_size=224, patch_size=56, hidden_size=48, num_attention_heads=3, num_hidden_layers=1)
+model = VideoMAEForVideoClassification(VideoMAEConfig(**shape, num_labels=len(CLASSES), id2label=dict(enumerate(CLASSES))))
 probabilities, labels, videos = [[0.6, 0.4], [0.1, 0.9]], [0, 1], ["a", "b"]
 """,
     "docs/video_input.md": """

@@ -21,6 +21,7 @@ from documents import (
     blocks,
     code_spans,
     links,
+    load_script,
     options_of,
     parse,
     prose,
@@ -79,6 +80,10 @@ def test_every_command_and_option_in_the_text_exists(document):
     spans = code_spans(prose(document))
     commands = [words for block in blocks(document) if block.language == "bash" for words in shell_commands(block.text)]
     named = {call.name: call.main for words in commands if (call := resolve(words))}
+    scripts = {
+        path.removeprefix("../") for path in links(document) if re.search(r"(examples|benchmarks)/\w+\.py$", path)
+    }
+    named |= {path: load_script(path).main for path in scripts}
     for span in spans:
         words = [word for word in re.sub(r"[\[\]…]", " ", span).split() if word != "..."]
         if words[:1] == ["videomae"] and len(words) > 1 and re.fullmatch(r"[a-z][a-z-]+", words[1]):
@@ -130,7 +135,7 @@ OFFICIAL = {
     ),
     *("kinetics.py", "engine_for_pretraining.py", "engine_for_finetuning.py", "masking_generator.py"),
     *("scripts/data/data_clean.py", "tools/data/resize_videos.py", "tools/train.py", "tools/test.py"),
-    "demo/demo_spatiotemporal_det.py",
+    *("demo/demo.py", "demo/demo_spatiotemporal_det.py"),
     "vit-base-p16_videomae-k400-pre_8xb8-16x4x1-20e-adamw_ava-kinetics-rgb.py",
 }
 
