@@ -70,7 +70,8 @@ def build_page(
     labels = Labels(model, where) if model else None
     rebuilding = Rebuilding(pretrained, where) if pretrained else None
     actions = Actions(action_detector, where, person_detector) if action_detector else None
-    attention = Attention(model or pretrained or action_detector, where)
+    source = labels or rebuilding or actions
+    attention = Attention(source.model.videomae, source.processor)
     named = " · ".join(
         Path(name).name if Path(name).is_dir() else name for name in (model, pretrained, action_detector) if name
     )

@@ -13,7 +13,6 @@ import torch
 from videomae.commands.detect import draw_overlay, name_outputs
 from videomae.commands.visualize import (
     attention_views,
-    open_encoder,
     open_pretrained,
     rebuilt_clip,
     reconstruction_views,
@@ -21,7 +20,7 @@ from videomae.commands.visualize import (
 from videomae.data.encoding import encode_video
 from videomae.data.synthetic import MOTIONS, SyntheticSet, render_clip
 from videomae.model_source import check_name, open_config
-from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 from videomae.pictures.attention import MEAN
 from videomae.pictures.clip import open_processor, read_clip
@@ -29,6 +28,7 @@ from videomae.pictures.drawing import Row, film, grid_picture, mp4_bytes
 from videomae.pipeline_videomae import VideoClassificationPipeline
 from videomae.pipeline_videomae_detection import WHOLE_FRAME, VideoActionDetectionPipeline
 from videomae.video_io import probe
+from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 HEIGHT = 192  # of a frame in the films
 
@@ -55,11 +55,11 @@ class Labels:
 
     def __init__(self, model: str, device: torch.device):
         config = open_config(model, "model", kind="ForVideoClassification")
-        self.pipe = VideoClassificationPipeline(
-            model=VideoMAEForVideoClassification.from_pretrained(model).eval(),
-            video_processor=open_processor(model, config),
-            device=device,
+        self.model, self.processor = (
+            VideoMAEForVideoClassification.from_pretrained(model),
+            open_processor(model, config),
         )
+        self.pipe = VideoClassificationPipeline(model=self.model, video_processor=self.processor, device=device)
 
     def whole(self, video: str, *, all_views: bool = False, top_k: int = 5) -> dict[str, float]:
         """Label -> score of the model's clip, or of all views of the published test."""
@@ -75,7 +75,7 @@ class Labels:
         """
         length = probe(video).duration_seconds
         windows = []
-        for window in self.pipe.windows(video, top_k=self.pipe.model.config.num_labels, progress=False):
+        for window in self.pipe.windows(video, top_k=self.model.config.num_labels, progress=False):
             scores = {guess["label"]: guess["score"] for guess in window["scores"]}
             windows.append((window["start_seconds"], window["end_seconds"], scores))
             progress(min(window["end_seconds"] / length, 1.0) if length else 1.0)
@@ -113,12 +113,10 @@ class Rebuilding:
 
 
 class Attention:
-    """Where the encoder of a model looks, layer by layer."""
+    """Where an encoder looks, layer by layer; it shares the weights of the model that it belongs to."""
 
-    def __init__(self, model: str, device: torch.device):
-        self.config = open_config(model, "model")
-        self.encoder = open_encoder(model).to(device)
-        self.processor = open_processor(model, self.config)
+    def __init__(self, encoder: VideoMAEModel, processor: VideoMAEVideoProcessor):
+        self.encoder, self.processor, self.config = encoder, processor, encoder.config
 
     def __call__(self, video: str, *, layer: int, head: int | str = MEAN) -> Drawn:
         clip = read_clip(video, self.processor, self.config)
@@ -130,13 +128,13 @@ class Actions:
     """Who does what, when and where; persons from a detector, or the whole frame for one."""
 
     def __init__(self, model: str, device: torch.device, person_detector: str | None = None):
-        open_config(model, "--action_detector", kind="ForActionDetection")
+        config = open_config(model, "--action_detector", kind="ForActionDetection")
         if person_detector:
             check_name(person_detector, "--person_detector")
-        made = VideoMAEForActionDetection.from_pretrained(model).eval()
-        self.note = name_outputs(made, None)
+        self.model, self.processor = VideoMAEForActionDetection.from_pretrained(model), open_processor(model, config)
+        self.note = name_outputs(self.model, None)
         self.persons = person_detector
-        self.pipe = VideoActionDetectionPipeline(model=made, detector=person_detector, device=device)
+        self.pipe = VideoActionDetectionPipeline(model=self.model, detector=person_detector, device=device)
 
     def __call__(
         self,

@@ -25,7 +25,7 @@ from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
 from videomae.pictures.attention import MEAN, attention_maps, legend, overlay
 from videomae.pictures.clip import Clip, open_processor, read_clip
 from videomae.pictures.drawing import Row, film, gif_bytes, grid_picture, mp4_bytes, png_bytes
-from videomae.pictures.reconstruction import STATISTICS, Reconstruction, reconstruct, unnormalised
+from videomae.pictures.reconstruction import STATISTICS, Reconstruction, reconstruct
 from videomae.training.classifiers import quiet_loading
 
 SHOWS = ("reconstruction", "attention")
@@ -298,8 +298,10 @@ def attention_views(
     query: tuple[int, int, int] | None = None,
 ) -> tuple[list[Row], list[str], list[tuple[int, int | str, torch.Tensor]]]:
     """The input and an overlay for each layer and head, what is to be said, and the maps (layer, head, (t, h, w))."""
-    maps = attention_maps(encoder, clip.pixel_values.to(encoder.device), layers=layers, heads=heads, query=query)
-    frames = unnormalised(clip.pixel_values, encoder.config).permute(0, 2, 3, 1).clamp(0, 1)
+    maps = attention_maps(
+        encoder, clip.pixel_values.to(encoder.device, encoder.dtype), layers=layers, heads=heads, query=query
+    )
+    frames = clip.frames()
     rows: list[Row] = [("input", frames)]
     whose = "of the framed token" if query else "that each place receives from all tokens"
     notes = [f"Attention {whose}, as a multiple of even attention; each row has its own colours."]

@@ -6,6 +6,7 @@ By default the clip is the one that the model's saved policy takes for a file; i
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from videomae.configuration_videomae import VideoMAEConfig
@@ -16,11 +17,21 @@ from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 @dataclass(frozen=True)
 class Clip:
-    """What a model gets of a file: (T, C, H, W), when each frame is shown, and for how long a frame stands."""
+    """What a model gets of a file: (T, C, H, W), when each frame is shown, and for how long a frame stands.
+
+    mean, std: how the processor normalised the pixels, for showing the frames themselves.
+    """
 
     pixel_values: Tensor
     seconds: tuple[float, ...]
     frame_seconds: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def frames(self) -> Tensor:
+        """(T, H, W, C) of [0, 1]."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (self.pixel_values.float() * std + mean).permute(0, 2, 3, 1).clamp(0, 1)
 
 
 def open_processor(model: str, config: VideoMAEConfig) -> VideoMAEVideoProcessor:
@@ -75,4 +86,10 @@ def read_clip(
     pixels = pixels[..., : height // patch_height * patch_height, : width // patch_width * patch_width]
     # A still or a file without a rate is shown at a frame a quarter of a second.
     step = (indices[-1] - indices[0]) / max(len(indices) - 1, 1)
-    return Clip(pixels, tuple(index / (fps or 1) for index in indices), step / fps if step and fps else 0.25)
+    return Clip(
+        pixels,
+        seconds=tuple(index / (fps or 1) for index in indices),
+        frame_seconds=step / fps if step and fps else 0.25,
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+    )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videomae.configuration_videomae import VideoMAEConfig
 from videomae.modeling_videomae import VideoMAEForPreTraining, patchify
 
 # How brightness and contrast come back, and what has to be said about it.
@@ -127,7 +126,8 @@ def reconstruct(
         ).logits[0]
     finally:
         model.train(training)
-    patches = patchify(unnormalised(pixel_values, config)[None], config.tubelet_size, config.patch_hw)[0]
+    mean, std = (torch.tensor(values, device=pixel_values.device)[:, None, None] for values in config.pixel_statistics)
+    patches = patchify((pixel_values.float() * std + mean)[None], config.tubelet_size, config.patch_hw)[0]
     predicted = logits.float()[bool_masked_pos[decoded]]  # of the decoded ones, those that were hidden
     return Reconstruction(
         pixels=patches.flatten(0, 2).flatten(2),
@@ -137,12 +137,6 @@ def reconstruct(
         normalised=config.norm_pix_loss,
         shape=tuple(patches.shape),
     )
-
-
-def unnormalised(pixel_values: Tensor, config: VideoMAEConfig) -> Tensor:
-    """(..., C, H, W) as the processor made it -> float32 of [0, 1]."""
-    mean, std = (torch.tensor(values, device=pixel_values.device)[:, None, None] for values in config.pixel_statistics)
-    return pixel_values.float() * std + mean
 
 
 def _checked(statistics: str) -> str:

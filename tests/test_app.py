@@ -104,7 +104,8 @@ def test_a_reconstruction_follows_the_slider_and_names_its_leak(pretrained, vide
 
 
 def test_attention_follows_layer_and_head(folder, video):
-    attention = Attention(str(folder), CPU)
+    labels = Labels(str(folder), CPU)
+    attention = Attention(labels.model.videomae, labels.processor)
     films = [attention(video, layer=layer, head=head).film for layer, head in ((0, "mean"), (2, "mean"), (2, 1))]
     assert len(set(films)) == 3 and len(frames_of(films[0])) == 16
 
