@@ -761,15 +761,18 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
         config = self.config
         pixels = select_patches(patchify(pixel_values, config.tubelet_size, config.patch_hw), positions).float()
         mean, std = (channel_column(tuple(values), pixels.device) for values in config.pixel_statistics)
-        pixels = pixels.flatten(-3)  # (B, R, C, u*p*p); a copy of our own since the selection
+        mean, std = mean[..., None, None], std[..., None, None]
+        # pixels are (B, R, C, u, p, p), a copy of our own since the selection. In memory they lie as in the video, frames
+        # before channels, and they stay so: the only rearrangement is that of the last line.
         if config.norm_pix_loss:
             # Undoing the channel's mean and scale would cancel here, but for the 1e-6 that is added to the deviation.
-            pixels.sub_(pixels.mean(dim=-1, keepdim=True))
-            deviation = torch.linalg.vector_norm(pixels, dim=-1, keepdim=True) / math.sqrt(pixels.shape[-1] - 1)
-            pixels.div_(deviation + 1e-6 / std)
+            patch = (-3, -2, -1)
+            pixels.sub_(pixels.mean(dim=patch, keepdim=True))
+            deviation = torch.linalg.vector_norm(pixels, dim=patch, keepdim=True)
+            pixels.div_(deviation / math.sqrt(math.prod(pixels.shape[-3:]) - 1) + 1e-6 / std)
         else:
             pixels.mul_(std).add_(mean)
-        return pixels.transpose(-1, -2).flatten(-2)
+        return pixels.permute(0, 1, 3, 4, 5, 2).flatten(2)
 
     def reconstruction_loss(
         self, pixel_values: torch.Tensor, logits: torch.Tensor, positions: torch.Tensor, counted: torch.Tensor | None
