@@ -58,8 +58,6 @@ SUITES = {
         Entry(benchmark="model_step", options="--presets small --rounds 3", seconds=110),
         Entry(benchmark="model_step", options="--presets base --heads pretrain pretrain-dual --rounds 3", seconds=60),
         Entry(benchmark="training_cost", seconds=90),
-        Entry(benchmark="inference", seconds=100),
-        Entry(benchmark="token_reduction", seconds=60),
         Entry(benchmark="roi_align", seconds=10),
         Entry(benchmark="ava_map", seconds=15, threads=1),
         Entry(benchmark="convert_giant", options="--preset base", seconds=40),

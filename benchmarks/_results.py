@@ -186,9 +186,19 @@ def with_block(page: str, name: str, text: str) -> str:
     return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
-def update_page(page: Path = PAGE) -> None:
-    """Write every generated block of the page anew."""
-    from training_cost import preset_table
+def with_blocks(page: str) -> str:
+    """The page with every generated block written anew."""
+    from training_cost import measured_rates, preset_table, recipe_table  # it reads this module's tables
 
-    text = with_block(page.read_text(encoding="utf-8"), "results", tables())
-    write_atomic(page, with_block(text, "presets", preset_table()))
+    blocks = {
+        "presets": preset_table(),
+        "recipes": recipe_table(measured_rates(newest_results())),
+        "results": tables(),
+    }
+    for name, text in blocks.items():
+        page = with_block(page, name, text)
+    return page
+
+
+def update_page(page: Path = PAGE) -> None:
+    write_atomic(page, with_blocks(page.read_text(encoding="utf-8")))
