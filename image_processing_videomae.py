@@ -273,6 +273,14 @@ def resized_to(frames: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
     return resize(frames, *new, antialias=settings["antialias"], interpolation=INTERPOLATIONS[settings["resample"]])
 
 
+def frame_at_size(picture: np.ndarray, settings: dict[str, Any]) -> torch.Tensor:
+    """One RGB frame (H, W, C) -> uint8 (C, h, w) as the settings crop it; windows normalise it once in a batch."""
+    frame = resized_to(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None], settings)
+    if settings["do_center_crop"]:
+        frame = center_crop(frame, settings["crop_size"]["height"], settings["crop_size"]["width"])
+    return frame[0].clone()  # a view would keep the whole frame alive
+
+
 def normalized(frames: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
     """(..., C, H, W) rescaled and normalised as the settings ask."""
     mean, std = (settings["image_mean"], settings["image_std"]) if settings["do_normalize"] else (None, None)

@@ -12,13 +12,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import VideoClassificationPipeline as StockVideoClassificationPipeline
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import logging
 
-from .image_processing_videomae import SETTINGS, center_crop, normalized, resized_to
+from .image_processing_videomae import SETTINGS, frame_at_size, normalized
 from .sampling_videomae import ClipSampling
 from .video_io import Limits, iter_windows, probe
 from .video_processing_videomae import VideoMAEVideoProcessor
@@ -113,19 +112,12 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 
-        def shrunk(picture: np.ndarray) -> torch.Tensor:
-            """One RGB frame (H, W, C) -> uint8 (C, h, w) as the model sees it; normalised only in a batch."""
-            frame = resized_to(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None], settings)
-            if settings["do_center_crop"]:
-                frame = center_crop(frame, settings["crop_size"]["height"], settings["crop_size"]["width"])
-            return frame[0].clone()  # a view would keep the whole frame alive
-
         windows = iter_windows(
             video,
             num_frames=policy.num_frames,
             stride_frames=policy.stride_frames,
             hop_frames=hop_frames,
-            transform=shrunk,
+            transform=lambda picture: frame_at_size(picture, settings),
             partial=partial,
             errors=errors,
             limits=limits,

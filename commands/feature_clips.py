@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from videomae.commands.evaluation import DTYPES, weights_sha256
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
-from videomae.image_processing_videomae import center_crop, normalized, resized_to
+from videomae.image_processing_videomae import frame_at_size, normalized
 from videomae.model_source import open_config
 from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
 from videomae.sampling_videomae import ClipSampling, inference_clip, test_clips
@@ -201,11 +201,7 @@ class Pixels:
 
     def frame(self, picture: np.ndarray) -> torch.Tensor:
         """One RGB frame (H, W, C) to uint8 (C, h, w) as the model sees it."""
-        frame = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
-        frame = resized_to(frame, self.settings)
-        if self.settings["do_center_crop"]:
-            frame = center_crop(frame, self.settings["crop_size"]["height"], self.settings["crop_size"]["width"])
-        return frame[0].clone()  # a view would keep the whole frame alive
+        return frame_at_size(picture, self.settings)
 
     def values(self, clips: torch.Tensor) -> torch.Tensor:
         """(B, T, C, h, w) frames to `pixel_values`."""

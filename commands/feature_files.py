@@ -40,7 +40,11 @@ class RowFile:
         if self.row_shape is None:
             self.row_shape = row.shape
             self._header_bytes = self._write_header()
-        self._file.write(np.ascontiguousarray(row, self.dtype).tobytes())
+        with np.errstate(over="ignore"):  # looked at below
+            stored = np.ascontiguousarray(row, self.dtype)
+        if not np.isfinite(stored).all():
+            raise ValueError(f"{self.path}: a value does not fit into {self.dtype}; use --save_dtype float32")
+        self._file.write(stored.tobytes())
         self.count += 1
 
     def close(self) -> None:

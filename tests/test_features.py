@@ -481,6 +481,9 @@ def test_rows_written_one_by_one_are_the_array_for_other_readers(tmp_path, save_
     assert read_array(tmp_path / f"b.{save_as}").shape == (3, 5)
     half = RowFile(tmp_path / f"c.{save_as}", dtype)
     half.add(rows[0])
+    if dtype == "float16":
+        with pytest.raises(ValueError, match="does not fit into float16; use --save_dtype float32"):
+            half.add(np.full((3, 5), 1e6))
     half.abort()
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"a.{save_as}", f"b.{save_as}"]
 

@@ -281,8 +281,8 @@ def test_a_file_that_is_cut_off_stops_the_windows_unless_asked(model, processor,
 def test_a_long_video_is_decoded_once_in_bounded_memory(model, processor, tmp_path, monkeypatch):
     from videomae import pipeline_videomae
 
-    decoded = []
-    monkeypatch.setattr(pipeline_videomae, "center_crop", lambda frame, h, w: decoded.append(1) or frame[..., :h, :w])
+    decoded, at_size = [], pipeline_videomae.frame_at_size
+    monkeypatch.setattr(pipeline_videomae, "frame_at_size", lambda *given: decoded.append(1) or at_size(*given))
     monkeypatch.setattr(
         model,
         "forward",
