@@ -56,6 +56,7 @@ def build_page(
     pretrained: str | None = None,
     action_detector: str | None = None,
     person_detector: str | None = None,
+    actions: str | None = None,
     examples: Sequence[str] = (),
     scratch: str | Path | None = None,
 ):
@@ -63,14 +64,15 @@ def build_page(
     gradio = import_gradio()
     if not any((model, pretrained, action_detector)):
         raise ValueError("the page needs a model: a classifier, --pretrained or --action_detector")
-    if person_detector and not action_detector:
-        raise ValueError("--person_detector finds persons for --action_detector, which is missing")
+    for name, value in (("--person_detector", person_detector), ("--actions", actions)):
+        if value and not action_detector:
+            raise ValueError(f"{name} is for --action_detector, which is missing")
     transformers_logging.disable_progress_bar()
     where = open_device(device)
     labels = Labels(model, where) if model else None
     rebuilding = Rebuilding(pretrained, where) if pretrained else None
-    actions = Actions(action_detector, where, person_detector) if action_detector else None
-    source = labels or rebuilding or actions
+    acting = Actions(action_detector, where, person_detector, names=actions) if action_detector else None
+    source = labels or rebuilding or acting
     attention = Attention(source.model.videomae, source.processor)
     named = " · ".join(
         Path(name).name if Path(name).is_dir() else name for name in (model, pretrained, action_detector) if name
@@ -95,9 +97,9 @@ def build_page(
                         steps.append(reconstruction_tab(gradio, rebuilding, video, scratch))
                 with gradio.Tab("Attention"):
                     steps.append(attention_tab(gradio, attention, video, scratch))
-                if actions:
+                if acting:
                     with gradio.Tab("Actions"):
-                        actions_tab(gradio, actions, video, scratch)
+                        actions_tab(gradio, acting, video, scratch)
         # One after the other, so that a file that is no video is complained of once.
         event = None
         for step in steps:
@@ -120,11 +122,8 @@ def import_gradio():
 
 def labels_tab(gradio, labels: Labels, video) -> dict[str, Any]:
     """Best labels and their course; returns the event that a new video starts."""
-    with gradio.Row():
-        all_views = gradio.Checkbox(
-            label="All views of the test, averaged (slower, more reliable)", scale=2, min_width=280
-        )
-        top_k = gradio.Slider(1, 10, value=5, step=1, label="Labels to show", scale=1, min_width=240)
+    all_views = gradio.Checkbox(label="All views of the test, averaged (slower, more reliable)")
+    top_k = gradio.Slider(1, 10, value=5, step=1, label="Labels to show")
     whole = gradio.Label(label="The whole video")
     course = gradio.HTML(label="Over time", show_label=True, container=True, padding=True)
 
@@ -192,7 +191,7 @@ def actions_tab(gradio, actions: Actions, video, scratch) -> None:
     if actions.note:
         gradio.Markdown(actions.note[0].upper() + actions.note[1:] + ".")
     find = gradio.Button("Find actions", variant="primary")
-    overlay = gradio.Video(label="Boxes and actions", interactive=False, autoplay=True, loop=True)
+    overlay = gradio.Video(show_label=False, interactive=False, autoplay=True, loop=True)
     table = gradio.Dataframe(headers=["second", "person", "action", "score"], label="Actions", interactive=False)
 
     def show(path: str | None, score: float, every: float, progress=gradio.Progress()) -> Iterator[tuple]:  # noqa: B008
@@ -290,6 +289,7 @@ def parser() -> argparse.ArgumentParser:
         "--person_detector",
         help="a transformers object-detection model that finds the persons for it: folder or name [the whole frame]",
     )
+    parse.add_argument("--actions", help="its action names, where it has none (pbtxt or NUMBER: NAME)")
     parse.add_argument("--examples", nargs="*", help="video files to offer [three made by a program]")
     parse.add_argument("--device", help="such as cpu or cuda [what there is]")
     parse.add_argument("--host", default="127.0.0.1", help="address to listen at [127.0.0.1: this machine alone]")
@@ -305,6 +305,7 @@ def main(argv: list[str] | None = None) -> int:
         pretrained=args.pretrained,
         action_detector=args.action_detector,
         person_detector=args.person_detector,
+        actions=args.actions,
     )
     if args.write_space:
         folder = write_space(args.write_space, **models)

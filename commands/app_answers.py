@@ -127,12 +127,14 @@ class Attention:
 class Actions:
     """Who does what, when and where; persons from a detector, or the whole frame for one."""
 
-    def __init__(self, model: str, device: torch.device, person_detector: str | None = None):
+    def __init__(
+        self, model: str, device: torch.device, person_detector: str | None = None, *, names: str | None = None
+    ):
         config = open_config(model, "--action_detector", kind="ForActionDetection")
         if person_detector:
             check_name(person_detector, "--person_detector")
         self.model, self.processor = VideoMAEForActionDetection.from_pretrained(model), open_processor(model, config)
-        self.note = name_outputs(self.model, None)
+        self.note = name_outputs(self.model, names)
         self.persons = person_detector
         self.pipe = VideoActionDetectionPipeline(model=self.model, detector=person_detector, device=device)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import videomae
 from videomae.files import new_folder, write_atomic
-from videomae.model_source import open_config
+from videomae.model_source import check_name, open_config
 
 KINDS = {"model": "ForVideoClassification", "pretrained": "ForPreTraining", "action_detector": "ForActionDetection"}
 # What a Space installs of its own accord has no place in its requirements.
@@ -47,14 +47,19 @@ def write_space(folder: str | Path, **models: str | None) -> Path:
     if not given.keys() & KINDS.keys():
         raise ValueError("a Space needs a model: a classifier, --pretrained or --action_detector")
     for name, value in given.items():
-        if name in KINDS and (Path(value).exists() or "/" not in value):
-            open_config(value, "model" if name == "model" else f"--{name}", kind=KINDS[name])
+        argument = "model" if name == "model" else f"--{name}"
+        if name in KINDS and Path(value).exists():
+            open_config(value, argument, kind=KINDS[name])
+        elif name != "actions":
+            check_name(value, argument)
     with new_folder(folder) as beside:
         arguments, names = [], []
         for name, value in given.items():
             if Path(value).is_dir():
                 copy_model(Path(value), beside / name)
                 shown = name
+            elif name == "actions":
+                shown = shutil.copy(value, beside / f"actions{Path(value).suffix}").name
             else:
                 shown = value
                 names.append(value)

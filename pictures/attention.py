@@ -94,7 +94,7 @@ def overlay(video: Tensor, attention: Tensor, query: tuple[int, int, int] | None
 
 def legend(attention: Tensor) -> str:
     """What the darkest and the brightest colour of an overlay stand for."""
-    return f"dark {float(attention.min()):.2g} to bright {float(attention.max()):.2g} times even attention"
+    return f"dark {float(attention.min()):.3g} to bright {float(attention.max()):.3g} times even attention"
 
 
 def _place(number: int, count: int, what: str) -> int:

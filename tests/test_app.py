@@ -116,6 +116,11 @@ def test_actions_are_listed_and_drawn_into_the_video(detector, video, tmp_path):
     assert [row[0] for row in rows] == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0] and all(row[1] == 1 for row in rows)
     assert probe(tmp_path / "overlay.mp4").num_frames == 80
     assert "no action names" in actions.note
+    (tmp_path / "names.txt").write_text("1: stand\n2: walk\n3: wave\n")
+    named = Actions(detector, CPU, names=str(tmp_path / "names.txt"))
+    assert named.note is None
+    rows = named(video, tmp_path / "named.mp4", action_score=0.0, top_k=3, every_seconds=2.0)
+    assert {row[2] for row in rows} == {"stand", "walk", "wave"}
 
 
 def test_examples_are_playable_and_change_their_motion(tmp_path):
@@ -191,10 +196,15 @@ def test_a_space_holds_all_that_its_page_needs(folder, pretrained, tmp_path, cap
     ]  # fmt: skip
 
 
-def test_a_space_of_a_named_model_only_names_it(tmp_path):
-    assert main(["app", "owner/name", "--write_space", str(tmp_path / "space")]) == 0
+def test_a_space_of_named_models_only_names_them(tmp_path):
+    (tmp_path / "mine.txt").write_text("1: stand\n")
+    options = ["--action_detector", "owner/detector", "--actions", str(tmp_path / "mine.txt")]
+    assert main(["app", "owner/name", *options, "--write_space", str(tmp_path / "space")]) == 0
     facts = yaml.safe_load((tmp_path / "space/README.md").read_text().split("---\n")[1])
-    assert facts["models"] == ["owner/name"] and "['owner/name', '--host'" in (tmp_path / "space/app.py").read_text()
+    assert facts["models"] == ["owner/name", "owner/detector"]
+    called = "['owner/name', '--action_detector', 'owner/detector', '--actions', 'actions.txt', '--host'"
+    assert called in (tmp_path / "space/app.py").read_text()
+    assert (tmp_path / "space/actions.txt").read_text() == "1: stand\n"
 
 
 @pytest.mark.parametrize(
@@ -204,7 +214,7 @@ def test_a_space_of_a_named_model_only_names_it(tmp_path):
         (["nowhere"], "model nowhere: there is no such folder"),
         (["MODEL", "--pretrained", "MODEL"], "and a VideoMAEForPreTraining is needed"),
         (["MODEL", "--action_detector", "MODEL"], "and a VideoMAEForActionDetection is needed"),
-        (["MODEL", "--person_detector", "owner/name"], "finds persons for --action_detector, which is missing"),
+        (["MODEL", "--person_detector", "owner/name"], "--person_detector is for --action_detector, which is missing"),
         (["MODEL", "--examples", "no.mp4"], "--examples no.mp4: no such file"),
     ],
 )
@@ -219,6 +229,7 @@ def test_a_mistake_is_one_line(folder, capsys, arguments, message):
     "arguments, message",
     [
         (["--write_space", "SPACE"], "a Space needs a model"),
+        (["a/b/c", "--write_space", "SPACE"], "model a/b/c: there is no such folder, and names on the Hub are"),
         (["PRETRAINED", "--write_space", "SPACE"], "and a VideoMAEForVideoClassification is needed"),
         (["MODEL", "--write_space", "MODEL"], "exists and is not empty"),
     ],
