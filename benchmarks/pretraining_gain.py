@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
+from _motion import write_frame_folders
 
 from videomae.configuration_videomae import VideoMAEConfig
-from videomae.data.synthetic import MOTIONS, SyntheticSet, render_clip
+from videomae.data.synthetic import SyntheticSet
 from videomae.files import write_json
 from videomae.modeling_videomae import VideoMAEForPreTraining
 
@@ -66,26 +66,21 @@ QUICK = Plan(seeds=1, pretrain_epochs=36, few_epochs=50, many_epochs=12, test=20
 
 
 def make_data(folder: Path, plan: Plan, seed: int) -> None:
-    """Clips of one seed; the labelled ones are the first of the unlabelled, as in a data set that is partly labelled.
-
-    They are kept as folders of frames: opening a video file takes longer than a training step of so small a model.
-    """
-    if (folder / "labels.txt").exists():
-        return
-    spec = SyntheticSet(num_frames=FRAMES * STRIDE + 4, height=SIZE + 8, width=SIZE + 8, distractors=1, seed=seed)
-    lists: dict[str, list[str]] = {"train": [], "test": []}
-    for number, (split, count) in enumerate((("train", plan.unlabelled), ("test", plan.test))):
-        for index in range(count):
-            motion = MOTIONS[index % len(MOTIONS)]
-            path = Path(split, f"{index:05d}")
-            (folder / path).mkdir(parents=True)
-            for place, frame in enumerate(render_clip(motion, spec, seed=(seed, number, index)), start=1):
-                Image.fromarray(frame).save(folder / path / f"img_{place:05d}.jpg", quality=95)
-            lists[split].append(f"{path} 1 {spec.num_frames} {index % len(MOTIONS)}\n")
-    lists |= {"few": lists["train"][: plan.few], "many": lists["train"][: plan.many]}
-    for name, lines in lists.items():
-        (folder / f"{name}.txt").write_text("".join(lines))
-    (folder / "labels.txt").write_text("".join(f"{motion}\n" for motion in MOTIONS))
+    """Clips of one seed; the labelled ones are the first of the unlabelled, as in a data set that is partly labelled."""
+    spec = SyntheticSet(
+        clips=plan.unlabelled,
+        validation_clips=0,
+        test_clips=plan.test,
+        num_frames=FRAMES * STRIDE + 4,
+        height=SIZE + 8,
+        width=SIZE + 8,
+        distractors=1,
+        seed=seed,
+    )
+    write_frame_folders(folder, spec)
+    lines = (folder / "train.txt").read_text().splitlines(keepends=True)
+    for name, count in (("few", plan.few), ("many", plan.many)):
+        (folder / f"{name}.txt").write_text("".join(lines[:count]))
 
 
 def make_fresh(folder: Path, seed: int) -> None:

@@ -1,0 +1,31 @@
+"""Synthetic motion clips as folders of frames: for models so small that opening a video file would take longer than a step."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from videomae.data.synthetic import MOTIONS, SyntheticSet, render_clip
+from videomae.files import new_folder
+
+
+def write_frame_folders(folder: Path, spec: SyntheticSet) -> Path:
+    """Write SPLIT/00000/img_00001.jpg ..., SPLIT.txt with V2's lines (folder, first frame, frames, label), labels.txt.
+
+    A folder that is there already is taken as it is: these are made in seconds and named by the run that asks for them.
+    """
+    if folder.exists():
+        return folder
+    with new_folder(folder) as beside:
+        for number, (split, count) in enumerate(spec.splits.items()):
+            lines = []
+            for index in range(count):
+                label = index % len(spec.motions)
+                path = Path(split, f"{index:05d}")
+                (beside / path).mkdir(parents=True)
+                frames = render_clip(spec.motions[label], spec, seed=(spec.seed, number, index))
+                for place, frame in enumerate(frames, start=1):
+                    Image.fromarray(frame).save(beside / path / f"img_{place:05d}.jpg", quality=95)
+                lines.append(f"{path} 1 {spec.num_frames} {label}\n")
+            (beside / f"{split}.txt").write_text("".join(lines))
+        (beside / "labels.txt").write_text("".join(f"{motion}\n" for motion in MOTIONS))
+    return folder
