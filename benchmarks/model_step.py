@@ -120,10 +120,15 @@ def official_runner(config: VideoMAEConfig, inputs: dict) -> Callable[[int], Non
 def measure(args: argparse.Namespace, preset: str, kind: str, dtype: str, work: str, ceiling: float) -> None:
     """One line of the table: ours and the peers in turns, memory, FLOPs, utilisation."""
     config = config_of(preset, kind, args.image_size)
+    config._attn_implementation = args.attention[0]
     inputs = inputs_of(config, kind, args.batch, "cpu")
     options = {"work": work, "dtype": DTYPES[dtype]}
     ours = our_model(config, kind, "cpu")
     contenders = {"ours": runner(ours, inputs, **options)}
+    for other in args.attention[1:]:
+        changed = our_model(config, kind, "cpu")
+        changed.set_attn_implementation(other)
+        contenders[f"ours, {other}"] = runner(changed, inputs, **options)
     stock = stock_model(config, kind, "cpu")
     if stock is not None:
         contenders["transformers"] = runner(stock, stock_inputs(inputs), **options)
@@ -188,6 +193,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--works", nargs="+", choices=("forward", "step"), default=["forward", "step"])
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--attention", nargs="+", default=["sdpa"], help="attn_implementation of ours: sdpa, eager, flex_attention, ..."
+    )
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cores())
