@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +25,7 @@ from videomae import (
 )
 from videomae.commands.main import main
 from videomae.model_source import open_classifier
-from videomae.remote_code import add_code
+from videomae.remote_code import ROOT, add_code
 from videomae.token_reduction_videomae import (
     TokenMergingLayer,
     changed_patches,
@@ -339,3 +342,23 @@ def test_evaluate_uses_the_reduction_of_the_folder_and_records_it(folder, tmp_pa
         scores[name] = pq.read_table(tmp_path / f"{name}-results" / "predictions.parquet")["scores"][0].as_py()
     assert identity["token_reduction"]["merge_per_layer"] == [40, 40, 20]
     assert scores["plain"] != scores["reduced"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words, rows",
+    [
+        (["token_reduction", "--steps", "2", "--clips", "16", "--rounds", "1", "--presets"], 11),
+        (
+            ["inference", "--image_size", "32", "--rounds", "1", "--batch", "2", "--only", "bf16", "int8", "attention"],
+            10,
+        ),
+    ],
+)
+def test_the_benchmarks_run_and_record_their_rows(words, rows, tmp_path):
+    name, *options = words
+    environment = {**os.environ, "VIDEOMAE_BENCHMARK_ROWS": str(tmp_path / "rows.jsonl"), "OMP_NUM_THREADS": "1"}
+    script = ROOT / "benchmarks" / f"{name}.py"
+    subprocess.run([sys.executable, script, *options, "--threads", "1"], env=environment, check=True, cwd=ROOT)
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len(found) >= rows and all(row["ratio"] > 0 for row in found)
