@@ -107,6 +107,7 @@ def chosen(kind: str, only: list[str]) -> list[Entry]:
 
 def run_suite(kind: str, only: list[str], minutes: float, missing: bool) -> int:
     """Run the entries one after the other, each in a process of its own, and write what they record."""
+    import psutil
     import torch
     from _results import ResultsFile, commit, machine, update_page
 
@@ -115,8 +116,8 @@ def run_suite(kind: str, only: list[str], minutes: float, missing: bool) -> int:
             "no CUDA device here; to see that everything runs: python benchmarks/gpu_steps.py --device cpu --smoke"
         )
     entries = chosen(kind, only)
-    facts, command = machine(kind), shlex.join(["python", "-m", "benchmarks", kind, *only])
-    results = ResultsFile(facts, command)
+    facts = machine(kind)
+    results = ResultsFile(facts, f"python -m benchmarks {kind}")
     ends, failed = time.monotonic() + 60 * minutes, []
     for entry in entries:
         threads = entry.threads or facts["cores"]
@@ -124,7 +125,8 @@ def run_suite(kind: str, only: list[str], minutes: float, missing: bool) -> int:
         if missing and results.has(shlex.join(["python", *words])):
             continue
         print(f"\n== python {shlex.join(words)}", flush=True)
-        load, began = os.getloadavg()[0], time.monotonic()
+        others = psutil.cpu_percent(interval=1.0) / 100  # nothing of ours runs now
+        began = time.monotonic()
         status, rows = run_one(words, threads=threads, limit=min(3 * entry.seconds, ends - began))
         took = time.monotonic() - began
         if status != "done":
@@ -136,7 +138,7 @@ def run_suite(kind: str, only: list[str], minutes: float, missing: bool) -> int:
                 "command": shlex.join(["python", *words]),
                 "threads": threads,
                 "seconds": round(took, 1),
-                "load_before": round(load, 2),
+                "other_work": round(others, 2),
                 "commit": commit(),
                 "status": status,
                 "rows": rows,

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "accelerate", "av", "numpy", "pillow")
+QUIET = 0.1  # share of the cores that others may use before a benchmark without being mentioned
 PEERS = ("decord", "torchcodec", "timm", "torchvision", "opencv-python-headless", "onnxruntime")
 
 
@@ -163,7 +164,11 @@ def render(content: Mapping[str, Any]) -> str:
         ended = "" if entry["status"] == "done" else f" **{entry['status']}**."
         if others or ended:
             threads = f"{entry['threads']} thread{'s' * (entry['threads'] != 1)}"
-            parts.append(f"`{entry['command']}`, {threads}, {entry['seconds']:.0f} s, commit {entry['commit']}.{ended}")
+            others = entry["other_work"]
+            busy = f", beside other work ({others:.0%} of the cores)" if others > QUIET else ""
+            parts.append(
+                f"`{entry['command']}`, {threads}, {entry['seconds']:.0f} s, commit {entry['commit']}{busy}.{ended}"
+            )
         if others:
             parts.append(table(head[:-1], others))
     return "\n\n".join(parts)

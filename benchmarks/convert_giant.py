@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             met = met and peak <= promise
             print(f"{title:<18} {seconds:6.1f} s   peak {peak:5.2f} GB   promised {promise:5.2f} GB", flush=True)
             record(f"converting ViT-{args.preset}, {size:.2f} GB, {title}", ours=seconds, unit="s")
-            record(f"its peak memory, {title}", ours=peak, unit="GB", limit=promise)
+            record(f"peak memory of converting ViT-{args.preset}, {title}", ours=peak, unit="GB", limit=promise)
     return 0 if met else 1
 
 

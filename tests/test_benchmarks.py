@@ -128,6 +128,7 @@ def entry_of(name: str, *rows: side.Row, status: str = "done") -> dict:
         "threads": 2,
         "seconds": 3.0,
         "commit": "abc",
+        "other_work": 0.0,
         "status": status,
         "rows": rows,
     }
