@@ -164,8 +164,8 @@ def render(content: Mapping[str, Any]) -> str:
         ended = "" if entry["status"] == "done" else f" **{entry['status']}**."
         if others or ended:
             threads = f"{entry['threads']} thread{'s' * (entry['threads'] != 1)}"
-            others = entry["other_work"]
-            busy = f", beside other work ({others:.0%} of the cores)" if others > QUIET else ""
+            share = entry["other_work"]
+            busy = f", beside other work ({share:.0%} of the cores)" if share > QUIET else ""
             parts.append(
                 f"`{entry['command']}`, {threads}, {entry['seconds']:.0f} s, commit {entry['commit']}{busy}.{ended}"
             )
