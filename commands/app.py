@@ -130,7 +130,7 @@ def labels_tab(gradio, labels: Labels, video) -> dict[str, Any]:
     def show(path: str | None, all_views: bool, top_k: int, progress=gradio.Progress()):  # noqa: B008
         if not path:
             return None, ""
-        with explained(gradio):
+        with explained(gradio, path):
             best = labels.whole(path, all_views=all_views, top_k=int(top_k))
             rows = labels.over_time(
                 path, top_k=int(top_k), progress=lambda share: progress(share, desc="looking through the video")
@@ -197,7 +197,7 @@ def actions_tab(gradio, actions: Actions, video, scratch) -> None:
     def show(path: str | None, score: float, every: float, progress=gradio.Progress()) -> Iterator[tuple]:  # noqa: B008
         if not path:
             raise gradio.Error("Choose a video first.", print_exception=False)
-        with tempfile.TemporaryDirectory(dir=scratch) as folder, explained(gradio):
+        with tempfile.TemporaryDirectory(dir=scratch) as folder, explained(gradio, path):
             rows = actions(
                 path,
                 Path(folder) / "overlay.mp4",
@@ -232,7 +232,7 @@ def shown(gradio, draw: Callable[..., Drawn], scratch) -> Callable[..., Iterator
         if not path:
             yield None, "", None
             return
-        with explained(gradio):
+        with explained(gradio, path):
             drawn = draw(path, *settings)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             film = Path(folder) / "film.mp4"
@@ -243,12 +243,13 @@ def shown(gradio, draw: Callable[..., Drawn], scratch) -> Callable[..., Iterator
 
 
 @contextlib.contextmanager
-def explained(gradio) -> Iterator[None]:
-    """What a user can cause becomes one sentence on the page."""
+def explained(gradio, path: str) -> Iterator[None]:
+    """What a user can cause becomes one sentence on the page, about the file by the name that it has for a visitor."""
     try:
         yield
     except (ValueError, TypeError, OSError) as problem:
-        raise gradio.Error(str(problem), print_exception=False) from problem
+        sentence = str(problem).replace(str(path), Path(path).name)
+        raise gradio.Error(sentence, duration=20, print_exception=False) from problem
 
 
 # -------------------------------------------------------------------------------------------------------------- serving
@@ -315,9 +316,9 @@ def main(argv: list[str] | None = None) -> int:
     for path in args.examples or ():
         if not Path(path).is_file():
             raise FileNotFoundError(f"--examples {path}: no such file")
-    import_gradio()
     with tempfile.TemporaryDirectory(prefix="videomae-app-") as scratch:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch) / "gradio")
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch) / "gradio")  # read when gradio is imported
+        import_gradio()
         (Path(scratch) / "examples").mkdir()
         examples = make_examples(Path(scratch) / "examples") if args.examples is None else args.examples
         page = build_page(**models, device=args.device, examples=examples, scratch=scratch)
