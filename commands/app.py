@@ -35,7 +35,6 @@ STATISTICS = {
     "true ones, as the official code (LEAK)": "patch",
     "left out (no leak)": "none",
 }
-INTRODUCTION = "Choose a video, or one of the examples below it, which were drawn by a program."
 STYLE = """
 .gradio-container { width: 100% !important; max-width: 1280px !important; margin: auto; }
 footer { display: none !important; }
@@ -81,7 +80,7 @@ def build_page(
     with gradio.Blocks(
         title="VideoMAE", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 4, KEPT_SECONDS)
     ) as page:
-        gradio.Markdown(f"# VideoMAE\n{named}\n\n{INTRODUCTION}")
+        gradio.Markdown(f"# VideoMAE\n{named}\n\nChoose a video{', or one of the examples' if examples else ''}.")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=300):
                 video = gradio.Video(label="Video", sources=["upload"], height=260)
