@@ -25,7 +25,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "accelerate", "av", "numpy", "pillow")
 QUIET = 0.1  # share of the cores that others may use before a benchmark without being mentioned
-PEERS = ("decord", "torchcodec", "timm", "torchvision", "opencv-python-headless", "onnxruntime")
+PEERS = ("decord", "torchcodec", "timm", "torchvision", "opencv-python-headless", "onnxruntime", "torchao")
 
 
 # --------------------------------------------------------------------------------------------------------- files
@@ -150,7 +150,7 @@ def render(content: Mapping[str, Any]) -> str:
         f"A ratio above 1 means that ours is better. All figures: [{Path(content['file']).name}]"
         f"(../{content['file']}).",
     ]
-    head = ["Work", "Ours", "Peer", "Its figure", "Ratio", "Promised"]
+    head = ["Work", "Figure", "Peer", "Peer's figure", "Ratio", "Promised"]
     promised = [
         [*line(row), f"`{entry['benchmark']}`"]
         for entry in content["benchmarks"]

@@ -178,6 +178,14 @@ def peak_mib(device: str | torch.device = "cpu") -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
+def held_mib(device: str | torch.device = "cpu") -> float:
+    """What this process, or its share of a GPU, holds now; 0 where the system cannot say."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**20
+    status = _status()
+    return status["VmRSS"] if status else 0.0
+
+
 def reset_peak(device: str | torch.device = "cpu") -> bool:
     """Start `peak_mib` anew; False where the system cannot."""
     if torch.device(device).type == "cuda":
@@ -195,14 +203,12 @@ def added_mib(run: Callable[[], object], device: str | torch.device = "cpu") -> 
     gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device) / 2**20
     else:
         try:
             ctypes.CDLL(None).malloc_trim(0)  # else the call would reuse what earlier ones freed, and seem to need less
         except (AttributeError, OSError):
             return None
-        status = _status()
-        before = status["VmRSS"] if status else 0.0
+    before = held_mib(device)
     if not reset_peak(device):
         return None
     run()

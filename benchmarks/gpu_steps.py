@@ -23,7 +23,7 @@ from contextlib import contextmanager
 
 import torch
 from _cost import device_peak, matmul_flops_per_second, step_flops, tokens_of
-from _side_by_side import clock, header, median_ratio, middle, peak_mib, record, reset_peak, take_turns
+from _side_by_side import clock, header, held_mib, median_ratio, middle, peak_mib, record, reset_peak, take_turns
 from accelerate import Accelerator
 from model_step import config_of, inputs_of, our_model, stock_inputs, stock_model
 
@@ -116,6 +116,7 @@ def compare(
         for side in ("stock", "ours"):
             name = f"{side}, {mode}"
             title = f"ViT-{preset} {kind}, batch {batch}, {name}"
+            before = held_mib(args.device)  # stock eager stays, to take turns with
             try:
                 _, run = contender(args, preset, kind, side, mode, batch)
                 for number in range(args.warmup):
@@ -124,7 +125,7 @@ def compare(
                     check_no_wait(run, args.device, title)
                 reset_peak(args.device)
                 run(0)
-                memory[name] = peak_mib(args.device)
+                memory[name] = peak_mib(args.device) - before
             except torch.OutOfMemoryError:
                 print(f"  {name}: does not fit")
                 run = None

@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
             **peer,
         )
         record(
-            f"its peak memory, {masks}",
+            f"peak memory of that step, {masks}",
             ours=memory[name],
             theirs=memory["stock"],
             unit="MiB",
