@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +178,23 @@ def test_rates_are_taken_from_results_of_gpus_alone():
     assert training_cost.measured_rates([content]) == {}
     on_a_gpu = content | {"machine": MACHINE | {"kind": "gpu", "device": "A GPU"}}
     assert training_cost.measured_rates([on_a_gpu]) == {("base", "pretrain"): (500.0, "A GPU, 2026-01-01")}
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_on_a_cpu_at_toy_size(tmp_path):
+    """So that it does not break where a GPU is lent for minutes; compiling is left out, it takes minutes on a CPU."""
+    rows = tmp_path / "rows.jsonl"
+    command = [sys.executable, "benchmarks/gpu_steps.py", "--device", "cpu", "--smoke", "--modes", "eager"]
+    environment = {**os.environ, side.ROWS: str(rows), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    facts = [json.loads(line)["facts"] for line in rows.read_text().splitlines()]
+    assert [fact["kind"] for fact in facts if fact] == ["pretrain", "pretrain-dual", "classify"]
+
+
+def test_the_gpu_suite_says_that_it_needs_a_gpu():
+    command = [sys.executable, "-m", "benchmarks", "gpu"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no CUDA device here" in done.stderr and "Traceback" not in done.stderr
