@@ -401,6 +401,10 @@ def _render_model(model: dict[str, Any]) -> Iterator[str]:
     if "parameters" in model:
         ran = f"; one forward pass {model['forward_seconds']} s" if "forward_seconds" in model else ""
         yield f"  {model['parameters']:,} parameters, {model['dtype']}, hash {model['weights_sha256'][:16]}{ran}"
+    if source := model.get("converted_from"):
+        difference = source["largest_relative_difference"]
+        proof = "without a proof" if difference is None else f"outputs agreed within {difference:.1e}"
+        yield f"  converted from {source['source_file']}, {proof}"
     for name, file in model.get("files", {}).items():
         yield f"  {name}: {file['bytes']:,} bytes, sha256 {file['sha256'][:16]}"
 

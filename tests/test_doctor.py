@@ -175,6 +175,13 @@ def test_a_checkpoint_that_differs_from_its_own_record_is_found(folder):
     assert (folder / MANIFEST).is_file()
 
 
+def test_a_conversion_says_where_it_came_from(folder, capsys):
+    record = {"source_file": "a.pth", "source_sha256": "ab", "largest_relative_difference": 1.5e-7, "name": None}
+    (folder / "conversion.json").write_text(json.dumps(record))
+    assert main([str(folder), "--no_forward"]) == 0
+    assert "converted from a.pth, outputs agreed within 1.5e-07" in capsys.readouterr().out
+
+
 def test_a_pickle_is_noted(sound, tmp_path):
     shutil.copytree(sound, tmp_path / "model")
     torch.save(load_file(sound / "model.safetensors"), tmp_path / "model/pytorch_model.bin")
