@@ -1,11 +1,11 @@
 """Synthetic motion clips as folders of frames: for models so small that opening a video file would take longer than a step."""
 
+import shutil
 from pathlib import Path
 
 from PIL import Image
 
-from videomae.data.synthetic import MOTIONS, SyntheticSet, render_clip
-from videomae.files import new_folder
+from videomae.data.synthetic import SyntheticSet, render_clip
 
 
 def write_frame_folders(folder: Path, spec: SyntheticSet) -> Path:
@@ -15,17 +15,20 @@ def write_frame_folders(folder: Path, spec: SyntheticSet) -> Path:
     """
     if folder.exists():
         return folder
-    with new_folder(folder) as beside:
-        for number, (split, count) in enumerate(spec.splits.items()):
-            lines = []
-            for index in range(count):
-                label = index % len(spec.motions)
-                path = Path(split, f"{index:05d}")
-                (beside / path).mkdir(parents=True)
-                frames = render_clip(spec.motions[label], spec, seed=(spec.seed, number, index))
-                for place, frame in enumerate(frames, start=1):
-                    Image.fromarray(frame).save(beside / path / f"img_{place:05d}.jpg", quality=95)
-                lines.append(f"{path} 1 {spec.num_frames} {label}\n")
-            (beside / f"{split}.txt").write_text("".join(lines))
-        (beside / "labels.txt").write_text("".join(f"{motion}\n" for motion in MOTIONS))
+    # Not files.new_folder: it flushes every file to the disk, and these are tens of thousands that cost nothing to lose.
+    beside = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    for number, (split, count) in enumerate(spec.splits.items()):
+        lines = []
+        for index in range(count):
+            label = index % len(spec.motions)
+            path = Path(split, f"{index:05d}")
+            (beside / path).mkdir(parents=True)
+            frames = render_clip(spec.motions[label], spec, seed=(spec.seed, number, index))
+            for place, frame in enumerate(frames, start=1):
+                Image.fromarray(frame).save(beside / path / f"img_{place:05d}.jpg", quality=95)
+            lines.append(f"{path} 1 {spec.num_frames} {label}\n")
+        (beside / f"{split}.txt").write_text("".join(lines))
+    (beside / "labels.txt").write_text("".join(f"{motion}\n" for motion in spec.motions))
+    beside.rename(folder)
     return folder

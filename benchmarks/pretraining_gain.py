@@ -60,9 +60,10 @@ class Plan:
     few_epochs: int = 100
     many_epochs: int = 25
     test: int = 400
+    workers: int = 0  # decoding processes of a pre-training; two jobs at a time need both cores for themselves
 
 
-QUICK = Plan(seeds=1, pretrain_epochs=36, few_epochs=50, many_epochs=12, test=200)
+QUICK = Plan(seeds=1, pretrain_epochs=32, few_epochs=50, many_epochs=12, test=200, workers=1)
 
 
 def make_data(folder: Path, plan: Plan, seed: int) -> None:
@@ -116,7 +117,7 @@ def pretrain(folder: Path, plan: Plan, seed: int) -> None:
         *["--epochs", str(plan.pretrain_epochs), "--warmup_epochs", str(plan.pretrain_epochs / 10)],
         *["--clips_per_step", str(CLIPS), "--mask_ratio", "0.75", "--crop_scales", "1.0"],
         *["--base_lr", str(2e-3 * 256 / CLIPS), "--min_lr", str(1e-5 * 256 / CLIPS)],
-        *["--num_workers", "0", "--save_every", "100000", "--log_every", "50", "--seed", str(seed)],
+        *["--num_workers", str(plan.workers), "--save_every", "100000", "--log_every", "50", "--seed", str(seed)],
     )
     (folder / "pretrain" / f"checkpoint-{steps}").rename(folder / "pretrained")
 

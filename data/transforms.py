@@ -27,6 +27,7 @@ MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 MAX_DISTORT = 1
 SNAP_PIXELS = 3
 # Fine-tuning (kinetics.py): the ranges of area and aspect ratio of the random resized crop.
+SMALL_CLIP = 2**18  # values; as float32 they stay in the cache
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 PUBLISHED_POLICY = RandAugment.parse("rand-m7-n4-mstd0.5-inc1")
@@ -119,7 +120,7 @@ def normalise(
     offset = torch.tensor(mean, device=pixels.device).view(-1, 1, 1) * 255
     factor = 1 / (torch.tensor(std, device=pixels.device).view(-1, 1, 1) * 255)
     out = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device) if out is None else out
-    if pixels.device.type != "cpu" or pixels.dim() == 3:
+    if pixels.device.type != "cpu" or pixels.dim() == 3 or pixels.numel() <= SMALL_CLIP:
         return out.copy_(pixels).sub_(offset).mul_(factor)
     # frame by frame the passes stay in the cache, three times faster than over the batch at once
     for frame, target in zip(pixels.flatten(0, -4), out.view(-1, *out.shape[-3:])):

@@ -27,7 +27,7 @@ def add_lora(model: nn.Module, rank: int) -> int:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise ValueError("--lora_rank needs the package peft: pip install peft") from None
+        raise ValueError("--lora_rank needs the package peft: pip install 'videomae[lora]'") from None
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(TARGETS)), model)
     for module in (model.fc_norm, model.classifier):
         module.requires_grad_(True)
