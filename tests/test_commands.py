@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from videomae.commands.main import COMMANDS, explained, main
+from videomae.commands.main import ALIASES, COMMANDS, explained, main
 
 
 def test_without_a_command_it_lists_them(capsys):
@@ -26,6 +26,13 @@ def test_every_command_has_a_main_and_explains_itself(name, capsys):
     with pytest.raises(SystemExit) as done:
         main([name, "--help"])
     assert done.value.code == 0 and "usage: " in capsys.readouterr().out
+
+
+def test_older_names_of_commands_work(capsys):
+    assert set(ALIASES.values()) <= set(COMMANDS) and not set(ALIASES) & set(COMMANDS)
+    with pytest.raises(SystemExit) as done:
+        main(["prepare-data", "--help"])
+    assert done.value.code == 0 and "usage: videomae prepare " in capsys.readouterr().out
 
 
 def test_what_a_user_can_cause_is_one_line(capsys, tmp_path):
