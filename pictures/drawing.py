@@ -92,7 +92,7 @@ def gif_bytes(frames: Sequence[Image.Image], frame_seconds: float) -> bytes:
     colours = palette.getpalette()[: 3 * (256 - len(OWN))]
     colours += [0] * (3 * (256 - len(OWN)) - len(colours))
     palette.putpalette(colours + [part for colour in OWN for part in colour])
-    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    first, *others = [_in_colours(frame, palette) for frame in frames]
     # GIF counts hundredths of a second, and browsers slow down below two of them.
     hundredths = [
         max(round((k + 1) * frame_seconds * 100) - round(k * frame_seconds * 100), 2) for k in range(len(frames))
@@ -108,6 +108,17 @@ def gif_bytes(frames: Sequence[Image.Image], frame_seconds: float) -> bytes:
         optimize=False,
     )
     return buffer.getvalue()
+
+
+def _in_colours(frame: Image.Image, palette: Image.Image) -> Image.Image:
+    """The frame in the colours of a palette; Pillow's search for the nearest is coarse, so our own are put exactly."""
+    near = frame.quantize(palette=palette, dither=Image.Dither.NONE)
+    pixels, places = np.asarray(frame), np.array(near)
+    for number, colour in enumerate(OWN, start=256 - len(OWN)):
+        places[(pixels == colour).all(-1)] = number
+    exact = Image.fromarray(places, "P")
+    exact.putpalette(palette.getpalette())
+    return exact
 
 
 def mp4_bytes(frames: Sequence[Image.Image], frame_seconds: float) -> bytes:
