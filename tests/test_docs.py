@@ -9,8 +9,10 @@ import ast
 import contextlib
 import importlib
 import io
+import os
 import re
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 from documents import (
@@ -97,8 +99,7 @@ def test_every_command_and_option_in_the_text_exists(document):
             named[call.name] = call.main
             unknown = {word for word in call.words if word.startswith("--")} - options_of(call.main)
             assert not unknown, f"{document}: `{span}` has {sorted(unknown)}"
-    if document == "docs/decisions.md":  # about everything
-        named = {name: main_of(name) for name in COMMANDS}
+    named |= {name: main_of(name) for name in ALSO_ABOUT.get(document, ())}
     known = set().union(*map(options_of, named.values())) if named else set()
     for span in spans:
         option = re.match(r"(--[a-z][\w-]*)", span)
@@ -106,6 +107,8 @@ def test_every_command_and_option_in_the_text_exists(document):
             raise AssertionError(f"{document}: none of {sorted(named)} has {option[1]} (`{span}`)")
 
 
+# Commands whose options a document means without naming them.
+ALSO_ABOUT = {"docs/decisions.md": COMMANDS, "docs/finetuning.md": ("pretrain",)}
 # Options of other programs that a text may mention.
 OTHERS_OPTIONS = {"--shm-size", "--use_cls", "--help"}
 
@@ -121,9 +124,19 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(document):
 
 @lru_cache
 def files_of_the_repository():
-    skipped = {".venv", ".git", "build", "runs", "demo_output"}
-    paths = [path.relative_to(ROOT) for path in ROOT.rglob("*") if not skipped & set(path.relative_to(ROOT).parts)]
-    return {str(path) for path in paths} | {path.name for path in paths}
+    return {str(path) for path in paths()} | {path.name for path in paths()}
+
+
+@lru_cache
+def paths():
+    """Files and folders of the checkout, relative to its root, without environments, builds and runs."""
+    found = []
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and name not in ("build", "runs", "demo_output")
+        ]
+        found += [Path(folder, name).relative_to(ROOT) for name in (*folders, *files)]
+    return found
 
 
 # Files of the official repositories, and files that a run, a user or a data set brings.
@@ -203,10 +216,10 @@ def test_commands_run(document, tmp_path, monkeypatch, capsys):
 def literal_texts():
     """All string literals of the package, neighbours joined and placeholders as "…"."""
     texts = []
-    for path in ROOT.rglob("*.py"):
-        if {"tests", ".venv", "benchmarks", "build"} & set(path.relative_to(ROOT).parts):
+    for path in paths():
+        if path.suffix != ".py" or path.parts[0] in ("tests", "benchmarks"):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
             elif isinstance(node, ast.JoinedStr):
