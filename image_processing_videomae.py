@@ -358,15 +358,20 @@ def clip_tensors(video, input_data_format: str | None = None, *, convert_rgb: bo
         for frame in frames:
             same = stretches and stretches[-1][0].shape == frame.shape and stretches[-1][0].dtype == frame.dtype
             stretches[-1].append(frame) if same else stretches.append([frame])
-        clips = [torch.stack([torch.as_tensor(frame) for frame in stretch]) for stretch in stretches]
+        clips = [_stacked(stretch) for stretch in stretches]
     else:
         clips = [torch.as_tensor(video)]
     return [_channels_first(clip, input_data_format, convert_rgb) for clip in clips]
 
 
+def _stacked(frames: list[np.ndarray] | list[torch.Tensor]) -> torch.Tensor:
+    """One copy, and none where torch would first have to take each array in."""
+    return torch.from_numpy(np.stack(frames)) if isinstance(frames[0], np.ndarray) else torch.stack(frames)
+
+
 def _frame_array(frame, convert_rgb: bool) -> np.ndarray | torch.Tensor:
     if isinstance(frame, PIL.Image.Image):
-        return np.array(frame.convert("RGB") if convert_rgb else frame)
+        return np.asarray(frame.convert("RGB") if convert_rgb and frame.mode != "RGB" else frame)
     if not isinstance(frame, (np.ndarray, torch.Tensor)):
         raise TypeError(f"a frame is a PIL image, a numpy array or a torch tensor, not {type(frame).__name__}")
     if frame.ndim not in (2, 3):
