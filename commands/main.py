@@ -19,7 +19,10 @@ COMMANDS = {
     "export": ("videomae.commands.export", "a classifier as an ONNX file, compared with the model"),
     "publish": ("videomae.commands.publish", "check a model folder and upload it to the Hub"),
     "cards": ("videomae.model_cards.build", "make the model cards from zoo.yaml"),
-    "doctor": ("videomae.commands.doctor", "check the installation, a model folder or a data set, and say what to mend"),
+    "doctor": (
+        "videomae.commands.doctor",
+        "check the installation, a model folder or a data set, and say what to mend",
+    ),
     "check-data": ("videomae.data.check", "look over a data set before training"),
     "prepare": ("videomae.data.prepare", "re-encode a data set once into shards or a folder"),
     "pretrain": ("videomae.train_pretrain", "pre-train VideoMAE or VideoMAE V2"),
