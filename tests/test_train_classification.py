@@ -351,7 +351,7 @@ def test_lora_trains_small_matrices_and_writes_a_plain_model(videos, pretrained,
 
 def test_lora_without_peft_says_what_to_install(videos, pretrained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match="pip install peft"):
+    with pytest.raises(ValueError, match=r"pip install 'videomae\[lora\]'"):
         finetune(videos, pretrained, tmp_path / "run", "--lora_rank", "2")
 
 
