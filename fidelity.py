@@ -12,8 +12,7 @@ import torch
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.synthetic import MOTIONS, SyntheticSet, render_clip
-from videomae.sampling_videomae import ClipSampling
-from videomae.video_processing_videomae import VideoMAEVideoProcessor
+from videomae.model_source import open_processor
 
 # B clips  T frames  C channels  H W pixels  K classes
 
@@ -77,7 +76,7 @@ def example_clips(
     use videos of your own to judge it.
     """
     config = VideoMAEConfig.from_pretrained(folder)
-    processor = processor_for(folder, config)
+    processor = open_processor(folder, config)
     if videos is None:
         height, width = config.image_hw
         drawing = SyntheticSet(num_frames=config.num_frames, height=max(height, 16), width=max(width, 16))
@@ -91,24 +90,8 @@ def example_clips(
     )
 
 
-def processor_for(folder: str | os.PathLike, config: VideoMAEConfig) -> VideoMAEVideoProcessor:
-    """The folder's processor; of weights alone, one of the model's size and the pixels that its configuration states."""
-    try:
-        return VideoMAEVideoProcessor.from_pretrained(folder)
-    except OSError:
-        height, width = config.image_hw
-        mean, std = config.pixel_statistics
-        return VideoMAEVideoProcessor(
-            size={"shortest_edge": min(height, width)},
-            crop_size={"height": height, "width": width},
-            image_mean=mean,
-            image_std=std,
-            sampling=ClipSampling(num_frames=config.num_frames),
-        )
-
-
 def _as_list(frames: np.ndarray) -> list[np.ndarray]:
     return list(frames)
 
 
-__all__ = ["Agreement", "agreement", "example_clips", "logits_of", "processor_for"]
+__all__ = ["Agreement", "agreement", "example_clips", "logits_of"]

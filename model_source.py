@@ -5,13 +5,16 @@ network problem; here both are one sentence.
 """
 
 import json
+import os
 from pathlib import Path
 
 import torch
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.sampling_videomae import ClipSampling
 from videomae.token_reduction_videomae import ReducedVideoMAEForVideoClassification
+from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -89,3 +92,19 @@ def open_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ValueError(f"--device {name} is not a device of this machine; there is {' and '.join(here)}") from None
     return device
+
+
+def open_processor(model: str | os.PathLike, config: VideoMAEConfig) -> VideoMAEVideoProcessor:
+    """The processor of a model folder; where it has none, one of the model's size, pixel scaling and dense clips."""
+    try:
+        return VideoMAEVideoProcessor.from_pretrained(model)
+    except OSError:
+        height, width = config.image_hw
+        mean, std = config.pixel_statistics
+        return VideoMAEVideoProcessor(
+            size={"shortest_edge": min(height, width)},
+            crop_size={"height": height, "width": width},
+            image_mean=mean,
+            image_std=std,
+            sampling=ClipSampling(num_frames=config.num_frames),
+        )

@@ -19,11 +19,11 @@ from videomae.commands.visualize import (
 )
 from videomae.data.encoding import encode_video
 from videomae.data.synthetic import MOTIONS, SyntheticSet, render_clip
-from videomae.model_source import check_name, open_config
+from videomae.model_source import check_name, open_config, open_processor
 from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 from videomae.pictures.attention import MEAN
-from videomae.pictures.clip import open_processor, read_clip
+from videomae.pictures.clip import read_clip
 from videomae.pictures.drawing import Row, film, grid_picture, mp4_bytes
 from videomae.pipeline_videomae import VideoClassificationPipeline
 from videomae.pipeline_videomae_detection import WHOLE_FRAME, VideoActionDetectionPipeline

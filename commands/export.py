@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from videomae.fidelity import Agreement, agreement, example_clips, logits_of, processor_for
+from videomae.fidelity import Agreement, agreement, example_clips, logits_of
 from videomae.files import check_output, new_folder, write_json
-from videomae.model_source import open_classifier
+from videomae.model_source import open_classifier, open_processor
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.training.runs import versions
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
@@ -158,7 +158,7 @@ def export(
                 quantize_onnx(Path(scratch, MODEL), beside / MODEL, large=is_large(model))
         else:
             opset = write_onnx(model, beside / MODEL, opset=opset, batch_size=batch_size)
-        processor = processor_for(folder, config)
+        processor = open_processor(folder, config)
         config.save_pretrained(beside)
         processor.save_pretrained(beside)
         found = None

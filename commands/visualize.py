@@ -20,10 +20,10 @@ from transformers.utils import logging as transformers_logging
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.files import check_output, write_atomic, write_json
 from videomae.masking_videomae import MASKS, make_mask
-from videomae.model_source import open_config, open_device
+from videomae.model_source import open_config, open_device, open_processor
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
 from videomae.pictures.attention import MEAN, attention_maps, legend, overlay
-from videomae.pictures.clip import Clip, open_processor, read_clip
+from videomae.pictures.clip import Clip, read_clip
 from videomae.pictures.drawing import Row, film, gif_bytes, grid_picture, mp4_bytes, png_bytes
 from videomae.pictures.reconstruction import STATISTICS, Reconstruction, reconstruct
 from videomae.training.classifiers import quiet_loading

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from videomae.configuration_videomae import VideoMAEConfig
-from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import VideoReader
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
@@ -32,22 +31,6 @@ class Clip:
         """(T, H, W, C) of [0, 1]."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (self.pixel_values.float() * std + mean).permute(0, 2, 3, 1).clamp(0, 1)
-
-
-def open_processor(model: str, config: VideoMAEConfig) -> VideoMAEVideoProcessor:
-    """The processor of a model folder; where it has none, one of the model's size, pixel scaling and dense clips."""
-    try:
-        return VideoMAEVideoProcessor.from_pretrained(model)
-    except OSError:
-        height, width = config.image_hw
-        mean, std = config.pixel_statistics
-        return VideoMAEVideoProcessor(
-            size={"shortest_edge": min(height, width)},
-            crop_size={"height": height, "width": width},
-            image_mean=mean,
-            image_std=std,
-            sampling=ClipSampling(num_frames=config.num_frames),
-        )
 
 
 def read_clip(

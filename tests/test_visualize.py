@@ -18,7 +18,8 @@ from videomae import (
 )
 from videomae.commands.main import main
 from videomae.commands.visualize import open_encoder, rebuilt_clip
-from videomae.pictures.clip import open_processor, read_clip
+from videomae.model_source import open_processor
+from videomae.pictures.clip import read_clip
 from videomae.video_io import probe
 
 
