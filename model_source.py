@@ -6,6 +6,7 @@ network problem; here both are one sentence.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -94,17 +95,26 @@ def open_device(name: str | None) -> torch.device:
     return device
 
 
-def open_processor(model: str | os.PathLike, config: VideoMAEConfig) -> VideoMAEVideoProcessor:
-    """The processor of a model folder; where it has none, one of the model's size, pixel scaling and dense clips."""
+def open_processor(
+    model: str | os.PathLike, config: VideoMAEConfig, *, say: Callable[[str], object] = lambda text: None
+) -> VideoMAEVideoProcessor:
+    """The processor of a model folder; where it has none, one of the model's size, pixel scaling and dense clips.
+
+    `say` is told when that happens.
+    """
     try:
         return VideoMAEVideoProcessor.from_pretrained(model)
     except OSError:
         height, width = config.image_hw
         mean, std = config.pixel_statistics
+        sampling = ClipSampling(num_frames=config.num_frames)
+        say(
+            f"{model} has no video processor; taking dense clips at stride {sampling.stride_frames}, pixels by {mean}, {std}"
+        )
         return VideoMAEVideoProcessor(
             size={"shortest_edge": min(height, width)},
             crop_size={"height": height, "width": width},
             image_mean=mean,
             image_std=std,
-            sampling=ClipSampling(num_frames=config.num_frames),
+            sampling=sampling,
         )

@@ -47,13 +47,12 @@ from videomae.metrics.video_accuracy.scores import (
     per_class_table,
     video_accuracy,
 )
-from videomae.model_source import open_classifier, open_config, open_device
+from videomae.model_source import open_classifier, open_config, open_device, open_processor
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines
 from videomae.training.progress import say
 from videomae.training.runs import versions
-from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 # V views  K classes  (B, T, C, H, W) clips
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -497,18 +496,9 @@ def saved_views(folder: str, config: Any) -> Views:
     A folder without a processor gets the dense clips of Kinetics and the config's pixel scaling, and it is said.
     """
     size = config.image_size if isinstance(config.image_size, int) else max(config.image_size)
-    try:
-        processor = VideoMAEVideoProcessor.from_pretrained(folder)
-    except OSError:
-        sampling = ClipSampling(num_frames=config.num_frames)
-        mean, std = config.pixel_statistics
-        say(
-            f"{folder} has no video processor; taking dense clips at stride {sampling.stride_frames}, pixels by {mean}, {std}"
-        )
-    else:
-        sampling = replace(processor.sampling, num_frames=config.num_frames)
-        mean, std = processor.image_mean, processor.image_std
-    return Views(sampling=sampling, size=size, mean=tuple(mean), std=tuple(std))
+    processor = open_processor(folder, config, say=say)
+    sampling = replace(processor.sampling, num_frames=config.num_frames)
+    return Views(sampling=sampling, size=size, mean=tuple(processor.image_mean), std=tuple(processor.image_std))
 
 
 def changed_views(views: Views, arguments: argparse.Namespace) -> Views:

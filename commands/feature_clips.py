@@ -20,11 +20,10 @@ from videomae.commands.evaluation import DTYPES, weights_sha256
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
 from videomae.image_processing_videomae import frame_at_size, normalized
-from videomae.model_source import open_config
+from videomae.model_source import open_config, open_processor
 from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
 from videomae.sampling_videomae import ClipSampling, inference_clip, test_clips
 from videomae.video_io import Limits, VideoReader, VideoReadError, iter_frames, walk_windows
-from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 LIMITS = Limits()
 # What of a processor's settings decides about pixels, and so belongs into a manifest.
@@ -233,16 +232,8 @@ class ReferencePixels:
 
 def model_pixels(model: str, config: VideoMAEConfig, *, squash: bool = False) -> tuple[Pixels, ClipSampling, list[str]]:
     """The pixel settings and the sampling policy saved with a model, at the size that it takes; and what to say of it."""
-    notes = []
-    try:
-        processor = VideoMAEVideoProcessor.from_pretrained(model)
-    except OSError:
-        mean, std = config.pixel_statistics
-        processor = VideoMAEVideoProcessor(image_mean=mean, image_std=std)
-        notes.append(
-            f"{model} has no video processor; taking dense clips at stride {processor.sampling.stride_frames}, pixels "
-            f"by {mean}, {std}"
-        )
+    notes: list[str] = []
+    processor = open_processor(model, config, say=notes.append)
     settings = processor._settings({})
     height, width = config.image_hw
     if squash or height != width:

@@ -80,6 +80,8 @@ class _Aborted(Exception):
 def read_array(path: str | os.PathLike) -> np.ndarray:
     """The array of a .npy file, or of a .safetensors file that holds one or calls it "features"."""
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give the features of one set, a .npy or .safetensors file")
     if path.suffix == ".npy":
         try:
             return np.load(path, allow_pickle=False)
