@@ -19,8 +19,8 @@ from videomae.commands.visualize import (
 )
 from videomae.data.encoding import encode_video
 from videomae.data.synthetic import MOTIONS, SyntheticSet, render_clip
-from videomae.model_source import check_name, open_config, open_processor
-from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
+from videomae.model_source import check_name, open_classifier, open_config, open_processor
+from videomae.modeling_videomae import VideoMAEModel
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 from videomae.pictures.attention import MEAN
 from videomae.pictures.clip import read_clip
@@ -55,10 +55,8 @@ class Labels:
 
     def __init__(self, model: str, device: torch.device):
         config = open_config(model, "model", kind="ForVideoClassification")
-        self.model, self.processor = (
-            VideoMAEForVideoClassification.from_pretrained(model),
-            open_processor(model, config),
-        )
+        self.model = open_classifier(model)
+        self.processor = open_processor(model, config)
         self.pipe = VideoClassificationPipeline(model=self.model, video_processor=self.processor, device=device)
 
     def whole(self, video: str, *, all_views: bool = False, top_k: int = 5) -> dict[str, float]:
@@ -133,7 +131,8 @@ class Actions:
         config = open_config(model, "--action_detector", kind="ForActionDetection")
         if person_detector:
             check_name(person_detector, "--person_detector")
-        self.model, self.processor = VideoMAEForActionDetection.from_pretrained(model), open_processor(model, config)
+        self.model = VideoMAEForActionDetection.from_pretrained(model)
+        self.processor = open_processor(model, config)
         self.note = name_outputs(self.model, names)
         self.persons = person_detector
         self.pipe = VideoActionDetectionPipeline(model=self.model, detector=person_detector, device=device)

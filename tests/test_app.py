@@ -24,6 +24,7 @@ from videomae.commands.app import build_page
 from videomae.commands.app_answers import Actions, Attention, Labels, Rebuilding, make_examples
 from videomae.commands.main import main
 from videomae.pictures.plot import line_plot, ticks
+from videomae.token_reduction_videomae import ReducedVideoMAEConfig, ReducedVideoMAEForVideoClassification
 from videomae.video_io import probe
 
 CPU = torch.device("cpu")
@@ -68,6 +69,13 @@ def test_a_video_is_answered_with_its_best_labels(folder, video):
     one, averaged = labels.whole(video, top_k=3), labels.whole(video, all_views=True, top_k=3)
     assert len(one) == len(averaged) == 3 and one != averaged
     assert list(one.values()) == sorted(one.values(), reverse=True)
+
+
+def test_a_folder_that_merges_tokens_is_answered_by_the_class_that_merges(folder, tmp_path):
+    config = ReducedVideoMAEConfig.from_pretrained(folder)
+    config.merge_per_layer = 1
+    ReducedVideoMAEForVideoClassification.from_pretrained(folder, config=config).save_pretrained(tmp_path)
+    assert type(Labels(str(tmp_path), CPU).model) is ReducedVideoMAEForVideoClassification
 
 
 def test_labels_over_time_are_those_of_the_pipelines_windows(folder, video):
