@@ -4,6 +4,23 @@ Names load on first use, so `import videomae` costs neither torch nor transforme
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; `_MODULE_OF` says the same to the interpreter
+    from videomae.auto_videomae import register_auto_classes
+    from videomae.configuration_videomae import VideoMAEConfig
+    from videomae.image_processing_videomae import VideoMAEFeatureExtractor, VideoMAEImageProcessor
+    from videomae.modeling_videomae import (
+        VideoMAEForPreTraining,
+        VideoMAEForVideoClassification,
+        VideoMAEModel,
+        VideoMAEPreTrainedModel,
+    )
+    from videomae.modeling_videomae_detection import VideoMAEForActionDetection
+    from videomae.pipeline_videomae import VideoClassificationPipeline
+    from videomae.pipeline_videomae_detection import VideoActionDetectionPipeline
+    from videomae.token_reduction_videomae import ReducedVideoMAEConfig, ReducedVideoMAEForVideoClassification
+    from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 __version__ = "0.1.0"
 
@@ -24,10 +41,26 @@ _MODULE_OF = {
     "register_auto_classes": "auto_videomae",
 }
 
-__all__ = [*_MODULE_OF, "__version__"]
+__all__ = [
+    "ReducedVideoMAEConfig",
+    "ReducedVideoMAEForVideoClassification",
+    "VideoActionDetectionPipeline",
+    "VideoClassificationPipeline",
+    "VideoMAEConfig",
+    "VideoMAEFeatureExtractor",
+    "VideoMAEForActionDetection",
+    "VideoMAEForPreTraining",
+    "VideoMAEForVideoClassification",
+    "VideoMAEImageProcessor",
+    "VideoMAEModel",
+    "VideoMAEPreTrainedModel",
+    "VideoMAEVideoProcessor",
+    "__version__",
+    "register_auto_classes",
+]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'videomae' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"videomae.{_MODULE_OF[name]}"), name)
@@ -35,5 +68,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULE_OF])

@@ -6,14 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).parent.parent
-NOT_PACKAGED = {"tests", "benchmarks", "examples", "docs"}
+NOT_PACKAGED = {"tests", "benchmarks", "experiments", "examples", "docs", "notebooks"}
+DATA_FILES = ("py.typed", "model_cards/*.yaml", "model_cards/*.jinja", "metrics/*/README.md")
 
 
 def python(code, **environment):
@@ -78,32 +80,62 @@ def test_no_module_bears_the_name_of_a_package_we_use():
     assert not used & {path.stem for path in sources() if len(path.parts) == 1}
 
 
-def test_the_built_wheel_holds_and_imports_every_module_and_data_file(tmp_path):
-    copy = tmp_path / "source"
-    shutil.copytree(
-        ROOT,
-        copy,
-        ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "tests", "runs", "__pycache__"),
+def build(source, kind, output):
+    """Build the checkout's tracked files as a "wheel" or "sdist" with the setuptools that are here; returns the file."""
+    code = f"import setuptools.build_meta as backend; print(backend.build_{kind}({str(output)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """(wheel, sdist, files of the wheel that was made from the unpacked sdist); building twice in one tree."""
+    work = tmp_path_factory.mktemp("built")
+    copy = work / "source"
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "runs", "demo_output"
     )
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "-w", tmp_path, copy],
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("videomae-*.whl")
-    site = tmp_path / "site"
-    zipfile.ZipFile(wheel).extractall(site)
-    for path in sources():
-        assert (site / "videomae" / path).is_file(), f"{path} is not in the wheel: name its package in pyproject.toml"
-    for pattern in ("model_cards/*.yaml", "model_cards/*.jinja"):
-        for file in ROOT.glob(pattern):
-            assert (site / "videomae" / file.relative_to(ROOT)).is_file(), f"{file.name} is not in the wheel"
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=ignored)
+    sdist = build(copy, "sdist", work)
+    wheel = build(copy, "wheel", work)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(work / "unpacked", filter="data")
+    (unpacked,) = (work / "unpacked").iterdir()
+    (work / "again").mkdir()
+    again = zipfile.ZipFile(build(unpacked, "wheel", work / "again")).namelist()
+    return wheel, sdist, again
+
+
+def packaged(names):
+    """The files of the package among the names in an archive, as paths below the root of the checkout."""
+    return {name.split("videomae/", 1)[1] for name in names if name.startswith("videomae/")}
+
+
+def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(built):
+    wheel, _, again = built
+    names = zipfile.ZipFile(wheel).namelist()
+    data = {str(file.relative_to(ROOT)) for pattern in DATA_FILES for file in ROOT.glob(pattern)}
+    assert packaged(names) == set(map(str, sources())) | data
+    assert set(again) == set(names), "a wheel that is built from the source distribution differs"
+
+
+def test_the_source_distribution_holds_each_file_of_the_package_once(built):
+    _, sdist, _ = built
+    with tarfile.open(sdist) as archive:
+        names = [name.split("/", 1)[1] for name in archive.getnames() if "/" in name]
+    modules = sorted(name.removeprefix("src/videomae/") for name in names if name.endswith(".py"))
+    assert [name for name in modules if not name.startswith("tests/")] == sorted(map(str, sources()))
+
+
+def test_the_installed_wheel_imports_every_module(built, tmp_path):
+    zipfile.ZipFile(built[0]).extractall(tmp_path)
     modules = [".".join(["videomae", *path.with_suffix("").parts]).removesuffix(".__init__") for path in sources()]
     printed = python(
         f"import importlib, videomae\nfor name in {modules!r}: importlib.import_module(name)\nprint(videomae.__file__)",
-        PYTHONPATH=str(site),
+        PYTHONPATH=str(tmp_path),
     )
-    assert printed.strip().endswith(str(site / "videomae" / "__init__.py"))
+    assert printed.strip().endswith(str(tmp_path / "videomae" / "__init__.py"))
 
 
 def test_building_asks_for_setuptools_alone():
