@@ -298,7 +298,7 @@ def evaluate(
     results = {
         "identity": identity,
         "dataset": dataset,
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "model": model_name,
         "class_names": names,
         **summary(rows, names, problem, max_broken=max_broken, output=output),

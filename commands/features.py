@@ -440,7 +440,7 @@ def extract(
         "identity": identity,
         "model": encoder.name,
         "data": manifest.origin,
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "versions": versions(),
         "device": str(encoder.device),
         "processes": state.num_processes,

@@ -151,7 +151,7 @@ def record_start(run: Path, *, options: Any, effective: Mapping[str, Any], data:
     starts = json.loads(path.read_text("utf-8"))["starts"] if path.exists() else []
     starts.append(
         {
-            "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "from_step": step,
             "command": shlex.join(sys.argv),
             "options": plain(options),
