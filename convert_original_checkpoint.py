@@ -5,7 +5,7 @@
 
 The layout of a file is recognised by its keys, one table says where each tensor goes, and shapes give the architecture.
 What shapes cannot tell (heads, epsilon, pooling, pixel statistics) comes from zoo.yaml or a preset, never from a guess.
-Afterwards the written folder is loaded as a user would and compared with reference_videomae.py run on the source.
+Afterwards the written folder is loaded as a user would and compared with conversion/reference.py run on the source.
 
 The steps are in conversion/: weight_files.py opens, layouts.py holds the table, plan.py settles the architecture,
 label_files.py reads class names, proof.py compares.
@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
+from videomae.command_line import guarded
 from videomae.conversion.layouts import listed, official_state
 from videomae.conversion.plan import Plan, model_class, plan, preset_of
 from videomae.conversion.proof import prove
@@ -308,13 +309,11 @@ def main(argv: list[str] | None = None) -> int:
         )
     print(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     if args.push_to_hub:
-        from videomae.commands.publish import publish
+        from videomae.publishing.upload import publish
 
         print(f"published: {publish(output, args.push_to_hub)}")
     return 0
 
 
 if __name__ == "__main__":
-    from videomae.commands.main import main as command
-
-    sys.exit(command(["convert", *sys.argv[1:]]))
+    sys.exit(guarded("videomae convert", main, sys.argv[1:]))

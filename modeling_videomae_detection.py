@@ -7,7 +7,6 @@ naming actions is pipeline_videomae_detection.py's work.
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomae import DETECTION_FAMILIES, VideoMAEConfig
 from .modeling_videomae import VideoMAEModel, VideoMAEPreTrainedModel
-from .roi_align_videomae import roi_max
+from .roi_align_videomae import roi_max, widen_boxes
 
 # B clips  T frames  C channels  H W pixels | t h w patch grid | N boxes of all clips, in order | D width
 
@@ -52,29 +51,6 @@ def check_boxes(boxes: torch.Tensor, height: int, width: int, name: str = "boxes
             row = int(wrong.nonzero()[0])
             values = ", ".join(f"{value:g}" for value in boxes[row].tolist())
             raise ValueError(f"{name}: row {row}, ({values}), {what}")
-
-
-def widen_boxes(
-    boxes: torch.Tensor, scale: Sequence[float], *, height: int, width: int, inclusive: bool
-) -> torch.Tensor:
-    """Grow boxes by shares of their width and height in total, half to each side, and clip them to the frame.
-
-    `inclusive` is VideoMAE-Action-Detection's reckoning: a box that ends at pixel x2 contains that pixel, so its width
-    is x2 - x1 + 1 and the last coordinate inside the frame is width - 1.
-    """
-    extra = 1 if inclusive else 0
-    x1, y1, x2, y2 = boxes.unbind(1)
-    grow_x, grow_y = (x2 - x1 + extra) * (scale[0] / 2), (y2 - y1 + extra) * (scale[1] / 2)
-    right, bottom = width - extra, height - extra
-    return torch.stack(
-        [
-            (x1 - grow_x).clamp(0, right),
-            (y1 - grow_y).clamp(0, bottom),
-            (x2 + grow_x).clamp(0, right),
-            (y2 + grow_y).clamp(0, bottom),
-        ],
-        1,
-    )
 
 
 def fit_frames(pixel_values: torch.Tensor, patch_hw: tuple[int, int], rule: str) -> torch.Tensor:

@@ -6,7 +6,7 @@ of samples and the rules at the border. Same results as torchvision's operator; 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -137,3 +137,26 @@ def roi_max(feature_map: torch.Tensor, boxes: list[torch.Tensor], **options) -> 
         if not pooled:  # no rows, but still a function of the map: data-parallel training waits for every gradient
             pooled = [feature_map.permute(0, 2, 3, 1).flatten(0, 2)[:0]]
         return torch.cat(pooled).to(feature_map.dtype)
+
+
+def widen_boxes(
+    boxes: torch.Tensor, scale: Sequence[float], *, height: int, width: int, inclusive: bool
+) -> torch.Tensor:
+    """Grow boxes by shares of their width and height in total, half to each side, and clip them to the frame.
+
+    `inclusive` is VideoMAE-Action-Detection's reckoning: a box that ends at pixel x2 contains that pixel, so its width
+    is x2 - x1 + 1 and the last coordinate inside the frame is width - 1.
+    """
+    extra = 1 if inclusive else 0
+    x1, y1, x2, y2 = boxes.unbind(1)
+    grow_x, grow_y = (x2 - x1 + extra) * (scale[0] / 2), (y2 - y1 + extra) * (scale[1] / 2)
+    right, bottom = width - extra, height - extra
+    return torch.stack(
+        [
+            (x1 - grow_x).clamp(0, right),
+            (y1 - grow_y).clamp(0, bottom),
+            (x2 + grow_x).clamp(0, right),
+            (y2 + grow_y).clamp(0, bottom),
+        ],
+        1,
+    )

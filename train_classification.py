@@ -14,44 +14,46 @@ interruption are those of train_pretrain.py.
 
 import contextlib
 import dataclasses
-import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
-from videomae.commands import evaluation
+from videomae.command_line import Parser, add_fields, guarded, options_from, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
-from videomae.conversion.label_files import read_names
 from videomae.data.collators import ClassificationCollator
-from videomae.data.manifests import Manifest, open_manifest
-from videomae.data.mixing import Mixing, soft_labels
+from videomae.data.lists.label_files import read_names
+from videomae.data.lists.layouts import open_manifest
+from videomae.data.lists.manifests import Manifest
+from videomae.data.mixing import Mixing
 from videomae.data.randaugment import RandAugment
 from videomae.data.randomness import generator_for, sample_key
 from videomae.data.transforms import EvalTransform, RandomErasing, TrainTransform
 from videomae.data.video_dataset import BrokenVideosError, VideoDataset
+from videomae.evaluation import multi_view as evaluation
+from videomae.evaluation.validation import DECISIVE, Watch, averaged, chance_warning, validate
 from videomae.files import new_folder
 from videomae.model_cards.run_cards import write_run_card
-from videomae.model_source import open_config
 from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.models import open_config
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines, lora
 from videomae.training.batches import MicroBatches, StepPlan, default_workers, seed_step, step_batches
 from videomae.training.checkpoints import prune
 from videomae.training.classifiers import build_classifier, class_weights, freeze
-from videomae.training.distillation import Teacher, TeacherCollator, distillation_loss, read_teacher_scores
+from videomae.training.distillation import Teacher, TeacherCollator, read_teacher_scores
 from videomae.training.engines import on_device
+from videomae.training.objective import Objective
 from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
-from videomae.training.options import Parser, RunOptions, add_fields, options_from, plain, recipe_from
+from videomae.training.options import FinetuneOptions, recipe_from
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
-from videomae.training.recipes import FINETUNING, FinetuneRecipe, option
+from videomae.training.recipes import FINETUNING, PROBLEMS, FinetuneRecipe
 from videomae.training.runs import (
     EXIT_INTERRUPTED,
     RECIPE,
@@ -61,120 +63,12 @@ from videomae.training.runs import (
     record_start,
     rewind_log,
 )
-from videomae.training.validation import DECISIVE, chance_warning, validate
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
-PROBLEMS = {"class": "single_label_classification", "multi": "multi_label_classification", "value": "regression"}
 EARLY_VALIDATIONS = 3  # a head that is at chance after as many looks is worth a warning
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassifierRecipe(FinetuneRecipe):
-    """A published fine-tuning, and what data of one's own asks for beyond it."""
-
-    label_kind: str = option(
-        "class", "data", "one class a video, several (a|b), or numbers to predict", choices=tuple(PROBLEMS)
-    )
-    class_weights: str = option(
-        "none", "data", "balanced: rare classes weigh more in the loss", choices=("none", "balanced")
-    )
-    init_head_from: str = option(
-        "auto",
-        "model",
-        "head: auto (keep it if the classes are the same), labels (rows by class name), fresh, or a label map (.json)",
-    )
-    freeze: str = option("none", "model", "what is not trained: none, encoder, or the first N blocks")
-    lora_rank: int = option(0, "model", "train matrices of this rank beside query and value instead (needs peft)")
-    probe_epochs: int = option(0, "optimisation", "epochs in which the head alone is trained, before the rest joins")
-    teacher: str | None = option(None, "distillation", "folder of a classifier that scores the same clips")
-    teacher_scores: str | None = option(
-        None, "distillation", "instead of it: predictions.parquet of `videomae evaluate TEACHER TRAINING_LIST`"
-    )
-    temperature: float = option(1.0, "distillation", "softens teacher and student; 1 compares plain probabilities")
-    teacher_weight: float = option(1.0, "distillation", "weight of the teacher's scores in the loss")
-    label_weight: float = option(0.0, "distillation", "weight of the labels in the loss of a student")
-
-
-# For a few hundred to a few thousand videos and one device: the head learns first, then everything with layer decay;
-# milder augmentation than the published recipes, which are for hundreds of thousands of clips.
-SMALL_DATA = {
-    "name": "small-data",
-    "source": "for data sets of one's own on one device; reproduces nothing published",
-    "dataset": "one's own",
-    "model": "base",
-    "epochs": 30,
-    "warmup_epochs": 3,
-    "probe_epochs": 3,
-    "clips_per_step": 16,
-    "base_lr": 4e-3,
-    "min_lr": 1e-5,
-    "num_samples": 2,
-    "crop_area": (0.3, 1.0),
-    "mixup": 0.2,
-    "cutmix": 0.0,
-    "erase": 0.1,
-    "drop_path_rate": 0.1,
-    "head_dropout_prob": 0.5,
-}
-
-RECIPES: dict[str, ClassifierRecipe] = {
-    name: ClassifierRecipe(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)})
-    for name, recipe in FINETUNING.items()
-} | {"small-data": ClassifierRecipe(**SMALL_DATA)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(RunOptions):
-    """Where the videos are, and when the classifier is looked at."""
-
-    data: str = option("", "run", "labelled videos to train on: a folder per class, or a list (docs/data.md)")
-    val_data: str | None = option(None, "run", "labelled videos to validate on while training")
-    val_share: float = option(0.0, "run", "without --val_data: share of each class held out from --data")
-    test_data: str | None = option(None, "run", "labelled videos for the multi-view test after training")
-    train_split: str | None = option(None, "run", "which part of --data, where it has several")
-    val_split: str | None = option(None, "run", "which part of --val_data (of --data, where only that is given)")
-    test_split: str | None = option(None, "run", "which part of --test_data (of --data, where only that is given)")
-    data_root: str | None = option(None, "run", "folder that relative paths of the lists start from")
-    class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers")
-    max_broken: float = option(0.01, "run", "stop when more than this share of the videos seen cannot be read")
-
-    validate_every: int = option(1, "validation", "epochs between validations (one clip a video)")
-    early_stopping: int = option(0, "validation", "stop after this many validations without a better one (0: never)")
-    eval_only: bool = option(False, "validation", "no training: multi-view test of --model (or of OUTPUT/best)")
-    overfit: int = option(0, "checks", "learn this many videos by heart, a test of the whole path; writes nothing")
-
-
 # ---------------------------------------------------------------------------------------------------------- the step
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The loss of a batch: labels hard, smoothed or mixed, classes weighted, a teacher beside them or not."""
-
-    problem: str
-    num_labels: int
-    label_smoothing: float = 0.0
-    class_weights: torch.Tensor | None = None
-    teacher: Teacher | None = None
-    temperature: float = 1.0
-    teacher_weight: float = 0.0
-    label_weight: float = 1.0
-
-    def __call__(self, logits: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor:
-        loss = self.label_weight * self.label_loss(logits.float(), batch["labels"]) if self.label_weight else 0.0
-        if self.teacher_weight:
-            teacher = batch["teacher_logits"] if self.teacher is None else self.teacher(batch["pixel_values"])
-            loss = loss + self.teacher_weight * distillation_loss(logits, teacher, self.temperature)
-        return loss
-
-    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if self.problem == "regression":
-            return F.mse_loss(logits, labels.float().reshape(logits.shape))
-        if self.problem == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits, labels.float(), weight=self.class_weights)
-        # Mixing has smoothed its soft labels already; hard ones are smoothed here.
-        targets = soft_labels(labels, self.num_labels, self.label_smoothing)
-        return F.cross_entropy(logits, targets, weight=self.class_weights)
 
 
 def training_step(
@@ -216,7 +110,7 @@ def training_step(
 # ----------------------------------------------------------------------------------------------------------- the run
 
 
-def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
+def train(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
     """Run a fine-tuning to its end; returns the exit code."""
     transformers_logging.disable_progress_bar()
     accelerator = engines.start_accelerator(options)
@@ -277,7 +171,7 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
     def write_more(folder: Path, done: int) -> None:
         if recipe.lora_rank:
             lora.write(plain_model, folder)
-        write_model_files(folder, recipe, data, plan, done, run.log, watch.results(data, recipe))
+        write_model_files(folder, recipe, data, plan, done, run.log, validation_results(watch, recipe, data))
 
     def save(done: int) -> None:
         engines.save(
@@ -378,62 +272,17 @@ def train(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
         accelerator.wait_for_everyone()
         tested = test(best, recipe, options, data.class_names, output=run.folder / "test")
         if tested and best.name == "best":  # a checkpoint's files are hashed and stay as they are
-            results = [*watch.results(data, recipe), card_result(tested)]
+            results = [*validation_results(watch, recipe, data), card_result(tested)]
             write_model_files(best, recipe, data, plan, watch.best_step, run.log, results)
     accelerator.end_training()
     return 0
 
 
-@dataclass
-class Watch:
-    """What validation has shown so far; part of every checkpoint."""
-
-    decisive: str
-    looks: int = 0
-    best: float | None = None
-    best_step: int = 0
-    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    worse_in_row: int = 0
-    stopped: bool = False
-
-    def note(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Whether these metrics are the best so far."""
-        self.looks += 1
-        value = metrics[self.decisive]
-        if math.isnan(value) or (self.best is not None and value <= self.best):
-            self.worse_in_row += 1
-            return False
-        self.best, self.best_step, self.best_metrics, self.worse_in_row = value, step, dict(metrics), 0
-        return True
-
-    def results(self, data: "ClassificationData", recipe: ClassifierRecipe) -> list[dict[str, Any]]:
-        """For the card: the best validation so far."""
-        if self.best is None:
-            return []
-        metrics = {name: value for name, value in self.best_metrics.items() if name in ("top1", "top5", "mAP", "mae")}
-        return [
-            {
-                "dataset": data.facts["validation"],
-                "split": "validation, while training",
-                "protocol": f"{recipe.num_frames}x1x1",
-                "metrics": metrics,
-                "videos": len(data.validation),
-            }
-        ]
-
-
-@contextlib.contextmanager
-def averaged(model: torch.nn.Module, ema: Ema | None) -> Iterator[None]:
-    """Inside the block the model has the averaged weights, where there are some; after it its own, bit for bit."""
-    if ema is None:
-        yield
-        return
-    own = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(ema.state)
-    try:
-        yield
-    finally:
-        model.load_state_dict(own)
+def validation_results(watch: Watch, recipe: FinetuneRecipe, data: "ClassificationData") -> list[dict[str, Any]]:
+    """The best validation so far, for the card."""
+    if data.validation is None:
+        return []
+    return watch.results(dataset=data.facts["validation"], videos=len(data.validation), num_frames=recipe.num_frames)
 
 
 # ------------------------------------------------------------------------------------------------------ data and model
@@ -453,7 +302,7 @@ class ClassificationData:
     facts: dict[str, Any]
 
 
-def build_data(recipe: ClassifierRecipe, options: FinetuneOptions, tell=say) -> ClassificationData:
+def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> ClassificationData:
     if not options.data:
         raise ValueError("--data is missing: a folder with a sub-folder per class, or a list of videos with labels")
     names = read_names(options.class_names) if options.class_names else None
@@ -550,7 +399,7 @@ def tell_empty_classes(manifest: Manifest, names: Sequence[str] | None, num_labe
         )
 
 
-def build_model(recipe: ClassifierRecipe, data: ClassificationData, tell=say) -> VideoMAEForVideoClassification:
+def build_model(recipe: FinetuneRecipe, data: ClassificationData, tell=say) -> VideoMAEForVideoClassification:
     torch.manual_seed(recipe.seed)
     fields = {
         "image_size": recipe.image_size,
@@ -586,7 +435,7 @@ def build_model(recipe: ClassifierRecipe, data: ClassificationData, tell=say) ->
 
 
 def build_objective(
-    recipe: ClassifierRecipe, data: ClassificationData, config: VideoMAEConfig, device: torch.device
+    recipe: FinetuneRecipe, data: ClassificationData, config: VideoMAEConfig, device: torch.device
 ) -> Objective:
     weights = None
     if data.problem == "single_label_classification":
@@ -622,7 +471,7 @@ def build_objective(
     )
 
 
-def build_collator(recipe: ClassifierRecipe, data: ClassificationData, plan: StepPlan) -> Any:
+def build_collator(recipe: FinetuneRecipe, data: ClassificationData, plan: StepPlan) -> Any:
     mixing = None
     if recipe.mixup > 0 or recipe.cutmix > 0:
         if data.problem == "regression":
@@ -653,7 +502,7 @@ def build_collator(recipe: ClassifierRecipe, data: ClassificationData, plan: Ste
 
 
 def summary(
-    recipe: ClassifierRecipe, model: torch.nn.Module, data: ClassificationData, plan: StepPlan, schedule: Schedule
+    recipe: FinetuneRecipe, model: torch.nn.Module, data: ClassificationData, plan: StepPlan, schedule: Schedule
 ) -> dict[str, Any]:
     """What the recipe comes to on this data and these devices; printed before the first step and kept in run.json."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -674,7 +523,7 @@ def summary(
 
 def write_model_files(
     folder: Path,
-    recipe: ClassifierRecipe,
+    recipe: FinetuneRecipe,
     data: ClassificationData,
     plan: StepPlan,
     steps: int,
@@ -706,7 +555,7 @@ def write_model_files(
 
 def test(
     folder: Path | str,
-    recipe: ClassifierRecipe,
+    recipe: FinetuneRecipe,
     options: FinetuneOptions,
     class_names: Sequence[str] | None,
     *,
@@ -752,7 +601,7 @@ test.__test__ = False  # a name that pytest would otherwise collect where it is 
 OVERFIT_STEPS, OVERFIT_WARMUP, OVERFIT_LR = 300, 20, 1e-3
 
 
-def overfit(recipe: ClassifierRecipe, options: FinetuneOptions) -> int:
+def overfit(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
     """Learn a few videos by heart, without augmentation. A path that is whole gets there; a broken link stays at chance."""
     transformers_logging.disable_progress_bar()
     accelerator = engines.start_accelerator(options)
@@ -797,14 +646,14 @@ def parser() -> Parser:
         prog="videomae finetune",
         usage="videomae finetune --recipe NAME --model MODEL --data VIDEOS --output FOLDER [--FIELD VALUE ...]",
         description=__doc__.partition("\n\n")[0],
-        epilog="Recipes: " + ", ".join(RECIPES) + ". docs/finetuning.md walks through a run.",
+        epilog="Recipes: " + ", ".join(FINETUNING) + ". docs/finetuning.md walks through a run.",
     )
     made.add_argument(
         "--recipe", help=f"a name below, or the path of a recipe.yaml; left out with --resume: the run's own ({RECIPE})"
     )
     made.add_argument("--preset", dest="recipe", help="the same as --recipe")
     add_fields(made, FinetuneOptions)
-    add_fields(made, ClassifierRecipe)
+    add_fields(made, FinetuneRecipe)
     return made
 
 
@@ -818,9 +667,9 @@ def main(argv: list[str] | None = None) -> int:
         elif options.eval_only:
             arguments.recipe = "small-data"  # the views come with the model
         else:
-            raise ValueError(f"--recipe is missing; choose one of {', '.join(RECIPES)} or the path of a recipe.yaml")
-    recipe = recipe_from(arguments, RECIPES)
-    if recipe.model not in PRESETS and arguments.recipe in RECIPES:  # a recorded recipe has been fitted
+            raise ValueError(f"--recipe is missing; choose one of {', '.join(FINETUNING)} or the path of a recipe.yaml")
+    recipe = recipe_from(arguments, FINETUNING)
+    if recipe.model not in PRESETS and arguments.recipe in FINETUNING:  # a recorded recipe has been fitted
         open_config(recipe.model)
         recipe = fitted_to_start(recipe, given=vars(arguments))
     try:
@@ -831,7 +680,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(str(error).strip().splitlines()[-1]) from error
 
 
-def fitted_to_start(recipe: ClassifierRecipe, *, given: Mapping[str, Any]) -> ClassifierRecipe:
+def fitted_to_start(recipe: FinetuneRecipe, *, given: Mapping[str, Any]) -> FinetuneRecipe:
     """A folder brings its own architecture, and small-data goes on with the clips that it was trained on."""
     own: dict[str, Any] = {"config": {}}
     if recipe.name == "small-data":
@@ -840,7 +689,7 @@ def fitted_to_start(recipe: ClassifierRecipe, *, given: Mapping[str, Any]) -> Cl
     return dataclasses.replace(recipe, **{name: value for name, value in own.items() if name not in given})
 
 
-def eval_only(recipe: ClassifierRecipe, options: FinetuneOptions, *, model: str | None) -> int:
+def eval_only(recipe: FinetuneRecipe, options: FinetuneOptions, *, model: str | None) -> int:
     """The multi-view test of --model, or of the best checkpoint of a run."""
     if not (options.test_data or options.test_split):
         raise ValueError("--eval_only needs --test_data, labelled videos to test on")
@@ -856,6 +705,4 @@ def eval_only(recipe: ClassifierRecipe, options: FinetuneOptions, *, model: str 
 
 
 if __name__ == "__main__":
-    from videomae.commands.main import main as command
-
-    sys.exit(command(["finetune", *sys.argv[1:]]))
+    sys.exit(guarded("videomae finetune", main, sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Train an action detector on AVA, AVA-Kinetics, or data of one's own in the same format; or test one.
 
-    python -m videomae.data.ava_synthetic SET && videomae train-detection --recipe tiny --num_labels 5 \\
+    videomae make-ava SET && videomae train-detection --recipe tiny --num_labels 5 \\
         --movies SET/movies --annotations SET/train.csv --val_annotations SET/val.csv --output runs/detect
     accelerate launch train_detection.py --recipe ad-base-k400-finetuned --model videomae-base-finetuned-kinetics \\
         --movies ava/movies --annotations ava_train_v2.2.csv --excluded ava_train_excluded_timestamps_v2.2.csv \\
@@ -16,7 +16,6 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,19 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
+from videomae.command_line import Parser, add_fields, guarded, options_from, plain
 from videomae.configuration_videomae import VideoMAEConfig
-from videomae.data.ava import (
-    ActionList,
-    read_action_list,
-    read_annotations,
-    read_key_frames,
-    read_proposals,
-    write_detections,
-)
-from videomae.data.ava_dataset import AvaDataset, collate_detection
-from videomae.data.ava_movies import MovieFolder
-from videomae.data.box_transforms import DetectionTestTransform, DetectionTrainTransform
+from videomae.data.ava.annotations import ActionList, read_action_list, read_annotations, read_key_frames
+from videomae.data.ava.boxes import DetectionTestTransform, DetectionTrainTransform
+from videomae.data.ava.dataset import AvaDataset, collate_detection
+from videomae.data.ava.detections import write_detections
+from videomae.data.ava.movies import MovieFolder
+from videomae.data.ava.proposals import read_proposals
 from videomae.data.video_dataset import BrokenVideosError
 from videomae.files import sha256_of, write_json
 from videomae.model_cards.run_cards import write_run_card
-from videomae.model_source import open_config
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
+from videomae.models import open_config
 from videomae.sampling_videomae import ClipSampling
 from videomae.train_pretrain import training_step
 from videomae.training import engines
@@ -48,9 +43,9 @@ from videomae.training.batches import StepPlan, default_workers, seed_step, step
 from videomae.training.checkpoints import prune
 from videomae.training.detectors import build_detector, detect_all, score_detections
 from videomae.training.optimisation import Ema, Schedule, build_optimizer
-from videomae.training.options import Parser, RunOptions, add_fields, options_from, plain, recipe_from
+from videomae.training.options import DetectionOptions, recipe_from
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
-from videomae.training.recipes import DETECTION, DetectionRecipe, option
+from videomae.training.recipes import DETECTION, DetectionRecipe
 from videomae.training.runs import (
     EXIT_INTERRUPTED,
     RECIPE,
@@ -61,38 +56,6 @@ from videomae.training.runs import (
     rewind_log,
 )
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectionOptions(RunOptions):
-    """Where movies, annotations and persons are, and how often the detector is tested."""
-
-    movies: str = option("", "data", "folder of movies, of folders with a file per second, or of folders of frames")
-    annotations: str = option("", "data", "training annotations, an AVA CSV")
-    excluded: str | None = option(None, "data", "CSV of training key frames to leave out")
-    proposals: str | None = option(None, "data", "detected persons for training (.pkl, .csv, .json)")
-    proposal_images: str | None = option(None, "data", "the COCO file that describes the images of a .json of results")
-    actions: str | None = option(None, "data", "action list (pbtxt) that names the outputs")
-    starts_at: float | None = option(
-        None, "data", "second at which the movies begin [0, or 900 where they are too short]"
-    )
-    frames_per_second: float = option(30.0, "data", "of folders of frames")
-    missing_movies: str = option("error", "data", "key frames without a movie", choices=("error", "skip"))
-    max_broken: float = option(0.01, "data", "stop when more than this share of the key frames cannot be read")
-
-    val_annotations: str | None = option(None, "test", "annotations to test on")
-    val_movies: str | None = option(None, "test", "folder of their movies [--movies]")
-    val_excluded: str | None = option(None, "test", "CSV of key frames that do not count")
-    val_key_frames: str | None = option(
-        None, "test", "CSV of the key frames to test [the annotated ones and those with detected persons]"
-    )
-    val_proposals: str | None = option(None, "test", "detected persons [the annotated ones]")
-    val_proposal_images: str | None = option(None, "test", "the COCO file that describes their images")
-    val_classes: str | None = option(None, "test", "action list of the classes that count [all]")
-    val_clips_per_device: int = option(1, "test", "clips on one device at a time")
-    eval_every: int = option(0, "test", "epochs between tests while training; one is made at the end (0: only there)")
-    test: str | None = option(None, "test", "test this model folder and train nothing; --output gets the results")
-
 
 # ----------------------------------------------------------------------------------------------------------- the run
 
@@ -294,7 +257,7 @@ def train_data(
 ) -> AvaDataset:
     for name in ("movies", "annotations"):
         if not getattr(options, name):
-            raise ValueError(f"--{name} is missing; `python -m videomae.data.ava_synthetic FOLDER` makes a small set")
+            raise ValueError(f"--{name} is missing; `videomae make-ava FOLDER` makes a small set")
     annotations = read_annotations(options.annotations, actions=actions.names if actions else None)
     if options.excluded:
         annotations = annotations.without(read_key_frames(options.excluded))
@@ -471,6 +434,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from videomae.commands.main import main as command
-
-    sys.exit(command(["train-detection", *sys.argv[1:]]))
+    sys.exit(guarded("videomae train-detection", main, sys.argv[1:]))

@@ -23,15 +23,16 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
+from videomae.command_line import Parser, add_fields, guarded, options_from, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.collators import PretrainCollator
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import BrokenVideosError, VideoDataset
 from videomae.masking_videomae import make_mask
 from videomae.model_cards.run_cards import write_run_card
-from videomae.model_source import open_config
 from videomae.modeling_videomae import VideoMAEForPreTraining
+from videomae.models import open_config
 from videomae.pictures.drawing import grid_picture
 from videomae.pictures.reconstruction import reconstruct
 from videomae.sampling_videomae import ClipSampling
@@ -39,9 +40,9 @@ from videomae.training import engines
 from videomae.training.batches import MicroBatches, StepPlan, default_workers, seed_step, step_batches
 from videomae.training.checkpoints import prune
 from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
-from videomae.training.options import Parser, RunOptions, add_fields, options_from, plain, recipe_from
+from videomae.training.options import PretrainOptions, recipe_from
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
-from videomae.training.recipes import PRETRAINING, PretrainRecipe, option
+from videomae.training.recipes import PRETRAINING, PretrainRecipe
 from videomae.training.runs import (
     EXIT_INTERRUPTED,
     RECIPE,
@@ -52,20 +53,6 @@ from videomae.training.runs import (
     rewind_log,
 )
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainOptions(RunOptions):
-    """Where the videos are, and the looks at what is learnt."""
-
-    data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md")
-    data_root: str | None = option(None, "run", "folder that relative paths of the list start from")
-    max_broken: float = option(0.01, "run", "stop when more than this share of the videos seen cannot be read")
-    picture_every: int = option(0, "logging", "epochs between pictures of a reconstruction (0: none)")
-    overfit: int = option(
-        0, "checks", "learn this many fixed samples by heart, a test of the whole path; writes nothing"
-    )
-
 
 # ---------------------------------------------------------------------------------------------------------- the step
 
@@ -475,6 +462,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from videomae.commands.main import main as command
-
-    sys.exit(command(["pretrain", *sys.argv[1:]]))
+    sys.exit(guarded("videomae pretrain", main, sys.argv[1:]))

@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from _side_by_side import header, record
 
-from videomae.data.ava import Detections, KeyFrame, read_detections, write_detections
+from videomae.data.ava.annotations import KeyFrame
+from videomae.data.ava.detections import Detections, read_detections, write_detections
 from videomae.metrics.ava_map.average_precision import LabelledBoxes, ava_map
 
 GOAL_SECONDS = 10

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from _side_by_side import header, record
 
-from videomae import reference_videomae as reference
 from videomae.configuration_videomae import PRESETS
+from videomae.conversion import reference as reference
 
 GB = 1e9
 

@@ -31,7 +31,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from videomae.data.collators import ClassificationCollator, PretrainCollator
 from videomae.data.encoding import encode_video
-from videomae.data.manifests import Manifest, open_manifest
+from videomae.data.lists.layouts import open_manifest
+from videomae.data.lists.manifests import Manifest
 from videomae.data.prepare import prepare
 from videomae.data.randaugment import RandAugment
 from videomae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, normalise, resize

@@ -24,8 +24,8 @@ import transformers
 from _side_by_side import has_bf16, header, median_ratio, record
 
 from videomae import VideoMAEConfig, VideoMAEForVideoClassification
-from videomae.commands.evaluation import Views, score_views, views_dataset
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
+from videomae.evaluation.multi_view import Views, score_views, views_dataset
 from videomae.sampling_videomae import ClipSampling
 
 CLIPS, CROPS = 5, 3

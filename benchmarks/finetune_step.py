@@ -25,12 +25,14 @@ from accelerate import Accelerator
 
 from videomae import VideoMAEConfig, VideoMAEForVideoClassification
 from videomae.data.collators import ClassificationCollator
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.mixing import Mixing
 from videomae.data.transforms import TrainTransform
 from videomae.data.video_dataset import VideoDataset
-from videomae.train_classification import RECIPES, Objective, training_step
+from videomae.train_classification import training_step
+from videomae.training.objective import Objective
 from videomae.training.optimisation import build_optimizer
+from videomae.training.recipes import FINETUNING
 
 CLASSES, SAMPLES = 400, 2
 
@@ -44,7 +46,7 @@ def ours(config: VideoMAEConfig, listing: Path, videos: int, reading: list[float
     )
     collate = ClassificationCollator(Mixing(CLASSES))
     objective = Objective(problem="single_label_classification", num_labels=CLASSES, label_smoothing=0.1)
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, RECIPES["v1-small-k400"]))
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, FINETUNING["v1-small-k400"]))
 
     def step(number: int) -> None:
         began = time.perf_counter()

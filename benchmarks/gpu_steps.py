@@ -27,9 +27,9 @@ from _side_by_side import clock, header, held_mib, median_ratio, middle, peak_mi
 from accelerate import Accelerator
 from model_step import config_of, inputs_of, our_model, stock_inputs, stock_model
 
-from videomae.train_classification import Objective
 from videomae.train_classification import training_step as finetuning_step
 from videomae.train_pretrain import training_step as pretraining_step
+from videomae.training.objective import Objective
 from videomae.training.optimisation import build_optimizer
 from videomae.training.recipes import FinetuneRecipe, PretrainRecipe
 

@@ -26,8 +26,8 @@ from _side_by_side import Row, clock, cores, has_bf16, header, middle, record, t
 from transformers.utils import is_flash_attn_2_available
 
 from videomae import VideoMAEConfig, VideoMAEForVideoClassification
-from videomae.fidelity import agreement, example_clips
-from videomae.int8 import quantize_int8
+from videomae.inference.fidelity import agreement, example_clips
+from videomae.inference.int8 import quantize_int8
 
 KINDS = ("float32", "bf16", "int8", "onnx", "attention")
 STOCK, OURS = "transformers, float32", "ours, float32"
@@ -99,7 +99,7 @@ def onnx_contenders(args: argparse.Namespace, folder: Path) -> dict[str, Answer]
     """Sessions on the files that the command writes, float32 and int8."""
     import onnxruntime
 
-    from videomae.commands.export import MODEL, quantize_onnx, write_onnx
+    from videomae.inference.onnx_export import MODEL, quantize_onnx, write_onnx
 
     model = VideoMAEForVideoClassification.from_pretrained(folder)
     write_onnx(model, folder / MODEL)

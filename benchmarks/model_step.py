@@ -7,7 +7,7 @@
 Heads are pretrain (V1: 90 % tube mask), pretrain-dual (V2: and half of the decoder's tokens), classify and detect (three
 boxes a clip). Stock is transformers with sdpa; it has no dual masking and no detector, so pretrain-dual stands against its
 single mask and detect has no peer. With --official, pretrain also runs against the official forward as
-reference_videomae.py restates it (forward only: it is the tests' oracle and keeps no gradients).
+conversion/reference.py restates it (forward only: it is the tests' oracle and keeps no gradients).
 
 FLOPs are counted as benchmarks/_cost.py says; utilisation divides them by the time and by the rate of a large square matrix
 product of the same type, measured in the same process. Memory is what the call holds at its peak beyond what was held before
@@ -23,7 +23,7 @@ from _cost import HEADS, forward_flops, matmul_flops_per_second, step_flops, tok
 from _side_by_side import added_mib, cores, has_bf16, header, median_ratio, middle, record, take_turns
 
 from videomae import VideoMAEConfig
-from videomae import reference_videomae as reference
+from videomae.conversion import reference as reference
 from videomae.masking_videomae import batch_masks
 
 KINDS = ("pretrain", "pretrain-dual", "classify", "detect")

@@ -19,8 +19,8 @@ from _motion import write_frame_folders
 from _side_by_side import header
 
 from videomae import train_pretrain
-from videomae.commands import probe
 from videomae.data.synthetic import SyntheticSet
+from videomae.evaluation import probes as probe
 from videomae.training.checkpoints import checkpoints
 from videomae.training.runs import read_log
 

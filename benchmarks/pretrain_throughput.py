@@ -26,7 +26,7 @@ from accelerate import Accelerator
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
 from videomae.data.collators import PretrainCollator
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.masking_videomae import batch_masks

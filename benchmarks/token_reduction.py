@@ -24,8 +24,8 @@ from videomae import ReducedVideoMAEForVideoClassification, VideoMAEConfig, Vide
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
 from videomae.data.synthetic import SyntheticSet, render_clip
 from videomae.data.transforms import normalise
-from videomae.fidelity import agreement, logits_of
-from videomae.int8 import quantize_int8
+from videomae.inference.fidelity import agreement, logits_of
+from videomae.inference.int8 import quantize_int8
 
 MOTIONS = ("moves right", "moves left", "moves down", "moves up")
 TINY = VideoMAEConfig(

@@ -119,7 +119,7 @@ def loop(args: argparse.Namespace) -> float:
 
     from videomae import VideoMAEForPreTraining
     from videomae.data.collators import PretrainCollator
-    from videomae.data.manifests import open_manifest
+    from videomae.data.lists.layouts import open_manifest
     from videomae.data.transforms import PretrainTransform
     from videomae.data.video_dataset import VideoDataset
     from videomae.train_pretrain import training_step

@@ -6,31 +6,23 @@ pass holds more than a few seconds of it. Finding actions is pipeline_videomae_d
 """
 
 import argparse
-import itertools
 import json
-import re
 import sys
-from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from videomae.data.ava import AVA_ACTIONS, read_action_list, read_proposals, seconds_text
+from videomae.data.ava.annotations import seconds_text
+from videomae.data.ava.proposals import read_proposals
 from videomae.files import check_output, new_file, write_json
-from videomae.model_source import check_name, open_config, open_device
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
+from videomae.models import check_name, open_config, open_device
+from videomae.pictures.overlay import draw_overlay
 from videomae.pipeline_videomae_detection import WHOLE_FRAME, VideoActionDetectionPipeline, read_boxes
-from videomae.video_io import VideoInfo, iter_windows, probe
-
-# One colour per person of a key frame, told apart also in grey.
-COLOURS = ((255, 196, 0), (0, 190, 255), (255, 96, 120), (120, 220, 90), (200, 140, 255), (255, 150, 60))
-CLOCK = 90000  # ticks a second of the overlay: frames keep the times that they have in the video
+from videomae.training.detectors import name_outputs
+from videomae.video_io import probe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -121,25 +113,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def name_outputs(model: VideoMAEForActionDetection, path: str | None) -> str | None:
-    """Give the model's outputs names where it has none; a sentence to say if the names are an assumption."""
-    config, note = model.config, None
-    if path:
-        names = read_action_list(path).names
-        if max(names) > config.num_labels:
-            raise ValueError(f"{path} goes up to action {max(names)}, but the model has {config.num_labels} outputs")
-        named = {column: names.get(column + 1, f"action {column + 1}") for column in range(config.num_labels)}
-    elif all(re.fullmatch(r"LABEL_\d+", name) for name in config.id2label.values()):
-        if config.num_labels != len(AVA_ACTIONS):
-            return "the model has no action names; --actions FILE gives them"
-        named = dict(enumerate(AVA_ACTIONS))
-        note = "the model has no action names and 80 outputs: they are taken for the actions of AVA"
-    else:
-        return None
-    config.id2label, config.label2id = named, {name: column for column, name in named.items()}
-    return note
-
-
 def persons_of(path: str, video_id: str) -> dict[float, list]:
     """Persons of one video from any file: the pipeline's own formats, or proposals of a whole data set."""
     suffix = Path(path).suffix.lower()
@@ -175,111 +148,3 @@ def write_csv(path: Path, video_id: str, results: list[dict[str, Any]], numbers:
                     number = numbers[action["label"]] + 1
                     seconds = seconds_text(key_frame["seconds"])
                     file.write(f"{video_id},{seconds},{place},{number},{action['score']:.4f}\n")
-
-
-# ------------------------------------------------------------------------------------------------------------ overlay
-
-
-def draw_overlay(
-    video: Path,
-    path: Path,
-    results: list[dict[str, Any]],
-    info: VideoInfo,
-    *,
-    reach: float | None = None,
-    threads: int = 2,
-) -> None:
-    """Write the video with each key frame's persons drawn into the frames nearest to it.
-
-    `reach` is the distance of key frames: no frame shows persons from further away than half of it. Without it, where
-    key frames come from a file, it is the usual distance between them.
-    """
-    if reach is None:
-        gaps = [later["seconds"] - earlier["seconds"] for earlier, later in itertools.pairwise(results)]
-        reach = float(np.median(gaps)) if gaps else 1.0
-    windows = iter_windows(video, num_frames=1, stride_frames=1, hop_frames=1, threads=threads)
-    # H.264 wants even sides: an odd row or column at the end is left out.
-    width, height = info.width // 2 * 2, info.height // 2 * 2
-    font = ImageFont.load_default(size=max(10, round(height / 30)))
-    nearest = _nearest_result(results, reach / 2 + 0.5 / info.fps)
-    next(nearest)
-    bar = tqdm(total=round(info.duration_seconds), unit="s", desc="drawing", file=sys.stderr)
-    with bar, new_file(path) as beside, av.open(str(beside), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(info.fps).limit_denominator(1001))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"preset": "veryfast", "crf": "20"}
-        stream.codec_context.thread_count = threads
-        stream.codec_context.time_base = Fraction(1, CLOCK)
-        for window in windows:
-            picture = np.ascontiguousarray(window.frames[0][:height, :width])
-            key_frame = nearest.send(window.start_seconds)
-            if key_frame is not None and key_frame["persons"]:
-                picture = np.asarray(draw_persons(Image.fromarray(picture), key_frame["persons"], font))
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = round(window.start_seconds * CLOCK), Fraction(1, CLOCK)
-            container.mux(stream.encode(frame))
-            bar.update(int(window.start_seconds) - bar.n)
-        container.mux(stream.encode(None))
-        bar.update(bar.total - bar.n)
-
-
-def _nearest_result(results: list[dict[str, Any]], reach: float) -> Iterator[dict[str, Any] | None]:
-    """Send rising times, get the key frame nearest to each, or None where all are further than `reach`."""
-    place, answer = 0, None
-    while True:
-        seconds = yield answer
-        while place + 1 < len(results) and abs(results[place + 1]["seconds"] - seconds) < abs(
-            results[place]["seconds"] - seconds
-        ):
-            place += 1
-        near = bool(results) and abs(results[place]["seconds"] - seconds) <= reach
-        answer = results[place] if near else None
-
-
-def draw_persons(picture: Image.Image, persons: list[dict[str, Any]], font) -> Image.Image:
-    """Boxes, and beside each its actions on a plate of the same colour, inside the picture and off other plates."""
-    draw = ImageDraw.Draw(picture)
-    line = max(2, round(picture.height / 240))
-    pad = max(2, line)
-    for number, person in enumerate(persons):
-        box, colour = person["box"], COLOURS[number % len(COLOURS)]
-        draw.rectangle((box["xmin"], box["ymin"], box["xmax"], box["ymax"]), outline=colour, width=line)
-    plates: list[tuple[float, float, float, float]] = []
-    for number, person in enumerate(persons):
-        if not person["actions"]:
-            continue
-        text = "\n".join(f"{action['label']} {action['score']:.2f}" for action in person["actions"])
-        left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, spacing=pad)
-        width, height = right - left + 2 * pad, bottom - top + 2 * pad
-        x, y = _place_plate(person["box"], width, height, picture.size, plates)
-        plates.append((x, y, x + width, y + height))
-        colour = COLOURS[number % len(COLOURS)]
-        draw.rectangle((x, y, x + width, y + height), fill=colour)
-        draw.multiline_text((x + pad - left, y + pad - top), text, font=font, fill=(0, 0, 0), spacing=pad)
-    return picture
-
-
-def _place_plate(
-    box: dict[str, float],
-    width: float,
-    height: float,
-    size: tuple[int, int],
-    plates: list[tuple[float, float, float, float]],
-) -> tuple[float, float]:
-    """Where a plate goes: above its box, below it or inside, the first of these that fits and hides no other plate."""
-    x = min(max(box["xmin"], 0), max(size[0] - width, 0))
-    inside = [(x, box["ymin"] - height), (x, box["ymax"]), (x, box["ymin"]), (x, box["ymax"] - height)]
-    inside = [(x, min(max(y, 0), max(size[1] - height, 0))) for x, y in inside]
-
-    def hidden(place: tuple[float, float]) -> float:
-        return sum(
-            max(0.0, min(place[0] + width, x2) - max(place[0], x1))
-            * max(0.0, min(place[1] + height, y2) - max(place[1], y1))
-            for x1, y1, x2, y2 in plates
-        )
-
-    return min(inside, key=hidden)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,6 @@ saved policy takes for a file. Making and drawing the pictures is the work of th
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,16 @@ from transformers.utils import logging as transformers_logging
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.files import check_output, write_atomic, write_json
-from videomae.masking_videomae import MASKS, make_mask
-from videomae.model_source import open_config, open_device, open_processor
-from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
-from videomae.pictures.attention import MEAN, attention_maps, legend, overlay
+from videomae.masking_videomae import MASKS
+from videomae.models import open_config, open_device, open_processor
+from videomae.pictures.attention import MEAN
 from videomae.pictures.clip import Clip, read_clip
 from videomae.pictures.drawing import Row, film, gif_bytes, grid_picture, mp4_bytes, png_bytes
-from videomae.pictures.reconstruction import STATISTICS, Reconstruction, reconstruct
-from videomae.training.classifiers import quiet_loading
+from videomae.pictures.reconstruction import STATISTICS
+from videomae.pictures.views import attention_views, open_encoder, open_pretrained, rebuilt_clip, reconstruction_views
 
 SHOWS = ("reconstruction", "attention")
 FORMATS = ("png", "gif", "mp4")
-TITLES = {
-    "nearby": "rebuilt",
-    "visible": "rebuilt,\nmean statistics",
-    "patch": "rebuilt with true\nstatistics (LEAK)",
-    "none": "rebuilt,\nnormalised",
-}
 
 
 def head_name(text: str) -> int | str:
@@ -194,67 +186,6 @@ def reconstruction_rows(
     return rows, [f"{head}.", *notes], facts
 
 
-def open_pretrained(model: str) -> VideoMAEForPreTraining:
-    """A pre-trained model with its decoder; a folder without one would show what random weights say."""
-    with quiet_loading():
-        made, report = VideoMAEForPreTraining.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
-    if report["missing_keys"]:
-        names = sorted(report["missing_keys"])
-        raise ValueError(
-            f"{model} has no weights for {len(names)} tensors ({names[0]}, ...), so it can rebuild nothing; give a "
-            "model that was saved with its decoder"
-        )
-    return made.eval()
-
-
-def rebuilt_clip(
-    model: VideoMAEForPreTraining,
-    clip: Clip,
-    *,
-    mask: str = "tube",
-    mask_ratio: float = 0.9,
-    decoder_mask: str | None = None,
-    decoder_mask_ratio: float = 0.5,
-    seed: int = 0,
-) -> Reconstruction:
-    """Hide and rebuild a clip by masks of the given kinds; equal seeds give equal masks."""
-    config, device = model.config, model.device
-    T, _, H, W = clip.pixel_values.shape
-    grid = (T // config.tubelet_size, H // config.patch_hw[0], W // config.patch_hw[1])
-    generator = torch.Generator().manual_seed(seed)
-    hidden = make_mask(mask, grid, mask_ratio, generator)
-    if hidden.all() or not hidden.any():
-        what = "every token, so the encoder sees nothing" if hidden.all() else "no token, so nothing is rebuilt"
-        raise ValueError(f"mask {mask} of ratio {mask_ratio:g} hides {what}; choose another mask_ratio")
-    decoded = None
-    if decoder_mask:
-        decoded = ~make_mask(decoder_mask, grid, decoder_mask_ratio, generator)
-        if not (decoded & hidden).any():
-            raise ValueError(
-                f"decoder mask {decoder_mask} of ratio {decoder_mask_ratio:g} leaves out every hidden token, so nothing "
-                "is rebuilt; lower decoder_mask_ratio"
-            )
-    return reconstruct(
-        model,
-        clip.pixel_values.to(device),
-        hidden.to(device),
-        bool_decoded_pos=None if decoded is None else decoded.to(device),
-        interpolate_pos_encoding=grid != config.grid,
-    )
-
-
-def reconstruction_views(made: Reconstruction, statistics: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Input, what was seen, and the rebuilt clip by each way of putting statistics back; with what is to be said."""
-    rows: list[Row] = [("input", made.input()), ("seen", made.seen())]
-    notes = []
-    for name in statistics:
-        if made.normalised and name == "none":
-            rows.append(("input,\nnormalised", made.input(name)))
-        rows.append((TITLES[name] if made.normalised else "rebuilt", made.output(name)))
-        notes.append(f"{made.note(name)} Mean difference of rebuilt pixels: {made.error(name):.3f} of 1.")
-    return rows, notes
-
-
 # ----------------------------------------------------------------------------------------------------------- attention
 
 
@@ -274,45 +205,3 @@ def attention_rows(
         ],
     }
     return rows, notes, facts
-
-
-def open_encoder(model: str) -> VideoMAEModel:
-    """The encoder of any VideoMAE model; the final norm, which some keep and some do not, has no part in attention."""
-    with quiet_loading():  # that a head or a decoder is left out is the point here
-        made, report = VideoMAEModel.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(name for name in report["missing_keys"] if "norm." not in name or ".layer." in name)
-    if missing:
-        raise ValueError(
-            f"{model} has no weights for {len(missing)} tensors of the encoder ({missing[0]}, ...); the folder is "
-            "not complete"
-        )
-    return made.eval()
-
-
-def attention_views(
-    encoder: VideoMAEModel,
-    clip: Clip,
-    *,
-    layers: Sequence[int] = (-1,),
-    heads: Sequence[int | str] = (MEAN,),
-    query: tuple[int, int, int] | None = None,
-) -> tuple[list[Row], list[str], list[tuple[int, int | str, torch.Tensor]]]:
-    """The input and an overlay for each layer and head, what is to be said, and the maps (layer, head, (t, h, w))."""
-    maps = attention_maps(
-        encoder, clip.pixel_values.to(encoder.device, encoder.dtype), layers=layers, heads=heads, query=query
-    )
-    frames = clip.frames()
-    rows: list[Row] = [("input", frames)]
-    whose = "of the framed token" if query else "that each place receives from all tokens"
-    notes = [f"Attention {whose}, as a multiple of even attention; each row has its own colours."]
-    for (layer, head), values in maps.items():
-        name = "mean of heads" if head == MEAN else f"head {head}"
-        rows.append((f"layer {layer},\n{name}", overlay(frames, values, query)))
-        notes.append(f"Layer {layer}, {name}: {legend(values)}.")
-    return rows, notes, [(layer, head, values) for (layer, head), values in maps.items()]
-
-
-if __name__ == "__main__":
-    from videomae.commands.main import guarded
-
-    sys.exit(guarded("videomae visualize", main, sys.argv[1:]))

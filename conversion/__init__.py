@@ -1,0 +1,1 @@
+"""From released weight files to model folders, with proof."""

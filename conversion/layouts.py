@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomae import reference_videomae as reference
+from videomae.conversion import reference as reference
 from videomae.conversion.weight_files import Source, open_checkpoint
 
 # Official name -> ours. `#` is the number of a block, `*` is weight or bias. A fused qkv becomes query, key and value.

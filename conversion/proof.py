@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomae import reference_videomae as reference
 from videomae.configuration_videomae import VideoMAEConfig
+from videomae.conversion import reference as reference
 from videomae.conversion.layouts import listed
 from videomae.conversion.plan import Plan, model_class
 from videomae.conversion.weight_files import open_checkpoint
@@ -106,7 +106,7 @@ def prove(planned: Plan, folder: Path) -> dict[str, Any]:
     stock = planned.layout.release == "transformers"
     name = next(iter(ours))
     return {
-        "reference": "transformers' own class" if stock else "reference_videomae.py",
+        "reference": "transformers' own class" if stock else "conversion/reference.py",
         "compared": list(ours),
         "inputs": "proof_inputs of conversion/proof.py, which has no randomness",
         "largest_difference": absolute,

@@ -1,22 +1,20 @@
 """Re-encode a data set once, so that training reads it several times faster: smaller frames, short distances to seek.
 
-    python -m videomae.data.prepare train.csv prepared/train                 # tar shards with an index
-    python -m videomae.data.prepare train.csv prepared/train --format folder # one file a video, and a list
-    python -m videomae.data.prepare train.csv prepared/train --workers 16    # run again after a crash: it goes on
+    videomae prepare train.csv prepared/train                 # tar shards with an index
+    videomae prepare train.csv prepared/train --format folder # one file a video, and a list
+    videomae prepare train.csv prepared/train --workers 16    # run again after a crash: it goes on
 
 Frames keep their number and order, so samples are those of the originals up to the loss of the second compression. The
 default was chosen by measurement (`python benchmarks/data_loading.py --codecs`): H.264 made to be decoded, with a key
 frame every 24 frames and no frame that refers to a B-frame. Broken videos are left out and reported.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -28,8 +26,8 @@ import numpy as np
 from tqdm import tqdm
 
 from videomae.data.encoding import encode_video
-from videomae.data.manifests import Manifest, open_manifest
-from videomae.data.shards import FORMAT_VERSION, INDEX, write_shard
+from videomae.data.lists.manifests import Manifest
+from videomae.data.lists.shards import FORMAT_VERSION, INDEX, write_shard
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
 from videomae.files import check_output, sha256_of, write_atomic, write_json
 from videomae.video_io import Limits, VideoReadError, iter_windows, probe
@@ -243,56 +241,3 @@ def _finish(output: Path, manifest: Manifest, settings: dict[str, Any], parts: l
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_atomic(output / "manifest.jsonl", lines)
     return report
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="videomae prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    defaults = Recoding()
-    parser.add_argument("data", help="a list, table or folder of videos")
-    parser.add_argument("output", help="the folder to write; an interrupted run of the same command is continued")
-    parser.add_argument("--root", help="where relative paths start; default: the folder of the list")
-    parser.add_argument("--split", help="which part of the data set")
-    parser.add_argument("--layout", help="the layout, where it is not recognised")
-    parser.add_argument("--format", choices=FORMATS, default="shards", help="default %(default)s")
-    parser.add_argument("--short_side", type=int, default=defaults.short_side, help="pixels; default %(default)s")
-    parser.add_argument("--codec", choices=("h264", "mjpeg"), default=defaults.codec, help="default %(default)s")
-    parser.add_argument(
-        "--quality", type=int, help=f"h264: crf, default {defaults.quality}, lower is better; mjpeg: 2 to 31, default 5"
-    )
-    parser.add_argument("--gop", type=int, default=defaults.gop, help="frames from key frame to key frame")
-    parser.add_argument("--preset", default=defaults.preset, help="x264's effort; default %(default)s")
-    parser.add_argument("--videos_per_shard", type=int, default=256, help="default %(default)s")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; default: one per core")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of videos in shards")
-    args = parser.parse_args(argv)
-    manifest = open_manifest(args.data, root=args.root, split=args.split, layout=args.layout)
-    quality = args.quality if args.quality is not None else defaults.quality if args.codec == "h264" else 5
-    recoding = Recoding(args.short_side, args.codec, quality, args.gop, args.preset)
-    report = prepare(
-        manifest,
-        args.output,
-        recoding=recoding,
-        format=args.format,
-        videos_per_shard=args.videos_per_shard,
-        workers=args.workers,
-        seed=args.seed,
-    )
-    per_video = report["bytes"] / max(report["videos"], 1) / 1e3
-    print(
-        f"{report['videos']} videos, {report['frames']} frames, {report['bytes'] / 1e6:.1f} MB ({per_video:.0f} kB each)"
-    )
-    for record in report["broken"][:20]:
-        print(f"broken, left out: {record['path']}: {record['error']}", file=sys.stderr)
-    if report["broken"]:
-        print(f"{len(report['broken'])} broken videos, all in {Path(args.output) / 'report.json'}", file=sys.stderr)
-    name = "" if args.format == "shards" else "/manifest.jsonl"
-    print(f"train on {Path(args.output)}{name}")
-    return 0 if report["videos"] else 1
-
-
-if __name__ == "__main__":
-    from videomae.commands.main import main as command
-
-    sys.exit(command(["prepare", *sys.argv[1:]]))

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from videomae.data.dataset_layouts import video_and_label_columns, video_name
-from videomae.data.manifests import some_of
+from videomae.data.lists.layouts import video_and_label_columns, video_name
+from videomae.data.lists.manifests import some_of
 from videomae.data.samples import SampleMaker
 from videomae.data.video_dataset import BrokenVideosError
 from videomae.video_io import VideoReadError

@@ -1,6 +1,6 @@
 """A small labelled set of videos made from nothing: a shape whose motion, and nothing else, is its class.
 
-python -m videomae.data.synthetic FOLDER --clips 400
+videomae make-data FOLDER --clips 400
 
 No single frame tells the class: place, angle, size, shape, colours, background and distractors follow the same
 distributions in all classes, at every moment. Left and right are classes, so train without horizontal flips. The set is
@@ -9,11 +9,9 @@ the default of the demo and the fixture of tests; equal arguments give equal byt
 
 # T frames  H W pixels
 
-import argparse
 import csv
 import io
 import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -191,21 +189,3 @@ def _inside(kind: str, dx: np.ndarray, dy: np.ndarray, angle: np.ndarray, size: 
     else:  # a triangle, where three half-planes meet
         outside = np.maximum(-u - 0.5, np.maximum(0.5 * u + 0.87 * v, 0.5 * u - 0.87 * v) - 0.5)
     return np.clip(0.5 - outside * size, 0, 1)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m videomae.data.synthetic", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="where to write the set; a folder that holds the same set is kept")
-    defaults = SyntheticSet()
-    for name in ("clips", "validation_clips", "test_clips", "num_frames", "height", "width", "fps", "seed"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help="default %(default)s")
-    arguments = vars(parser.parse_args(argv))
-    folder = make_synthetic_set(arguments.pop("folder"), SyntheticSet(**arguments))
-    print(f"wrote {folder}: {', '.join(f'{path.name}' for path in sorted(folder.glob('*.csv')))}, labels.txt")
-    return 0
-
-
-if __name__ == "__main__":
-    from videomae.commands.main import guarded
-
-    sys.exit(guarded("python -m videomae.data.synthetic", main, sys.argv[1:]))

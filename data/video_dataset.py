@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from videomae.data.manifests import Manifest, open_manifest
+from videomae.data.lists.layouts import open_manifest
+from videomae.data.lists.manifests import Manifest
 from videomae.data.samples import SampleMaker
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import VideoReadError

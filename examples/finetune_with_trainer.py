@@ -12,13 +12,11 @@ import transformers
 from transformers import Trainer, TrainingArguments
 
 from videomae import VideoMAEConfig, VideoMAEVideoProcessor
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.mixing import Mixing
 from videomae.data.transforms import EvalTransform, TrainTransform
 from videomae.data.video_dataset import VideoDataset
-from videomae.sampling_videomae import ClipSampling
-from videomae.training.classifiers import build_classifier, name_classes
-from videomae.training.hf_trainer import (
+from videomae.evaluation.hf_trainer import (
     EpochOfClips,
     TrainerDataset,
     layer_decay_optimizer,
@@ -26,6 +24,8 @@ from videomae.training.hf_trainer import (
     trainer_collator,
     video_metrics,
 )
+from videomae.sampling_videomae import ClipSampling
+from videomae.training.classifiers import build_classifier, name_classes
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

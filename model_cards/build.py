@@ -4,14 +4,12 @@ videomae cards            write what changed
 videomae cards --check    write nothing; fail if a committed card is not what zoo.yaml says today
 """
 
-import argparse
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from videomae.configuration_videomae import VideoMAEConfig
-from videomae.files import write_atomic
 from videomae.model_cards.cards import (
     HEADS,
     HERE,
@@ -75,26 +73,6 @@ DETECTION_NOTE = (
     "The metric is the frame mAP at IoU 0.5 over 60 classes of the AVA 2.2 validation set, one clip and the whole frame "
     "around each key frame, on boxes that a person detector found."
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="videomae cards", description="Make the model cards from zoo.yaml.")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if a card is out of date")
-    parser.add_argument("--output", type=Path, default=CARDS, metavar="FOLDER", help="where cards go (%(default)s)")
-    args = parser.parse_args(argv)
-    changes = dict(outdated(args.output))
-    if args.check and changes:
-        raise ValueError(
-            f"{len(changes)} cards in {args.output} differ from zoo.yaml ({', '.join(sorted(changes)[:5])}"
-            f"{', …' if len(changes) > 5 else ''}); run `videomae cards` and commit what it writes"
-        )
-    for name, content in changes.items():
-        if content is None:
-            (args.output / name).unlink()
-        else:
-            write_atomic(args.output / name, content)
-    print(f"{len(load_zoo())} cards, {len(changes)} {'out of date' if args.check else 'written'} in {args.output}")
-    return 0
 
 
 def outdated(folder: Path) -> Iterator[tuple[str, str | None]]:

@@ -1,6 +1,6 @@
 """What every model card here shares: metadata, architecture, rendering, and the checks.
 
-`build.py` fills the templates for the released checkpoints, `run_cards.py` for one's own runs; `commands/publish.py`
+`build.py` fills the templates for the released checkpoints, `run_cards.py` for one's own runs; `publishing/upload.py`
 reads cards back. The sentences live in the .jinja files, what they say about data sets and papers in facts.py, terms in
 licences.py, evaluations in results.py.
 """

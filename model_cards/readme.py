@@ -1,17 +1,13 @@
-"""The table of published results in README.md, made from zoo.yaml: `python -m videomae.model_cards.readme` writes it.
+"""The table of published results in README.md, made from zoo.yaml; `videomae cards` writes it.
 
 A row a size, a column a data set, and in each cell the best that was published for them.
 """
 
 import re
-import sys
-from pathlib import Path
 
-from videomae.files import write_atomic
 from videomae.model_cards.zoo import load_zoo
 
-README = Path(__file__).parents[1] / "README.md"
-BEGIN = "<!-- begin published: written by python -m videomae.model_cards.readme -->"
+BEGIN = "<!-- begin published: written by videomae cards -->"
 END = "<!-- end published -->"
 
 # Releases whose checkpoints make up one family; ports of them elsewhere have the same figures within a few tenths.
@@ -52,12 +48,3 @@ def with_table(text: str) -> str:
     if not pattern.search(text):
         raise ValueError(f"README.md has no place for the table: {BEGIN} … {END}")
     return pattern.sub(lambda _: f"{BEGIN}\n\n{published_table()}\n\n{END}", text)
-
-
-def main(argv: list[str] | None = None) -> int:
-    write_atomic(README, with_table(README.read_text("utf-8")))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
-from videomae.commands.main import ALIASES, COMMANDS
+from videomae.commands.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -98,8 +98,8 @@ def resolve(words: list[str]) -> Call | None:
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
     program, *rest = words
-    if program == "videomae" and rest and rest[0] in (*COMMANDS, *ALIASES):
-        name = ALIASES.get(rest[0], rest[0])
+    if program == "videomae" and rest and rest[0] in COMMANDS:
+        name = rest[0]
         return Call(name, importlib.import_module(COMMANDS[name][0]).main, rest[1:])
     if program in ("python", "python3"):
         return _module(rest[1], rest[2:]) if rest[0] == "-m" else _script(rest[0], rest[1:])

@@ -22,7 +22,7 @@ from video_files import write_video
 import videomae
 from videomae import VideoMAEConfig
 from videomae.commands.main import main
-from videomae.data.ava_synthetic import SyntheticAva, make_synthetic_ava
+from videomae.data.ava.synthetic import SyntheticAva, make_synthetic_ava
 from videomae.data.synthetic import MOTIONS, SyntheticSet, make_synthetic_set
 from videomae.model_cards.cards import HEADS
 
@@ -364,10 +364,10 @@ SHORT = {
     "train-detection": _train_detection,
     "fvd": lambda words: [*words, "--min_clips", "2"],  # the world has four videos
     "convert": _convert,  # the release's file is not here: a tiny one, which no entry of the zoo describes
-    "videomae.data.merge_labels": lambda words: [
+    "videomae.data.lists.merge": lambda words: [
         word.replace("/data", "data") for word in _replaced(words, expect=str(len(CLASSES)))
     ],
-    "videomae.data.ava_synthetic": lambda words: _replaced(words, movies="3"),
+    "videomae.data.ava.synthetic": lambda words: _replaced(words, movies="3"),
     "videomae.metrics.ava_map": lambda words: [
         next(iter(glob.glob(word.replace("test-N", "test-*"))), word) if "test-N" in word else word for word in words
     ],

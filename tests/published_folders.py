@@ -7,10 +7,10 @@ from support import TINY
 
 import videomae
 from videomae import VideoMAEConfig
-from videomae.commands.publish import recorded_output
-from videomae.commands.publishing import Publication, as_json, prepare
-from videomae.commands.stranger import RECORD
 from videomae.model_cards.cards import HEADS
+from videomae.publishing.clean_room import RECORD
+from videomae.publishing.publication import Publication, as_json, prepare
+from videomae.publishing.upload import recorded_output
 
 LABELS = {0: "left", 1: "right", 2: "up", 3: "down"}
 

@@ -20,8 +20,8 @@ from videomae import (
     VideoMAEForVideoClassification,
     VideoMAEVideoProcessor,
 )
-from videomae.commands.app import build_page
-from videomae.commands.app_answers import Actions, Attention, Labels, Rebuilding, make_examples
+from videomae.app.answers import Actions, Attention, Labels, Rebuilding, make_examples
+from videomae.app.page import build_page
 from videomae.commands.main import main
 from videomae.pictures.plot import line_plot, ticks
 from videomae.token_reduction_videomae import ReducedVideoMAEConfig, ReducedVideoMAEForVideoClassification

@@ -7,22 +7,12 @@ import pickle
 import numpy as np
 import pytest
 
-from videomae.data.ava import (
-    AVA_ACTIONS,
-    Detections,
-    KeyFrame,
-    check_split,
-    choose_persons,
-    for_metric,
-    read_action_list,
-    read_annotations,
-    read_detections,
-    read_key_frames,
-    read_proposals,
-    write_detections,
-)
-from videomae.metrics.ava_map.__main__ import main as map_main
+from videomae.commands.ava_map import main as map_main
+from videomae.data.ava.annotations import AVA_ACTIONS, KeyFrame, read_action_list, read_annotations, read_key_frames
+from videomae.data.ava.detections import Detections, read_detections, write_detections
+from videomae.data.ava.proposals import check_split, choose_persons, read_proposals
 from videomae.metrics.ava_map.average_precision import AVA_EVALUATED
+from videomae.metrics.ava_map.columns import for_metric
 
 
 def write(path, text):

@@ -6,10 +6,10 @@ import torch
 from video_files import number_in, write_video
 
 from videomae import VideoMAEConfig
-from videomae.data.ava import Annotations, KeyFrame, Persons
-from videomae.data.ava_dataset import AvaDataset, collate_detection, match_boxes, movie_batches
-from videomae.data.ava_movies import MovieFolder
-from videomae.data.box_transforms import DetectionTestTransform, DetectionTrainTransform
+from videomae.data.ava.annotations import Annotations, KeyFrame, Persons
+from videomae.data.ava.boxes import DetectionTestTransform, DetectionTrainTransform
+from videomae.data.ava.dataset import AvaDataset, collate_detection, match_boxes, movie_batches
+from videomae.data.ava.movies import MovieFolder
 from videomae.data.video_dataset import BrokenVideosError
 
 PLAIN = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

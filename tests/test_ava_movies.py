@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from video_files import VIDEO_KINDS, make_kind, numbered_frame, numbers_in, write_video
 
-from videomae.data.ava_movies import FrameFolder, Movie, MovieFolder, SecondFiles
+from videomae.data.ava.movies import FrameFolder, Movie, MovieFolder, SecondFiles
 from videomae.video_io import VideoReadError
 
 OFFSETS = list(range(-8, 8, 2))
@@ -113,7 +113,7 @@ def test_a_folder_of_movies_finds_each_by_id_and_knows_where_it_begins(tmp_path)
 
 
 def test_reading_the_middle_of_a_long_movie_decodes_only_the_neighbourhood(movie, monkeypatch):
-    from videomae.data import ava_movies
+    from videomae.data.ava import movies as ava_movies
 
     converted = []
     monkeypatch.setattr(ava_movies, "_rgb", lambda frame: converted.append(frame.pts) or np.zeros((2, 2, 3), np.uint8))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from videomae.data.box_transforms import (
+from videomae.data.ava.boxes import (
     DetectionTestTransform,
     DetectionTrainTransform,
     clip_boxes,

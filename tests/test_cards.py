@@ -8,6 +8,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from videomae.commands import cards as cards_command
 from videomae.commands.main import COMMANDS
 from videomae.commands.main import main as videomae_command
 from videomae.model_cards import build, cards
@@ -42,13 +43,13 @@ def test_every_card_is_what_zoo_yaml_says_today():
 
 
 def test_check_names_the_cards_that_are_out_of_date(tmp_path, capsys):
-    assert build.main(["--output", str(tmp_path)]) == 0
-    assert build.main(["--output", str(tmp_path), "--check"]) == 0
+    assert cards_command.main(["--output", str(tmp_path)]) == 0
+    assert cards_command.main(["--output", str(tmp_path), "--check"]) == 0
     (tmp_path / "videomae-base.md").write_text("old")
     (tmp_path / "gone.md").write_text("a checkpoint that zoo.yaml no longer lists")
-    with pytest.raises(ValueError, match=r"2 cards .* \(gone.md, videomae-base.md\); run `videomae cards`"):
-        build.main(["--output", str(tmp_path), "--check"])
-    build.main(["--output", str(tmp_path)])
+    with pytest.raises(ValueError, match=r"2 files .* \(gone.md, videomae-base.md\); run `videomae cards`"):
+        cards_command.main(["--output", str(tmp_path), "--check"])
+    cards_command.main(["--output", str(tmp_path)])
     assert not (tmp_path / "gone.md").exists()
     assert (tmp_path / "videomae-base.md").read_text() == committed("videomae-base")
 

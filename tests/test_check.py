@@ -3,8 +3,9 @@ import shutil
 
 import pytest
 
-from videomae.data.check import check, main
-from videomae.data.manifests import open_manifest
+from videomae.commands.check_data import main
+from videomae.data.check import check
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import MOTIONS, SyntheticSet, make_synthetic_set
 from videomae.sampling_videomae import ClipSampling
 

@@ -1,12 +1,11 @@
 """The `videomae` command: every sub-command is there, explains itself, and turns a user's error into one line."""
 
 import importlib
-import subprocess
-import sys
 
 import pytest
 
-from videomae.commands.main import ALIASES, COMMANDS, explained, main
+from videomae.command_line import explained
+from videomae.commands.main import COMMANDS, main
 
 
 def test_without_a_command_it_lists_them(capsys):
@@ -28,13 +27,6 @@ def test_every_command_has_a_main_and_explains_itself(name, capsys):
     assert done.value.code == 0 and "usage: " in capsys.readouterr().out
 
 
-def test_older_names_of_commands_work(capsys):
-    assert set(ALIASES.values()) <= set(COMMANDS) and not set(ALIASES) & set(COMMANDS)
-    with pytest.raises(SystemExit) as done:
-        main(["prepare-data", "--help"])
-    assert done.value.code == 0 and "usage: videomae prepare " in capsys.readouterr().out
-
-
 def test_what_a_user_can_cause_is_one_line(capsys, tmp_path):
     assert main(["evaluate", str(tmp_path / "nothing"), str(tmp_path / "list.csv")]) == 1
     error = capsys.readouterr().err
@@ -48,20 +40,3 @@ def test_a_file_that_is_missing_is_named_with_its_option():
     )
     assert explained(error, ["names.json"]) == "names.json: No such file or directory"
     assert explained(ValueError("say so"), ["names.json"]) == "say so"
-
-
-def test_a_module_that_is_run_by_name_keeps_to_one_line(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "videomae.data.merge_labels",
-        "merged",
-        "--expect",
-        "2",
-        "--set",
-        "a",
-        "train=nowhere.csv",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == "python -m videomae.data.merge_labels: no such list or folder: nowhere.csv\n"

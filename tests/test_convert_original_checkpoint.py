@@ -16,8 +16,8 @@ from transformers import VideoMAEForVideoClassification as StockForVideoClassifi
 from transformers import VideoMAEModel as StockModel
 
 from videomae import convert_original_checkpoint
-from videomae import reference_videomae as reference
 from videomae.conversion import plan as planning
+from videomae.conversion import reference as reference
 from videomae.conversion.layouts import official_state
 from videomae.conversion.plan import plan
 from videomae.convert_original_checkpoint import convert, main
@@ -330,7 +330,7 @@ def test_a_hub_name_is_fetched_and_names_the_release(tmp_path, monkeypatch):
 
 
 def test_publishing_follows_the_conversion_and_its_name_is_checked_first(tmp_path, monkeypatch, capsys):
-    from videomae.commands import publish
+    from videomae.publishing import upload as publish
 
     published = []
     monkeypatch.setattr(publish, "publish", lambda folder, name: published.append((folder, name)) or "URL")

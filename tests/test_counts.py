@@ -21,15 +21,15 @@ from videomae import (
     VideoMAEForPreTraining,
     VideoMAEForVideoClassification,
 )
-from videomae.commands.evaluation import Views, views_dataset
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import VideoDataset
+from videomae.evaluation.multi_view import Views, views_dataset
 from videomae.masking_videomae import batch_masks
 from videomae.sampling_videomae import ClipSampling
-from videomae.train_classification import Objective
 from videomae.train_classification import training_step as finetuning_step
 from videomae.train_pretrain import training_step as pretraining_step
+from videomae.training.objective import Objective
 from videomae.training.optimisation import build_optimizer
 from videomae.training.recipes import FinetuneRecipe, PretrainRecipe
 from videomae.video_io import VideoReader

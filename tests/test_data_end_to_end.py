@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
 from videomae.data.collators import ClassificationCollator, PretrainCollator
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.mixing import Mixing
 from videomae.data.prepare import Recoding, prepare
 from videomae.data.sampler import EpochSampler

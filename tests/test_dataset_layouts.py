@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from videomae.data.collators import ClassificationCollator
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.streaming import StreamingVideoDataset
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.transforms import TrainTransform

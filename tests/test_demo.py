@@ -10,7 +10,7 @@ import time
 import pytest
 
 from videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
-from videomae.commands.demo import INTERRUPTED, PRETRAINED, SCRATCH, SIZES, Steps, comparison
+from videomae.app.demo import INTERRUPTED, PRETRAINED, SCRATCH, SIZES, Steps, comparison
 from videomae.commands.main import main
 from videomae.training.checkpoints import latest_checkpoint
 

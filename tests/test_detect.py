@@ -10,9 +10,11 @@ from PIL import Image, ImageFont
 from video_files import write_video
 
 from videomae import VideoMAEConfig, VideoMAEForActionDetection
-from videomae.commands.detect import COLOURS, _nearest_result, draw_persons, name_outputs, persons_of
+from videomae.commands.detect import persons_of
 from videomae.commands.main import main
-from videomae.data.ava import read_detections
+from videomae.data.ava.detections import read_detections
+from videomae.pictures.overlay import COLOURS, _nearest_result, draw_persons
+from videomae.training.detectors import name_outputs
 from videomae.video_io import probe, read_frames
 
 GREY = np.full((96, 128, 3), 110, np.uint8)

@@ -10,14 +10,15 @@ from safetensors.torch import load_file, save_file
 from support import TINY
 from video_files import write_video
 
-from videomae.commands import doctor
-from videomae.commands.doctor import examine, look_at_environment, main
-from videomae.commands.doctor_weights import Findings, check_config, look_at_model
-from videomae.commands.evaluation import weights_sha256
+from videomae.commands.doctor import examine, main
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.files import sha256_of
+from videomae.inspection import environment
+from videomae.inspection.environment import look_at_environment
+from videomae.inspection.model_folder import Findings, check_config, look_at_model
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
+from videomae.models import weights_sha256
 from videomae.training.checkpoints import MANIFEST, write_manifest
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
@@ -211,9 +212,9 @@ def test_what_is_missing_from_an_environment_is_found(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"h264", "libdav1d", "libaom-av1", "av1"})
-    monkeypatch.setattr(doctor, "read_frames", lambda *arguments: (_ for _ in ()).throw(OSError("no decoder")))
+    monkeypatch.setattr(environment, "read_frames", lambda *arguments: (_ for _ in ()).throw(OSError("no decoder")))
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(environment.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 999)
     findings = look_at_environment()[1]
     problems = [finding.text for finding in findings if finding.level == "problem"]

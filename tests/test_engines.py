@@ -20,8 +20,9 @@ from videomae import (
     VideoMAEForVideoClassification,
 )
 from videomae.data.collators import ClassificationCollator
+from videomae.evaluation import validation
 from videomae.masking_videomae import tube_mask
-from videomae.training import detectors, engines, validation
+from videomae.training import detectors, engines
 from videomae.training.batches import StepPlan
 from videomae.training.checkpoints import damage, load_checkpoint, save_checkpoint
 from videomae.training.optimisation import Ema, build_optimizer, gradient_norm, set_rates, step_unless

@@ -15,11 +15,12 @@ import pytest
 import torch
 from support import TINY
 
-from videomae.commands import evaluation
-from videomae.commands.evaluation import Views, evaluate, fixed_groups, main, parse_views
+from videomae.commands.evaluation import main, parse_views
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD, VideoMAEConfig
 from videomae.data.encoding import encode_video
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
+from videomae.evaluation import multi_view as evaluation
+from videomae.evaluation.multi_view import Views, evaluate, fixed_groups
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
@@ -330,7 +331,7 @@ def test_views_are_clips_times_crops():
         parse_views("15")
 
 
-COMMAND = "import sys; from videomae.commands.evaluation import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = "import sys; from videomae.evaluation.multi_view import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.mark.slow

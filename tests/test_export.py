@@ -18,10 +18,10 @@ from videomae import (
     VideoMAEForVideoClassification,
     VideoMAEVideoProcessor,
 )
-from videomae.commands import export as export_module
-from videomae.commands.export import RECORD, export, onnx_logits
 from videomae.commands.main import main
-from videomae.fidelity import example_clips, logits_of
+from videomae.inference import onnx_export as export_module
+from videomae.inference.fidelity import example_clips, logits_of
+from videomae.inference.onnx_export import RECORD, export, onnx_logits
 
 
 @pytest.fixture(scope="module")

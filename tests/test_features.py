@@ -17,16 +17,17 @@ from support import TINY
 from torch.nn import functional as F
 from video_files import numbered_frame, write_video
 
-from videomae import reference_videomae as reference
 from videomae import video_io
-from videomae.commands import features
-from videomae.commands.feature_clips import FeatureEncoder, Length, Pixels
-from videomae.commands.feature_files import RowFile, read_array
-from videomae.commands.features import entries_of, main, open_videos, read_ahead
+from videomae.commands.features import main
 from videomae.configuration_videomae import VideoMAEConfig
+from videomae.conversion import reference as reference
 from videomae.conversion.layouts import official_state
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest, open_videos
 from videomae.data.prepare import prepare
+from videomae.features import extract as features
+from videomae.features.clips import FeatureEncoder, Length, Pixels
+from videomae.features.extract import entries_of, read_ahead
+from videomae.features.files import RowFile, read_array
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 from videomae.video_io import read_frames
@@ -366,7 +367,7 @@ def test_damage_in_the_middle_of_a_video_leaves_no_half_features(folder, videos,
                 raise video_io.VideoReadError(f"{source} cannot be decoded at frame 120")
             yield (index, *rest)
 
-    monkeypatch.setattr("videomae.commands.feature_clips.iter_frames", failing)
+    monkeypatch.setattr("videomae.features.clips.iter_frames", failing)
     assert run(folder, videos / "a.mp4", tmp_path / "out", "--batch_size", 1) == 1
     assert not list((tmp_path / "out/features").iterdir()) and not (tmp_path / "out/index").exists()
 
@@ -491,7 +492,7 @@ def test_rows_written_one_by_one_are_the_array_for_other_readers(tmp_path, save_
 # --------------------------------------------------------------------------------------------- several processes
 
 
-COMMAND = "import sys; from videomae.commands.features import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = "import sys; from videomae.features.extract import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Fine-tuning against the official loop, restated in plain lines: ten steps, and every parameter's rate and decay.
 
-The other side has weights under the official names with the fused qkv matrix, the forward of reference_videomae.py, timm's
+The other side has weights under the official names with the fused qkv matrix, the forward of conversion/reference.py, timm's
 mixup in batch mode, layer decay as optim_factory.py assigns it, and AdamW written out. Float32, no AMP.
 """
 
@@ -12,12 +12,14 @@ import torch
 from accelerate import Accelerator
 from support import TINY
 
-from videomae import VideoMAEConfig, VideoMAEForVideoClassification, reference_videomae
+from videomae import VideoMAEConfig, VideoMAEForVideoClassification
+from videomae.conversion import reference as reference_videomae
 from videomae.data.mixing import Mix, Mixing
 from videomae.data.transforms import Box
-from videomae.train_classification import RECIPES, ClassifierRecipe, Objective, training_step
+from videomae.train_classification import training_step
+from videomae.training.objective import Objective
 from videomae.training.optimisation import Schedule, build_optimizer, parameter_groups
-from videomae.training.recipes import FINETUNING
+from videomae.training.recipes import FINETUNING, FinetuneRecipe
 
 STEPS_PER_EPOCH, STEPS, CLIPS, CLASSES, LAYERS = 2, 10, 4, 5, 3
 # Mixup and cutmix in turn, one step unmixed; the boxes as cutmix_bbox_and_lam leaves them, cut at the border.
@@ -108,7 +110,7 @@ def official_loop(weights, batches, recipe):
 
 
 def test_ten_steps_across_the_end_of_the_warm_up_equal_the_official_loop():
-    recipe = ClassifierRecipe(
+    recipe = FinetuneRecipe(
         epochs=8, warmup_epochs=2, clips_per_step=1024, base_lr=1e-3, min_lr=1e-5, layer_decay=0.75, drop_path_rate=0.0
     )
     torch.manual_seed(0)
@@ -153,7 +155,7 @@ def test_micro_batches_and_smoothing_without_mixing_give_the_step_of_the_whole_b
         torch.manual_seed(0)
         model = VideoMAEForVideoClassification(VideoMAEConfig(**TINY, num_labels=CLASSES))
         accelerator = Accelerator(cpu=True)
-        model, optimizer = accelerator.prepare(model, build_optimizer(model, RECIPES["tiny"]))
+        model, optimizer = accelerator.prepare(model, build_optimizer(model, FINETUNING["tiny"]))
         pixels, labels, _ = batch_of(0)
         batches = [
             {"pixel_values": some, "labels": own, "sources": []}
@@ -175,7 +177,7 @@ LAYERS_OF = {"small": 12, "base": 12, "large": 24, "huge": 32, "giant": 40}
 
 @pytest.mark.parametrize("name", [name for name in FINETUNING if name != "tiny"])
 def test_every_parameter_of_every_published_recipe_has_the_published_rate_and_decay(name):
-    recipe = RECIPES[name]
+    recipe = FINETUNING[name]
     layers = LAYERS_OF[recipe.model]
     with torch.device("meta"):
         config = VideoMAEConfig.preset(recipe.model, head="classify", version=recipe.version, num_labels=10)

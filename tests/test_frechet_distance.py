@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from videomae.commands.feature_files import RowFile
 from videomae.commands.fvd import main
+from videomae.features.files import RowFile
 from videomae.files import write_json
 from videomae.metrics.frechet_distance import frechet_distance
 

@@ -17,7 +17,7 @@ from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoCla
 from videomae.data.encoding import encode_video
 from videomae.data.mixing import Mixing
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
-from videomae.training.hf_trainer import layer_decay_optimizer, soft_label_loss, trainer_collator
+from videomae.evaluation.hf_trainer import layer_decay_optimizer, soft_label_loss, trainer_collator
 from videomae.training.runs import read_log
 
 ARCHITECTURE = {

@@ -7,8 +7,8 @@ from torch import nn
 from video_files import write_video
 
 from videomae import ReducedVideoMAEForVideoClassification, VideoMAEForVideoClassification, VideoMAEVideoProcessor
-from videomae.fidelity import agreement, example_clips, logits_of
-from videomae.int8 import Int8Linear, block_linears, quantize_int8, rounded
+from videomae.inference.fidelity import agreement, example_clips, logits_of
+from videomae.inference.int8 import Int8Linear, block_linears, quantize_int8, rounded
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from videomae.conversion import label_files
-from videomae.conversion.label_files import class_names, read_names
+from videomae.data.lists import label_files
+from videomae.data.lists.label_files import class_names, read_names
 
 NAMES = ["juggling pans", "riding a mop", "waving at a cat"]
 

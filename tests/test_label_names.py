@@ -2,7 +2,7 @@
 
 import pytest
 
-from videomae.data.label_names import class_columns, find_names, names_of, normalised, side_by_side
+from videomae.data.lists.label_names import class_columns, find_names, names_of, normalised, side_by_side
 
 
 def test_spelling_that_annotation_files_disagree_about_does_not_count():

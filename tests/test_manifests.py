@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.sources import FrameFolder
 
 
@@ -312,7 +312,7 @@ def test_a_million_entries_open_fast_and_small_and_are_shared_by_workers(tmp_pat
         )
     script = f"""
 import os, resource, time
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 def private():
     lines = open("/proc/self/smaps_rollup").read().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024

@@ -7,8 +7,9 @@ import torch
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForVideoClassification
-from videomae.data.manifests import open_manifest
-from videomae.data.merge_labels import LabelledSet, main, merge, similar_names, video_id
+from videomae.commands.merge_labels import main
+from videomae.data.lists.layouts import open_manifest
+from videomae.data.lists.merge import LabelledSet, merge, similar_names, video_id
 from videomae.training.classifiers import build_classifier
 
 

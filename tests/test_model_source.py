@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from videomae.configuration_videomae import VideoMAEConfig
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.files import check_output
-from videomae.model_source import check_name, open_config, open_device
 from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.models import check_name, open_config, open_device
 
 TINY = dict(
     image_size=32, num_frames=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16

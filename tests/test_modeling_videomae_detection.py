@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from support import GOLDEN, golden
 
 from videomae import VideoMAEConfig, VideoMAEForActionDetection
-from videomae.modeling_videomae_detection import check_boxes, detection_loss, fit_frames, widen_boxes
+from videomae.modeling_videomae_detection import check_boxes, detection_loss, fit_frames
+from videomae.roi_align_videomae import widen_boxes
 
 TINY_DETECTOR = dict(image_size=64, hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=192)
 

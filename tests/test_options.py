@@ -5,17 +5,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from videomae.training.options import (
-    Parser,
-    add_fields,
-    changed_fields,
-    checked_values,
-    given_fields,
-    read_recipe,
-    recipe_from,
-    write_recipe,
-)
-from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, PretrainRecipe, option
+from videomae.command_line import Parser, add_fields, changed_fields, checked_values, given_fields, option
+from videomae.training.options import read_recipe, recipe_from, write_recipe
+from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, PretrainRecipe
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from transformers.pipelines import Pipeline
 from video_files import number_in, numbers_in, write_video
 
 from videomae import VideoActionDetectionPipeline, VideoMAEConfig, VideoMAEForActionDetection
-from videomae.data.ava_movies import Movie
+from videomae.data.ava.movies import Movie
 from videomae.pipeline_videomae_detection import key_frame_clips, read_boxes
 
 OFFSETS = list(range(-8, 8, 2))

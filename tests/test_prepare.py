@@ -7,10 +7,11 @@ import pytest
 import torch
 from video_files import numbers_in, write_video
 
+from videomae.commands.prepare import main
 from videomae.data import prepare as preparing
-from videomae.data.manifests import open_manifest
-from videomae.data.prepare import Recoding, main, prepare, recode
-from videomae.data.shards import ShardSampler
+from videomae.data.lists.layouts import open_manifest
+from videomae.data.lists.shards import ShardSampler
+from videomae.data.prepare import Recoding, prepare, recode
 from videomae.data.sources import open_clip
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.transforms import PretrainTransform

@@ -1,7 +1,7 @@
 """Ten optimizer steps of ours against the official pre-training loop, restated in plain lines.
 
 The other side shares nothing with ours but the arithmetic of the papers: weights under the official names with the fused
-qkv matrix, the forward and loss of reference_videomae.py, AdamW written out, the schedule as an array. Float32, no AMP.
+qkv matrix, the forward and loss of conversion/reference.py, AdamW written out, the schedule as an array. Float32, no AMP.
 """
 
 import math
@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 from support import TINY
 
-from videomae import VideoMAEConfig, VideoMAEForPreTraining, reference_videomae
+from videomae import VideoMAEConfig, VideoMAEForPreTraining
+from videomae.conversion import reference as reference_videomae
 from videomae.masking_videomae import running_cell_mask, tube_mask
 from videomae.train_pretrain import training_step
 from videomae.training.optimisation import Schedule, build_optimizer

@@ -7,17 +7,17 @@ import torch
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
-from videomae.commands import probe as probe_command
-from videomae.commands.probe import (
+from videomae.commands.probe import main
+from videomae.data.synthetic import SyntheticSet, make_synthetic_set
+from videomae.evaluation import probes as probe_command
+from videomae.evaluation.probes import (
     accuracy,
     attentive_scores,
     held_out_share,
     knn_scores,
     linear_scores,
     logistic_regression,
-    main,
 )
-from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 
 
 def blobs(n: int, spread: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

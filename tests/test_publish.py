@@ -15,13 +15,13 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from published_folders import LABELS, published_tiny, save_tiny, tiny_config
 
 import videomae
-from videomae.commands import publish as command
-from videomae.commands import stranger
 from videomae.commands.main import main as videomae_command
-from videomae.commands.publish import publish
-from videomae.commands.publishing import prepare
 from videomae.model_cards.cards import HEADS
 from videomae.model_cards.run_cards import write_run_card
+from videomae.publishing import clean_room as stranger
+from videomae.publishing import upload as command
+from videomae.publishing.publication import prepare
+from videomae.publishing.upload import publish
 
 CODE = {
     "configuration_videomae.py",
@@ -162,7 +162,7 @@ def test_a_converted_release_gets_the_card_of_its_entry(hub, folder):
 
 
 def test_results_of_an_evaluation_go_into_the_card_if_they_are_of_these_weights(hub, folder, tmp_path):
-    from videomae.commands.evaluation import weights_sha256
+    from videomae.models import weights_sha256
 
     model = videomae.VideoMAEForVideoClassification.from_pretrained(folder)
     results = {

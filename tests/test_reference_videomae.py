@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from support import GOLDEN, golden
 
-from videomae import reference_videomae as reference
+from videomae.conversion import reference as reference
 
 
 def weights_of(name: str) -> dict:

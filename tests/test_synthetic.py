@@ -7,8 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from videomae.commands.make_data import main
 from videomae.data.encoding import encode_video
-from videomae.data.synthetic import DIRECTIONS, MOTIONS, SyntheticSet, main, make_synthetic_set, render_clip
+from videomae.data.synthetic import DIRECTIONS, MOTIONS, SyntheticSet, make_synthetic_set, render_clip
 
 SMALL = SyntheticSet(clips=16, validation_clips=8, test_clips=0, num_frames=20, height=32, width=40)
 

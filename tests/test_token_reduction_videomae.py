@@ -24,7 +24,7 @@ from videomae import (
     VideoMAEVideoProcessor,
 )
 from videomae.commands.main import main
-from videomae.model_source import open_classifier
+from videomae.models import open_classifier
 from videomae.remote_code import ROOT, add_code
 from videomae.token_reduction_videomae import (
     TokenMergingLayer,

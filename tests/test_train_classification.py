@@ -10,14 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, train_classification
-from videomae.commands import evaluation
-from videomae.data.manifests import open_manifest
+from videomae.commands import evaluation as evaluation_command
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
-from videomae.train_classification import RECIPES, Objective, held_out, training_step
+from videomae.evaluation.validation import chance_warning
+from videomae.train_classification import held_out, training_step
 from videomae.training import engines
 from videomae.training.distillation import distillation_loss
+from videomae.training.objective import Objective
+from videomae.training.recipes import FINETUNING
 from videomae.training.runs import read_log
-from videomae.training.validation import chance_warning
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 ARCHITECTURE = {
@@ -303,7 +305,7 @@ def test_a_student_follows_its_teacher_and_not_the_labels():
 
 def test_cached_teacher_scores_train_a_student(videos, whole, pretrained, tmp_path):
     scores = tmp_path / "scores"
-    evaluation.main([str(whole / "best"), str(videos / "train.csv"), "--views", "1x1", "--output", str(scores)])
+    evaluation_command.main([str(whole / "best"), str(videos / "train.csv"), "--views", "1x1", "--output", str(scores)])
     cached = ("--teacher_scores", str(scores / "predictions.parquet"), "--temperature", "2")
     assert finetune(videos, pretrained, tmp_path / "cached", *cached, "--mixup", "0.8") == 0
     live = ("--teacher", str(whole / "best"), "--label_weight", "0.5")
@@ -328,7 +330,7 @@ def test_small_data_takes_the_clips_of_its_start(videos, pretrained, tmp_path, c
 
 
 def test_every_published_recipe_is_offered_and_small_data_too():
-    assert {"v1-base-k400", "v2-giant-k710", "small-data", "tiny"} <= set(RECIPES)
+    assert {"v1-base-k400", "v2-giant-k710", "small-data", "tiny"} <= set(FINETUNING)
 
 
 def test_lora_trains_small_matrices_and_writes_a_plain_model(videos, pretrained, tmp_path):

@@ -19,9 +19,10 @@ from videomae import (
     VideoMAEForVideoClassification,
     VideoMAEVideoProcessor,
 )
-from videomae.data.ava import ActionList, read_detections
-from videomae.data.ava_synthetic import ACTIONS, SyntheticAva, make_synthetic_ava
-from videomae.metrics.ava_map.__main__ import main as map_main
+from videomae.commands.ava_map import main as map_main
+from videomae.data.ava.annotations import ActionList
+from videomae.data.ava.detections import read_detections
+from videomae.data.ava.synthetic import ACTIONS, SyntheticAva, make_synthetic_ava
 from videomae.train_detection import main
 from videomae.training import engines
 from videomae.training.detectors import build_detector
@@ -213,10 +214,10 @@ def test_training_reaches_high_map_only_with_the_boxes(tmp_path):
 def blind_map(model, data) -> float:
     from accelerate import Accelerator
 
-    from videomae.data.ava import read_annotations
-    from videomae.data.ava_dataset import AvaDataset
-    from videomae.data.ava_movies import MovieFolder
-    from videomae.data.box_transforms import DetectionTestTransform
+    from videomae.data.ava.annotations import read_annotations
+    from videomae.data.ava.boxes import DetectionTestTransform
+    from videomae.data.ava.dataset import AvaDataset
+    from videomae.data.ava.movies import MovieFolder
     from videomae.training.detectors import detect_all, score_detections
 
     mean, std = model.config.pixel_statistics

@@ -9,7 +9,7 @@ from PIL import Image
 from video_files import numbers_in, write_video
 
 from videomae.data.collators import ClassificationCollator, PretrainCollator
-from videomae.data.manifests import open_manifest
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.mixing import Mixing
 from videomae.data.randaugment import RandAugment
 from videomae.data.sampler import EpochSampler

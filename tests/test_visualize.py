@@ -17,9 +17,9 @@ from videomae import (
     VideoMAEVideoProcessor,
 )
 from videomae.commands.main import main
-from videomae.commands.visualize import open_encoder, rebuilt_clip
-from videomae.model_source import open_processor
+from videomae.models import open_processor
 from videomae.pictures.clip import read_clip
+from videomae.pictures.views import open_encoder, rebuilt_clip
 from videomae.video_io import probe
 
 

@@ -4,20 +4,18 @@ What changes on the way is said, one sentence each: a final norm dropped, a head
 else may be missing or left over when weights are loaded.
 """
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
-from videomae.data.label_names import class_columns, names_of, normalised, side_by_side
-from videomae.model_source import open_config
+from videomae.data.lists.label_names import class_columns, names_of, normalised, side_by_side
 from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.models import open_config, quiet_loading
 
 HEADS = ("auto", "labels", "fresh")
 
@@ -80,16 +78,6 @@ def build_classifier(
         model, start, before=before, class_names=class_names, model_names=model_names, rule=init_head_from, say=say
     )
     return model
-
-
-@contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
 
 
 def check_loaded(start: str, info: Mapping[str, Any], *, classifier: bool) -> None:

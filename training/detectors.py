@@ -4,6 +4,7 @@ train_detection.py is the loop around these; `videomae.metrics.ava_map` is the m
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,11 +15,13 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
 from videomae.configuration_videomae import DETECTION_FAMILIES, PRESETS, VideoMAEConfig
-from videomae.data.ava import ActionList, Detections, for_metric
-from videomae.data.ava_dataset import AvaDataset, collate_with_items, movie_batches
+from videomae.data.ava.annotations import AVA_ACTIONS, ActionList, read_action_list
+from videomae.data.ava.dataset import AvaDataset, collate_with_items, movie_batches
+from videomae.data.ava.detections import Detections
 from videomae.metrics.ava_map.average_precision import ava_map
-from videomae.model_source import open_config
+from videomae.metrics.ava_map.columns import for_metric
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
+from videomae.models import open_config
 from videomae.training import engines
 from videomae.training.classifiers import name_classes
 from videomae.training.recipes import DetectionRecipe
@@ -209,3 +212,22 @@ def score_detections(
         **options,
     )
     return {"boxes": "annotated" if dataset.proposals is None else "detected", **result}
+
+
+def name_outputs(model: VideoMAEForActionDetection, path: str | None) -> str | None:
+    """Give the model's outputs names where it has none; a sentence to say if the names are an assumption."""
+    config, note = model.config, None
+    if path:
+        names = read_action_list(path).names
+        if max(names) > config.num_labels:
+            raise ValueError(f"{path} goes up to action {max(names)}, but the model has {config.num_labels} outputs")
+        named = {column: names.get(column + 1, f"action {column + 1}") for column in range(config.num_labels)}
+    elif all(re.fullmatch(r"LABEL_\d+", name) for name in config.id2label.values()):
+        if config.num_labels != len(AVA_ACTIONS):
+            return "the model has no action names; --actions FILE gives them"
+        named = dict(enumerate(AVA_ACTIONS))
+        note = "the model has no action names and 80 outputs: they are taken for the actions of AVA"
+    else:
+        return None
+    config.id2label, config.label2id = named, {name: column for column, name in named.items()}
+    return note

@@ -14,11 +14,11 @@ import torch
 from torch.nn import functional as F
 
 from videomae.data.collators import ClassificationCollator
-from videomae.data.label_names import class_columns, names_of
-from videomae.data.manifests import Manifest
+from videomae.data.lists.label_names import class_columns, names_of
+from videomae.data.lists.manifests import Manifest
 from videomae.data.randomness import MIXING, seed_for
-from videomae.model_source import open_config
 from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.models import open_config
 
 # B clips  K classes
 

@@ -7,19 +7,20 @@ the flags that were given; `write_recipe` and `read_recipe` keep one as YAML. Wh
 
 import argparse
 import dataclasses
-import difflib
 import os
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 
+from videomae.command_line import checked_values, given_fields, option, plain
 from videomae.files import write_atomic
-from videomae.training.recipes import Recipe, find_recipe, option
+from videomae.training.recipes import (
+    Recipe,
+    find_recipe,
+)
 
 T = TypeVar("T")
 
@@ -57,62 +58,69 @@ class RunOptions:
     dry_run: bool = option(False, "checks", "build everything, make one step, print memory, write nothing")
 
 
-# ----------------------------------------------------------------------------------------------- the command line
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(RunOptions):
+    """Where the videos are, and the looks at what is learnt."""
+
+    data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md")
+    data_root: str | None = option(None, "run", "folder that relative paths of the list start from")
+    max_broken: float = option(0.01, "run", "stop when more than this share of the videos seen cannot be read")
+    picture_every: int = option(0, "logging", "epochs between pictures of a reconstruction (0: none)")
+    overfit: int = option(
+        0, "checks", "learn this many fixed samples by heart, a test of the whole path; writes nothing"
+    )
 
 
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that names the nearest flag when one is unknown."""
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(RunOptions):
+    """Where the videos are, and when the classifier is looked at."""
 
-    def __init__(self, **settings: Any):
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)
+    data: str = option("", "run", "labelled videos to train on: a folder per class, or a list (docs/data.md)")
+    val_data: str | None = option(None, "run", "labelled videos to validate on while training")
+    val_share: float = option(0.0, "run", "without --val_data: share of each class held out from --data")
+    test_data: str | None = option(None, "run", "labelled videos for the multi-view test after training")
+    train_split: str | None = option(None, "run", "which part of --data, where it has several")
+    val_split: str | None = option(None, "run", "which part of --val_data (of --data, where only that is given)")
+    test_split: str | None = option(None, "run", "which part of --test_data (of --data, where only that is given)")
+    data_root: str | None = option(None, "run", "folder that relative paths of the lists start from")
+    class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers")
+    max_broken: float = option(0.01, "run", "stop when more than this share of the videos seen cannot be read")
 
-    def parse_args(self, args=None, namespace=None):
-        namespace, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            hints = []
-            for flag in unknown:
-                near = difflib.get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)
-                hints.append(
-                    f"unknown {flag!r}" + (f"; did you mean {near[0]}?" if near and flag.startswith("-") else "")
-                )
-            self.error("; ".join(hints))
-        return namespace
-
-
-def add_fields(parser: argparse.ArgumentParser, fields_of: type) -> None:
-    """One flag a field, grouped under its heading. Only flags that were given end up in the namespace."""
-    groups: dict[str, Any] = {}
-    hints = typing.get_type_hints(fields_of)
-    for field in dataclasses.fields(fields_of):
-        if not field.metadata.get("flag", True):
-            continue
-        heading = field.metadata["group"]
-        group = (
-            groups.setdefault(heading, parser.add_argument_group(heading)) if heading not in groups else groups[heading]
-        )
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        text = field.metadata["help"]
-        if default not in (None, (), {}, "", False):
-            text += f" [{_text(default)}]"
-        group.add_argument(
-            f"--{field.name}",
-            default=argparse.SUPPRESS,
-            help=text.replace("%", "%%"),
-            metavar=_metavar(hints[field.name], field.metadata.get("choices")),
-            **_flag_shape(hints[field.name]),
-        )
+    validate_every: int = option(1, "validation", "epochs between validations (one clip a video)")
+    early_stopping: int = option(0, "validation", "stop after this many validations without a better one (0: never)")
+    eval_only: bool = option(False, "validation", "no training: multi-view test of --model (or of OUTPUT/best)")
+    overfit: int = option(0, "checks", "learn this many videos by heart, a test of the whole path; writes nothing")
 
 
-def given_fields(arguments: argparse.Namespace, fields_of: type) -> dict[str, Any]:
-    """Values of the flags that were given, as the fields' types, with a clear error where one does not fit."""
-    names = {field.name for field in dataclasses.fields(fields_of)}
-    given = {name: value for name, value in vars(arguments).items() if name in names}
-    return checked_values(fields_of, given)
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions(RunOptions):
+    """Where movies, annotations and persons are, and how often the detector is tested."""
 
+    movies: str = option("", "data", "folder of movies, of folders with a file per second, or of folders of frames")
+    annotations: str = option("", "data", "training annotations, an AVA CSV")
+    excluded: str | None = option(None, "data", "CSV of training key frames to leave out")
+    proposals: str | None = option(None, "data", "detected persons for training (.pkl, .csv, .json)")
+    proposal_images: str | None = option(None, "data", "the COCO file that describes the images of a .json of results")
+    actions: str | None = option(None, "data", "action list (pbtxt) that names the outputs")
+    starts_at: float | None = option(
+        None, "data", "second at which the movies begin [0, or 900 where they are too short]"
+    )
+    frames_per_second: float = option(30.0, "data", "of folders of frames")
+    missing_movies: str = option("error", "data", "key frames without a movie", choices=("error", "skip"))
+    max_broken: float = option(0.01, "data", "stop when more than this share of the key frames cannot be read")
 
-def options_from(arguments: argparse.Namespace, options_class: type[T]) -> T:
-    return options_class(**given_fields(arguments, options_class))
+    val_annotations: str | None = option(None, "test", "annotations to test on")
+    val_movies: str | None = option(None, "test", "folder of their movies [--movies]")
+    val_excluded: str | None = option(None, "test", "CSV of key frames that do not count")
+    val_key_frames: str | None = option(
+        None, "test", "CSV of the key frames to test [the annotated ones and those with detected persons]"
+    )
+    val_proposals: str | None = option(None, "test", "detected persons [the annotated ones]")
+    val_proposal_images: str | None = option(None, "test", "the COCO file that describes their images")
+    val_classes: str | None = option(None, "test", "action list of the classes that count [all]")
+    val_clips_per_device: int = option(1, "test", "clips on one device at a time")
+    eval_every: int = option(0, "test", "epochs between tests while training; one is made at the end (0: only there)")
+    test: str | None = option(None, "test", "test this model folder and train nothing; --output gets the results")
 
 
 def recipe_from(arguments: argparse.Namespace, recipes: Mapping[str, Recipe]) -> Recipe:
@@ -149,138 +157,3 @@ def read_recipe(path: str | os.PathLike, recipe_class: type[Recipe]) -> Recipe:
     if kind != recipe_class.kind:
         raise ValueError(f"{path} is a {kind} recipe; this script needs one for {recipe_class.kind}")
     return recipe_class(**checked_values(recipe_class, content, where=f"{path}: "))
-
-
-def plain(value: Any) -> Any:
-    """A dataclass (or part of one) as JSON and YAML values."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [plain(entry) for entry in value]
-    return value
-
-
-def changed_fields(recorded: Any, current: Any) -> list[str]:
-    """`name: old -> new` for every field in which two dataclasses of one type differ."""
-    old, new = plain(recorded), plain(current)
-    return [f"{name}: {old[name]!r} -> {new[name]!r}" for name in old if old[name] != new[name]]
-
-
-def checked_values(fields_of: type, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Values (from flags as text, from YAML as values) as the types of a dataclass's fields."""
-    hints = typing.get_type_hints(fields_of)
-    fields = {field.name: field for field in dataclasses.fields(fields_of)}
-    result = {}
-    for name, value in values.items():
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            raise ValueError(f"{where}no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        try:
-            result[name] = _converted(value, hints[name])
-        except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{where}{name} must be {_type_text(hints[name])}, not {_text(value)!r}") from None
-        choices = fields[name].metadata.get("choices")
-        if choices and result[name] not in choices:
-            raise ValueError(f"{where}{name} must be one of {', '.join(map(str, choices))}, not {result[name]!r}")
-    return result
-
-
-# ---------------------------------------------------------------------------------------------------------- types
-
-
-def _flag_shape(hint: Any) -> dict[str, Any]:
-    """How many words a flag takes."""
-    hint, _ = _without_none(hint)
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        inner = typing.get_args(hint)
-        return {"nargs": "*" if inner[-1] is Ellipsis else len(inner)}
-    if _is_mapping(origin):
-        return {"nargs": "*"}
-    return {"nargs": "?", "const": "true"} if hint is bool else {}
-
-
-def _metavar(hint: Any, choices: tuple | None) -> str | tuple[str, ...]:
-    if choices:
-        return "{" + ",".join(map(str, choices)) + "}"
-    hint, _ = _without_none(hint)
-    if typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is not Ellipsis:
-        return ("X",) * len(typing.get_args(hint))
-    return {int: "N", float: "X", bool: "{true,false}"}.get(hint, "TEXT")
-
-
-def _converted(value: Any, hint: Any) -> Any:
-    hint, optional = _without_none(hint)
-    if optional and (value is None or (isinstance(value, str) and value.lower() == "none")):
-        return None
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise TypeError
-        inner = typing.get_args(hint)
-        if inner[-1] is not Ellipsis and len(inner) != len(value):
-            raise ValueError
-        return tuple(_converted(entry, inner[0]) for entry in value)
-    if _is_mapping(origin):
-        pairs = value.items() if isinstance(value, Mapping) else map(_pair, value)
-        return {key: _scalar(entry) for key, entry in pairs}
-    if hint is bool:
-        if isinstance(value, str):
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
-        if not isinstance(value, bool):
-            raise TypeError
-        return value
-    if isinstance(value, bool) or value is None or isinstance(value, (list, tuple, Mapping)):
-        raise TypeError
-    if hint is int and isinstance(value, float) and value != int(value):
-        raise ValueError
-    return hint(value)
-
-
-def _pair(text: Any) -> tuple[str, Any]:
-    name, separator, value = str(text).partition("=")
-    if not separator:
-        raise ValueError
-    return name, _scalar(yaml.safe_load(value))
-
-
-def _scalar(value: Any) -> Any:
-    """YAML 1.1 reads 1e-6, without a dot, as text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _without_none(hint: Any) -> tuple[Any, bool]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-        return kinds[0], len(kinds) < len(typing.get_args(hint))
-    return hint, False
-
-
-def _is_mapping(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, Mapping)
-
-
-def _type_text(hint: Any) -> str:
-    hint, optional = _without_none(hint)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        inner = typing.get_args(hint)
-        count = "some" if inner[-1] is Ellipsis else str(len(inner))
-        text = f"{count} values, each {names[inner[0]]}"
-    else:
-        text = "NAME=VALUE pairs" if _is_mapping(origin) else names[hint]
-    return text + (" or none" if optional else "")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return " ".join(map(str, value))
-    if isinstance(value, Mapping):
-        return " ".join(f"{key}={entry}" for key, entry in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,10 +1,8 @@
 """Every published training run as data: pre-training, fine-tuning and detection, one frozen record each.
 
 A recipe says what is trained and how, never on which machine: batch sizes are totals over all devices, and learning
-rates are for a total batch of 256. Devices, paths and logging are options of the training scripts. Reading recipes
-from files and the command line is in `recipe_options.py`; the tables in docs/recipes.md are printed by this module:
-
-    python -m videomae.training.recipes > docs/recipes.md
+rates are for a total batch of 256. Devices, paths and logging are options of the training scripts (options.py, which
+also reads recipes from files and the command line). `videomae cards` writes docs/recipes.md from them.
 
 Where a paper's table and the released script disagree, the script's value is used, since the released weights came
 from it, and the record names both in `differs`.
@@ -12,8 +10,10 @@ from it, and the record names both in `differs`.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from videomae.command_line import option
 
 V1_PAPER = "VideoMAE, arXiv 2203.12602"
 V2_PAPER = "VideoMAE V2, arXiv 2303.16727"
@@ -23,14 +23,6 @@ AD_SCRIPTS = "MCG-NJU/VideoMAE-Action-Detection scripts"
 MM_CONFIGS = "open-mmlab/mmaction2 configs/detection/videomae"
 
 LR_BATCH = 256  # the total batch that published learning rates are quoted for
-
-
-def option(default: Any, group: str, text: str, **more: Any) -> Any:
-    """A recipe field: its default, the heading it stands under in `--help`, and the sentence there."""
-    metadata = {"group": group, "help": text, **more}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +102,10 @@ class PretrainRecipe(Recipe):
     betas: tuple[float, float] = option((0.9, 0.95), "optimisation", "AdamW's momenta")
 
 
+# What a label is, and what `problem_type` of the model it makes.
+PROBLEMS = {"class": "single_label_classification", "multi": "multi_label_classification", "value": "regression"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRecipe(Recipe):
     """Supervised fine-tuning of a classifier, and the views it is tested with."""
@@ -150,6 +146,29 @@ class FinetuneRecipe(Recipe):
 
     layer_decay: float | None = option(0.75, "optimisation", "learning-rate factor from each layer to the one below")
     epochs: int = option(100, "optimisation", "passes over the data")
+
+    # For data of one's own; the published runs leave these alone.
+    label_kind: str = option(
+        "class", "data", "one class a video, several (a|b), or numbers to predict", choices=tuple(PROBLEMS)
+    )
+    class_weights: str = option(
+        "none", "data", "balanced: rare classes weigh more in the loss", choices=("none", "balanced")
+    )
+    init_head_from: str = option(
+        "auto",
+        "model",
+        "head: auto (keep it if the classes are the same), labels (rows by class name), fresh, or a label map (.json)",
+    )
+    freeze: str = option("none", "model", "what is not trained: none, encoder, or the first N blocks")
+    lora_rank: int = option(0, "model", "train matrices of this rank beside query and value instead (needs peft)")
+    probe_epochs: int = option(0, "optimisation", "epochs in which the head alone is trained, before the rest joins")
+    teacher: str | None = option(None, "distillation", "folder of a classifier that scores the same clips")
+    teacher_scores: str | None = option(
+        None, "distillation", "instead of it: predictions.parquet of `videomae evaluate TEACHER TRAINING_LIST`"
+    )
+    temperature: float = option(1.0, "distillation", "softens teacher and student; 1 compares plain probabilities")
+    teacher_weight: float = option(1.0, "distillation", "weight of the teacher's scores in the loss")
+    label_weight: float = option(0.0, "distillation", "weight of the labels in the loss of a student")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -424,6 +443,27 @@ FINETUNING: dict[str, FinetuneRecipe] = {
             base_lr=3.2e-2,
             min_lr=1e-4,
         ),
+        # For a few hundred to a few thousand videos and one device: the head learns first, then everything with layer decay;
+        # milder augmentation than the published recipes, which are for hundreds of thousands of clips.
+        FinetuneRecipe(
+            name="small-data",
+            source="for data sets of one's own on one device; reproduces nothing published",
+            dataset="one's own",
+            model="base",
+            epochs=30,
+            warmup_epochs=3,
+            probe_epochs=3,
+            clips_per_step=16,
+            base_lr=4e-3,
+            min_lr=1e-5,
+            num_samples=2,
+            crop_area=(0.3, 1.0),
+            mixup=0.2,
+            cutmix=0.0,
+            erase=0.1,
+            drop_path_rate=0.1,
+            head_dropout_prob=0.5,
+        ),
     )
 }
 
@@ -524,58 +564,3 @@ def find_recipe(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
     nearest = difflib.get_close_matches(name, recipes, n=3)
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(recipes)}"
     raise ValueError(f"no recipe {name!r}; {hint} (a path to a recipe.yaml works as well)")
-
-
-# -------------------------------------------------------------------------------------------------- the doc table
-
-_COLUMNS = {
-    "pre-training": "name dataset epochs warmup_epochs clips_per_step num_samples stride_frames mask mask_ratio "
-    "decoder_mask base_lr min_lr gradient_checkpointing clip_grad_norm source",
-    "fine-tuning": "name start dataset epochs warmup_epochs clips_per_step num_samples base_lr min_lr layer_decay "
-    "drop_path_rate head_dropout_prob weight_decay clip_grad_norm sampling test_clips test_crops source",
-    "detection": "name start dataset epochs clips_per_step base_lr lr_batch layer_decay drop_path_rate clip_grad_norm "
-    "crop_size source",
-}
-
-
-def markdown() -> str:
-    """docs/recipes.md: one table a kind, and every disagreement of paper and script."""
-    lines = [
-        "# Recipes",
-        "",
-        "Made by `python -m videomae.training.recipes`; edit `training/recipes.py`, not this file. Learning rates are for",
-        f"`lr_batch` clips a step ({LR_BATCH} unless a table says otherwise) and scale with `clips_per_step`, the videos of",
-        "one optimizer step over all devices. All use AdamW. None of the published runs has been repeated here; `tiny` has.",
-    ]
-    for kind, recipes in KINDS.items():
-        columns = _COLUMNS[kind].split()
-        lines += ["", f"## {kind.capitalize()}", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-        for recipe in recipes.values():
-            lines.append(f"| {' | '.join(_cell(getattr(recipe, column)) for column in columns)} |")
-        notes = [f"- `{recipe.name}`: {note}" for recipe in recipes.values() for note in recipe.differs]
-        if notes:
-            lines += ["", "Where paper and script disagree (the script's value is used):", "", *notes]
-        published = [recipe for name, recipe in recipes.items() if not name.startswith("tiny")]
-        shared = [
-            f"`{f.name}` {_cell(getattr(published[0], f.name))}"
-            for f in fields(published[0])
-            if f.name not in columns
-            and f.metadata["group"] in ("optimisation", "augmentation", "masks")
-            and len({str(getattr(recipe, f.name)) for recipe in published}) == 1
-        ]
-        lines += ["", f"The same in all published ones: {', '.join(shared)}."]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: Any) -> str:
-    if value is None or value == ():
-        return "–"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple):
-        return "/".join(map(_cell, value))
-    return str(value)
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

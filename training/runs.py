@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
+from videomae.command_line import changed_fields, plain
 from videomae.files import write_atomic, write_json
 from videomae.training.checkpoints import checkpoints, damage, latest_checkpoint, remove_leftovers
-from videomae.training.options import changed_fields, plain, read_recipe, write_recipe
+from videomae.training.options import read_recipe, write_recipe
 from videomae.training.recipes import Recipe
 
 RECIPE = "recipe.yaml"

@@ -3,7 +3,7 @@
 A detection can only match the annotated box of its own key frame and class that it overlaps most, whatever the other
 detections do; of those that reach the threshold the best-scored one is the true positive. So matching is one table of
 pairs, one maximum per detection and one first-of-its-kind per annotated box. Names, CSV files and label lists are read
-by videomae.data.ava; ava_map.py makes an `evaluate` metric of this.
+by videomae.data.ava.annotations; ava_map.py makes an `evaluate` metric of this.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-# AVA's 80 actions are numbered by kind: poses and movements, then what is done to objects, then to other persons.
-AVA_CATEGORIES = {"pose": range(1, 15), "object": range(15, 64), "person": range(64, 81)}
+from videomae.data.ava.annotations import AVA_CATEGORIES
+from videomae.data.ava.boxes import iou
+
 # The 60 classes of ava_action_list_v2.2_for_activitynet_2019.pbtxt: those with enough validation boxes.
 AVA_EVALUATED = (
     *(1, *range(3, 16), 17, 20, 22, 24, *range(26, 31), 34, *range(36, 39), 41, 43, *range(45, 50)),
@@ -51,14 +52,6 @@ class LabelledBoxes(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "LabelledBoxes":
         return LabelledBoxes(*(None if column is None else column[rows] for column in self))
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes paired row by row; 0 where both are empty."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    intersection = sides.clip(min=0).prod(1)
-    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
 def true_positives(truth: LabelledBoxes, detections: LabelledBoxes, iou_threshold: float) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""AVA's format: annotations, persons, movies, clips with boxes, result files."""

@@ -1,0 +1,365 @@
+"""What a data set holds: paths, labels and class names, read from the layouts that people have.
+
+`open_manifest` recognises the layout. A manifest keeps a million entries in a few flat tensors, which worker processes
+share instead of copying. Nothing here opens a video; that is sources.py's. The readers are in list_files.py (lists and
+tables), class_folders.py, layouts.py (Kinetics, Something-Something, UCF101, HMDB51, datasets.Dataset) and
+shards.py.
+"""
+
+import hashlib
+import os
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from videomae.data.sources import FrameFolder, Source, TarMember
+
+LABEL_KINDS = ("class", "multi", "value")
+FRAME_PATTERN = "img_{:05}.jpg"  # V2's lists mean this one
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """The entries of a data set. `text` and the tensors may be shared between processes; treat all as read-only.
+
+    labels: (N,) class numbers, or (N, K) floats for several classes at once or for values, or None.
+    first, count: for frame folders, the number in the first file's name and how many frames there are; 0 frames means
+        that the entry is a video file.
+    shard, offset, size: for entries inside tar files, `shards[shard]` and where in it.
+    table: a datasets.Dataset that holds the videos in `column`.
+    """
+
+    origin: str
+    root: str
+    text: torch.Tensor
+    ends: torch.Tensor
+    labels: torch.Tensor | None = None
+    class_names: tuple[str, ...] | None = None
+    first: torch.Tensor | None = None
+    count: torch.Tensor | None = None
+    pattern: str = FRAME_PATTERN
+    shards: tuple[str, ...] = ()
+    shard: torch.Tensor | None = None
+    offset: torch.Tensor | None = None
+    size: torch.Tensor | None = None
+    table: Any = None
+    column: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def sha256(self, *, labels: bool = False) -> str:
+        """Identity of the list: names in their order, with the labels on request; not the contents of the videos."""
+        digest = hashlib.sha256(self.text.numpy().tobytes() + self.ends.numpy().tobytes())
+        if labels and self.labels is not None:
+            digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+    def path(self, index: int) -> str:
+        """The entry's name as the list gives it."""
+        start = int(self.ends[index - 1]) if index else 0
+        return self.text[start : int(self.ends[index])].numpy().tobytes().decode("utf-8", "surrogateescape")
+
+    def source(self, index: int) -> Source:
+        """What to open for the entry."""
+        if self.table is not None:
+            return self.table[int(index)][self.column]
+        if self.shard is not None:
+            shard = os.path.join(self.root, self.shards[int(self.shard[index])])
+            return TarMember(shard, int(self.offset[index]), int(self.size[index]), self.path(index))
+        path = os.path.join(self.root, self.path(index))
+        if self.count is not None and self.count[index] > 0:
+            return FrameFolder(path, int(self.first[index]), int(self.count[index]), self.pattern)
+        return path
+
+    def label(self, index: int) -> int | torch.Tensor | None:
+        if self.labels is None:
+            return None
+        label = self.labels[index]
+        return label if label.dim() else int(label)
+
+    @property
+    def num_labels(self) -> int | None:
+        if self.class_names is not None:
+            return len(self.class_names)
+        if self.labels is None or not len(self):
+            return None
+        return self.labels.shape[1] if self.labels.dim() == 2 else int(self.labels.max()) + 1
+
+    def subset(self, indices: Sequence[int]) -> "Manifest":
+        """The chosen entries in the given order."""
+        if self.table is not None:
+            picked = {"table": self.table.select(indices)}
+        else:
+            picked = {}
+        chosen = torch.as_tensor(list(indices), dtype=torch.int64)
+        names = [self.path(int(index)).encode("utf-8", "surrogateescape") for index in chosen]
+        for name in ("labels", "first", "count", "shard", "offset", "size"):
+            column = getattr(self, name)
+            picked[name] = None if column is None else column[chosen]
+        text, ends = packed(b"".join(names), array("q", map(len, names)))
+        return Manifest(**{**vars(self), **picked, "text": text, "ends": ends})
+
+    def check_labels(self, *, num_labels: int | None = None, classes: bool = True) -> None:
+        """What a classifier needs: labels, inside the range, of more than one class."""
+        if self.labels is None:
+            raise ValueError(f"{self.origin} has no labels; a classifier needs a label for each video")
+        if self.labels.dim() == 2:
+            if num_labels is not None and self.labels.shape[1] != num_labels:
+                raise ValueError(f"{self.origin} has labels of {self.labels.shape[1]} numbers, the model {num_labels}")
+            return
+        outside = self.labels < 0 if num_labels is None else (self.labels < 0) | (self.labels >= num_labels)
+        if outside.any():
+            index = int(outside.nonzero()[0])
+            bound = f"0 ... {num_labels - 1}" if num_labels is not None else "0 and above"
+            raise ValueError(
+                f"{self.origin}: label {int(self.labels[index])} of {self.path(index)} lies outside {bound} "
+                f"({int(outside.sum())} such entries); raise num_labels or mend the list"
+            )
+        if classes and len(self.labels.unique()) < 2:
+            raise ValueError(
+                f"{self.origin} has one class only ({self._class_name(int(self.labels[0]))}); a classifier learns "
+                "nothing from it: add videos of another class"
+            )
+
+    def sided_classes(self) -> list[str]:
+        """Classes whose names speak of a side or a sense of turning, which a horizontal flip would swap."""
+        sided = re.compile(r"\b(left|right|(counter|anti)?-?clockwise|leftwards?|rightwards?)\b", re.IGNORECASE)
+        names = [re.sub(r"[_\W]+", " ", name) for name in self.class_names or ()]
+        return [name for name, words in zip(self.class_names or (), names) if sided.search(words)]
+
+    def _class_name(self, label: int) -> str:
+        return repr(self.class_names[label]) if self.class_names else str(label)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """The options of `open_manifest`, as its readers get them."""
+
+    root: str | None = None
+    split: str | None = None
+    class_names: tuple[str, ...] | None = None
+    num_labels: int | None = None
+    label_kind: str = "class"
+    missing: str = "error"
+    pattern: str = FRAME_PATTERN
+
+
+class Builder:
+    """Collects entries and makes the manifest, checking paths and labels against the line they came from.
+
+    Labels arrive as the text or number that stands in the file; what they mean is decided when all are known: integers
+    if all of them are, names otherwise.
+    """
+
+    def __init__(self, origin: str | os.PathLike, root: str | os.PathLike, options: ReadOptions):
+        self.origin, self.root, self.options = str(origin), str(root), options
+        self._text, self._lengths, self._hashes = bytearray(), array("q"), array("q")
+        self._codes, self._first_use = array("q"), []
+        self._code_of: dict[Any, int] = {}
+        self._lines = array("q")
+        self._firsts, self._counts = array("q"), array("q")
+
+    def add(self, path: str, label: Any, line: int | None, first: int = 0, count: int = 0) -> None:
+        """One entry; `label` None where there is none, `line` for messages."""
+        if not path:
+            raise ValueError(f"{self._at(line)}: the path is empty")
+        if ".." in path and not os.path.isabs(path) and os.path.normpath(path).startswith(".."):
+            raise ValueError(f"{self._at(line)}: {path!r} leads out of the data folder {self.root}; give its root")
+        encoded = path.encode("utf-8", "surrogateescape")
+        self._text += encoded
+        self._lengths.append(len(encoded))
+        self._hashes.append(hash(path))
+        self._lines.append(line or 0)
+        if count:
+            if not self._counts:
+                self._firsts, self._counts = array("q", [0] * (len(self) - 1)), array("q", [0] * (len(self) - 1))
+            self._firsts.append(first)
+            self._counts.append(count)
+        elif self._counts:
+            self._firsts.append(0)
+            self._counts.append(0)
+        if isinstance(label, list):
+            label = tuple(label)
+        code = self._code_of.get(label)
+        if code is None:
+            code = self._code_of[label] = len(self._code_of)
+            self._first_use.append(line)
+        self._codes.append(code)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def build(self) -> Manifest:
+        if not len(self):
+            raise ValueError(f"{self.origin} lists no videos")
+        codes = torch.frombuffer(self._codes, dtype=torch.int64).clone()
+        labels, class_names = self._labels(codes)
+        self._refuse_contradictions(codes)
+        text, ends = packed(bytes(self._text), self._lengths)
+        frames = {}
+        if self._counts:
+            frames = {"first": torch.tensor(self._firsts), "count": torch.tensor(self._counts)}
+        return Manifest(
+            origin=self.origin,
+            root=self.root,
+            text=text,
+            ends=ends,
+            labels=labels,
+            class_names=class_names,
+            pattern=self.options.pattern,
+            **frames,
+        )
+
+    def _at(self, line: int | None) -> str:
+        return f"{self.origin}, line {line}" if line else self.origin
+
+    def _labels(self, codes: torch.Tensor) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
+        """Labels by entry and the class names, from the distinct labels that occurred."""
+        names, options = self.options.class_names, self.options
+        if names is None and options.label_kind != "value":
+            names = _names_beside(self.origin, self.root)
+        used = list(self._code_of)
+        if None in self._code_of:
+            if len(used) > 1:
+                line = self._first_use[self._code_of[None]]
+                raise ValueError(f"{self._at(line)}: the label is missing, though other entries have one")
+            return None, names
+        if options.label_kind == "value":
+            values = [self._values(label, i) for i, label in enumerate(used)]
+            for i, row in enumerate(values):
+                if len(row) != len(values[0]):
+                    line = self._first_use[i]
+                    raise ValueError(
+                        f"{self._at(line)}: {len(row)} values where the entries before have {len(values[0])}"
+                    )
+            return torch.tensor(values, dtype=torch.float32)[codes], None
+        if options.label_kind == "multi":
+            sets = [label if isinstance(label, tuple) else str(label).split("|") for label in used]
+            numbers, names = self._numbers(
+                [label for labels in sets for label in labels],
+                names,
+                [i for i, labels in enumerate(sets) for _ in labels],
+            )
+            count = len(names) if names else options.num_labels or max(numbers.values(), default=0) + 1
+            table = torch.zeros(len(used), count)
+            for row, labels in enumerate(sets):
+                for label in labels:
+                    table[row, numbers[label]] = 1.0
+            return table[codes], names
+        for i, label in enumerate(used):
+            if isinstance(label, tuple):
+                raise ValueError(
+                    f"{self._at(self._first_use[i])}: the label is a list; pass label_kind='multi' or 'value'"
+                )
+        numbers, names = self._numbers(used, names, range(len(used)))
+        return torch.tensor([numbers[label] for label in used])[codes], names
+
+    def _values(self, label: Any, i: int) -> list[float]:
+        try:
+            parts = label if isinstance(label, tuple) else str(label).split("|")
+            values = [float(part) for part in parts]
+        except ValueError:
+            raise ValueError(f"{self._at(self._first_use[i])}: label {label!r} is not a number") from None
+        if not np.isfinite(values).all():
+            raise ValueError(f"{self._at(self._first_use[i])}: label {label!r} is not finite")
+        return values
+
+    def _numbers(
+        self, labels: Sequence[Any], names: tuple[str, ...] | None, uses: Sequence[int]
+    ) -> tuple[dict[Any, int], tuple[str, ...] | None]:
+        """The class number of each distinct label, and the class names where there are any."""
+        as_integers = {label: as_integer(label) for label in labels}
+        if names and all(str(label) in names for label in as_integers):
+            return {label: names.index(str(label)) for label in as_integers}, names
+        if all(number is not None for number in as_integers.values()):
+            limit = len(names) if names else self.options.num_labels
+            for label, use in zip(labels, uses):
+                number, line = as_integers[label], self._first_use[use]
+                if number < 0 or (limit is not None and number >= limit):
+                    bound = f"0 ... {limit - 1}" if limit is not None else "0 and above"
+                    if number < 0 and limit is None and self.options.label_kind == "class":
+                        continue  # lists for pre-training carry -1; a classifier's check refuses it
+                    raise ValueError(f"{self._at(line)}: label {number} lies outside {bound}")
+            return as_integers, names
+        for label, use in zip(labels, uses):
+            line = self._first_use[use]
+            if isinstance(label, float):
+                raise ValueError(
+                    f"{self._at(line)}: label {label!r} is not an integer; for values pass label_kind='value'"
+                )
+            if names and str(label) not in names:
+                raise ValueError(f"{self._at(line)}: no class {label!r} among {some_of(names)}, given or in labels.txt")
+        integers = [label for label in labels if as_integers[label] is not None]
+        if integers:
+            named = next(i for i, label in enumerate(labels) if as_integers[label] is None)
+            raise ValueError(
+                f"{self._at(self._first_use[uses[named]])}: label {labels[named]!r} is a name where others are numbers "
+                f"(such as {integers[0]!r}); use one or the other, or pass class_names"
+            )
+        names = tuple(sorted({str(label) for label in labels}))
+        return {label: names.index(str(label)) for label in as_integers}, names
+
+    def _refuse_contradictions(self, codes: torch.Tensor) -> None:
+        """One path under two labels is a mistake; twice under the same label is a repetition."""
+        hashes = np.frombuffer(self._hashes, np.int64)
+        order = np.argsort(hashes, kind="stable")
+        same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+        ends = np.cumsum(np.frombuffer(self._lengths, np.int64))
+        for i in same:
+            one, other = int(order[i]), int(order[i + 1])
+            frames = self._counts and self._firsts[one] != self._firsts[other]
+            if codes[one] == codes[other] or frames:
+                continue
+            paths = {bytes(self._text[int(ends[k]) - self._lengths[k] : int(ends[k])]) for k in (one, other)}
+            if len(paths) == 1:
+                raise ValueError(
+                    f"{self._at(self._lines[other])}: {paths.pop().decode(errors='replace')!r} has another label on "
+                    f"line {self._lines[one]}"
+                )
+
+
+def packed(text: bytes, lengths: array) -> tuple[torch.Tensor, torch.Tensor]:
+    """The text as bytes and where each entry ends."""
+    ends = torch.frombuffer(lengths, dtype=torch.int64).cumsum(0) if len(lengths) else torch.zeros(0, dtype=torch.int64)
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.zeros(0, dtype=torch.uint8), ends
+
+
+def as_integer(label: Any) -> int | None:
+    if isinstance(label, (bool, float)):
+        return int(label) if isinstance(label, float) and label.is_integer() else None
+    try:
+        return int(label)
+    except (TypeError, ValueError):
+        return None
+
+
+def some_of(names: Iterable[str], most: int = 6) -> str:
+    names = list(names)
+    return ", ".join(map(repr, names[:most])) + (f" ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def _names_beside(origin: str, root: str) -> tuple[str, ...] | None:
+    """The class names of a `labels.txt` in the folder of the list or the root, one a line."""
+    for folder in dict.fromkeys((os.path.dirname(origin), root)):
+        path = Path(folder, "labels.txt")
+        if path.is_file() and str(path) != origin:
+            return read_class_names(path)
+    return None
+
+
+def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """One class a line, in the order of their numbers."""
+    names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    names = [name for name in names if name]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise ValueError(f"{path} lists class {twice[0]!r} twice")
+    return tuple(names)

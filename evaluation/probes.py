@@ -1,0 +1,264 @@
+"""How good are frozen features? `videomae probe FOLDER TRAIN TEST`: k-NN, linear and attentive probes, one command.
+
+The encoder is run once over each video (the centre clip of the model's own sampling policy) and never trained. k-NN and
+the linear probe see the mean token; the attentive probe learns one query that attends to all tokens. Features are kept
+beside the result, so another probe costs seconds.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from videomae.configuration_videomae import VideoMAEConfig
+from videomae.data.transforms import normalise
+from videomae.data.video_dataset import VideoDataset
+from videomae.files import write_atomic, write_json
+from videomae.metrics.video_accuracy.scores import label_ranks, softmax
+from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
+
+# n videos  N tokens  D width  K classes
+PROBES = ("knn", "linear", "attentive")
+
+
+# --------------------------------------------------------------------------------------------------------- probes
+
+
+def knn_scores(
+    train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor, num_classes: int, *, k: int = 20
+) -> torch.Tensor:
+    """(n, K) votes of the k nearest training features by cosine, each weighted exp(similarity / 0.07) (as in DINO)."""
+    k = min(k, len(train))
+    similarity, nearest = (F.normalize(test, dim=1) @ F.normalize(train, dim=1).T).topk(k, dim=1)
+    votes = torch.zeros(len(test), num_classes, dtype=similarity.dtype)
+    # Minus the best similarity: the same votes up to a factor, without overflow.
+    weights = ((similarity - similarity[:, :1]) / 0.07).exp()
+    return votes.scatter_add_(1, train_labels[nearest], weights)
+
+
+def linear_scores(
+    train: torch.Tensor,
+    train_labels: torch.Tensor,
+    test: torch.Tensor,
+    num_classes: int,
+    *,
+    weight_decays: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+    seed: int = 0,
+) -> torch.Tensor:
+    """(n, K) outputs of a logistic regression on standardised features, solved to the end by L-BFGS.
+
+    The weight decay is chosen on every fifth training video of each class, then all videos are used.
+    """
+    mean, std = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
+    train, test = (train - mean) / std, (test - mean) / std
+    held_out = held_out_share(train_labels, every=5, seed=seed)
+    best = weight_decays[len(weight_decays) // 2]
+    if held_out.any() and len(weight_decays) > 1:
+        fit = {
+            decay: logistic_regression(train[~held_out], train_labels[~held_out], num_classes, decay)
+            for decay in weight_decays
+        }
+        losses = {
+            decay: F.cross_entropy(train[held_out] @ weight.T + bias, train_labels[held_out]).item()
+            for decay, (weight, bias) in fit.items()
+        }
+        best = min(losses, key=losses.get)
+    weight, bias = logistic_regression(train, train_labels, num_classes, best)
+    return test @ weight.T + bias
+
+
+def logistic_regression(
+    features: torch.Tensor, labels: torch.Tensor, num_classes: int, weight_decay: float, *, steps: int = 200
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The (K, D) weight and (K,) bias that minimise cross-entropy + weight_decay/2 * |weight|^2."""
+    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
+    bias = torch.zeros(num_classes, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-9)
+
+    def closure():
+        solver.zero_grad()
+        loss = F.cross_entropy(features @ weight.T + bias, labels) + weight_decay / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        solver.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def held_out_share(labels: torch.Tensor, *, every: int, seed: int) -> torch.Tensor:
+    """True for every `every`-th video of each class, after a seeded shuffle; a class with fewer keeps all it has."""
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        held_out[members[every - 1 :: every]] = True
+    return held_out
+
+
+class AttentiveHead(nn.Module):
+    """One learnt query attends to all tokens of a clip; a linear layer classifies what it gathered."""
+
+    def __init__(self, width: int, num_classes: int, heads: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Parameter(torch.zeros(1, 1, width))
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.classifier = nn.Linear(width, num_classes)
+        nn.init.trunc_normal_(self.query, std=0.02)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:  # (B, N, D) -> (B, K)
+        tokens = self.norm(tokens)
+        gathered, _ = self.attention(self.query.expand(len(tokens), -1, -1), tokens, tokens, need_weights=False)
+        return self.classifier(gathered[:, 0])
+
+
+def attentive_scores(
+    train: torch.Tensor,
+    train_labels: torch.Tensor,
+    test: torch.Tensor,
+    num_classes: int,
+    *,
+    heads: int,
+    epochs: int = 50,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    batch: int = 32,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """(n, K) outputs of an AttentiveHead trained on (n, N, D) tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = AttentiveHead(train.shape[2], num_classes, heads).to(device)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
+    steps = epochs * -(-len(train) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.enable_grad():
+        for _ in range(epochs):
+            for rows in torch.randperm(len(train), generator=generator).split(batch):
+                loss = F.cross_entropy(head(train[rows].to(device).float()), train_labels[rows].to(device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    with torch.no_grad():
+        return torch.cat([head(rows.to(device).float()).cpu() for rows in test.split(batch)])
+
+
+# ------------------------------------------------------------------------------------------------------- features
+
+
+@torch.no_grad()
+def extract_features(
+    encoder: nn.Module,
+    clips: VideoDataset,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    tokens: bool = False,
+    batch: int = 16,
+    num_workers: int = 0,
+    quiet: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, str]]]:
+    """Features of each readable clip, in order: (n, D) mean tokens, or (n, N, D) tokens in half precision.
+
+    Also returns their class numbers, and the path and error of each video that could not be read.
+    """
+    encoder.eval()
+    features, labels, broken = [], [], []
+    loader = DataLoader(clips, batch_size=batch, num_workers=num_workers, collate_fn=list)
+    for items in tqdm(loader, disable=quiet, desc="features", unit="batch"):
+        broken += [{"path": item["path"], "error": item["error"]} for item in items if item["pixel_values"] is None]
+        items = [item for item in items if item["pixel_values"] is not None]
+        if items:
+            pixels = torch.cat([item["pixel_values"] for item in items]).to(encoder.device)
+            states = encoder(normalise(pixels, mean, std)).last_hidden_state
+            features.append((states.half() if tokens else states.mean(dim=1).float()).cpu())
+            labels += [item["label"] for item in items]
+    if not features:
+        raise ValueError(f"none of {len(broken)} videos could be read; the first: {broken[0]['error']}")
+    return torch.cat(features), torch.tensor(labels), broken
+
+
+def load_encoder(start: str, *, like: str | None = None, seed: int = 0) -> VideoMAEModel:
+    """The encoder of a model folder, whatever its head; "random": fresh weights of the architecture of `like`.
+
+    A pre-trained encoder keeps its final norm, a classifier's has none.
+    """
+    if start != "random":
+        return VideoMAEModel.from_pretrained(start, dtype=torch.float32)
+    torch.manual_seed(seed)
+    config = VideoMAEConfig.from_pretrained(like)
+    # As pre-training starts: the fair comparison, since fine-tuning's initialisation is another one.
+    return VideoMAEForPreTraining(dataclasses.replace(config, use_mean_pooling=False)).videomae
+
+
+def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    ranks = label_ranks(softmax(scores.double().numpy()), np.asarray(labels))
+    result = {"top1": float((ranks < 1).mean())}
+    return result | ({"top5": float((ranks < 5).mean())} if scores.shape[1] > 5 else {})
+
+
+def probe(
+    encoder: VideoMAEModel,
+    train: VideoDataset,
+    test: VideoDataset,
+    probes: Sequence[str] = PROBES,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    num_classes: int,
+    cache: Path | None = None,
+    max_cache_gib: float = 8.0,
+    seed: int = 0,
+    **reading: Any,
+) -> dict[str, Any]:
+    """Accuracy of each probe on the test clips. `cache`: a file to keep features in, or to find them."""
+    tokens = "attentive" in probes
+    if tokens:
+        count = math.prod(encoder.config.grid) * encoder.config.hidden_size
+        gib = 2 * count * (len(train) + len(test)) / 2**30
+        if gib > max_cache_gib:
+            raise ValueError(
+                f"the attentive probe keeps all tokens, {gib:.1f} GiB for {len(train) + len(test)} clips; raise "
+                f"--max_cache_gib (now {max_cache_gib:g}), or choose --probes knn linear"
+            )
+    if cache is not None and cache.exists():
+        found = load_file(cache)
+        broken: list[dict[str, str]] = json.loads(cache.with_suffix(".json").read_text())
+    else:
+        found, broken = {}, []
+        for name, clips in (("train", train), ("test", test)):
+            found[name], found[f"{name}_labels"], lost = extract_features(
+                encoder, clips, mean=mean, std=std, tokens=tokens, **reading
+            )
+            broken += lost
+        if cache is not None:
+            write_atomic(cache, save(found))
+            write_json(cache.with_suffix(".json"), broken)
+    labels = found["train_labels"]
+    train_mean, test_mean = ((x.float().mean(dim=1) if x.dim() == 3 else x) for x in (found["train"], found["test"]))
+    scores = {}
+    if "knn" in probes:
+        scores["knn"] = knn_scores(train_mean, labels, test_mean, num_classes)
+    if "linear" in probes:
+        scores["linear"] = linear_scores(train_mean, labels, test_mean, num_classes, seed=seed)
+    if "attentive" in probes:
+        heads, device = encoder.config.num_attention_heads, encoder.device
+        scores["attentive"] = attentive_scores(
+            found["train"], labels, found["test"], num_classes, heads=heads, seed=seed, device=device
+        )
+    results = {name: accuracy(score, found["test_labels"]) for name, score in scores.items()}
+    return {"probes": results, "train_clips": len(labels), "test_clips": len(found["test_labels"]), "broken": broken}

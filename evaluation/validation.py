@@ -1,0 +1,163 @@
+"""One clip per video while a classifier trains: accuracy and loss over all processes, and what a bad value suggests.
+
+The published numbers come from many views; that test is evaluation/multi_view.py.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Dataset
+
+from videomae.data.sampler import EpochSampler
+from videomae.metrics.video_accuracy.scores import label_ranks, mean_average_precision
+from videomae.training import engines
+from videomae.training.optimisation import Ema
+
+# The number that decides which checkpoint is the best, by kind of problem; every one is better when larger.
+DECISIVE = {
+    "single_label_classification": "top1",
+    "multi_label_classification": "mAP",
+    "regression": "minus_mse",
+}
+
+
+@torch.no_grad()
+def validate(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    dataset: Dataset,
+    collate: Callable[[list], Mapping[str, Any]],
+    *,
+    problem: str,
+    clips_per_device: int,
+    num_workers: int = 0,
+) -> dict[str, float]:
+    """Metrics of one clip of each readable video, each counted once whatever the number of processes.
+
+    Leaves the model in training mode, as it found it.
+    """
+    order = EpochSampler(
+        len(dataset), shuffle=False, even=False, rank=accelerator.process_index, world=accelerator.num_processes
+    )
+
+    def readable(items: list) -> Mapping[str, Any] | None:
+        items = [item for item in items if item["pixel_values"] is not None]
+        return collate(items) if items else None
+
+    loader = DataLoader(dataset, clips_per_device, sampler=order, collate_fn=readable, num_workers=num_workers)
+    sharded = engines.is_sharded(accelerator)
+    calls = math.ceil(math.ceil(len(dataset) / accelerator.num_processes) / clips_per_device)
+    batches = iter(loader)
+    outputs, targets = [], []
+    model.eval()
+    for _ in range(calls):
+        batch = next(batches, None)
+        if batch is None and not sharded:
+            continue
+        clips = engines.idle_clip(accelerator, model) if batch is None else batch["pixel_values"]
+        with accelerator.autocast():
+            logits = model(clips.to(accelerator.device)).logits
+        if batch is not None:
+            outputs.append(logits.float().cpu())
+            targets.append(batch["labels"])
+    model.train()
+    share = [(torch.cat(outputs).numpy(), torch.cat(targets).numpy())] if outputs else []
+    if accelerator.num_processes > 1:
+        share = gather_object(share)
+    if not share:
+        raise ValueError("no video of the validation set could be read")
+    logits, labels = (np.concatenate(column) for column in zip(*share))
+    return measured(logits, labels, problem)
+
+
+def measured(logits: np.ndarray, labels: np.ndarray, problem: str) -> dict[str, float]:
+    """The metrics of one kind of problem, from outputs and labels."""
+    outputs = torch.from_numpy(logits).double()
+    if problem == "single_label_classification":
+        ranks = label_ranks(logits, labels)
+        loss = torch.nn.functional.cross_entropy(outputs, torch.from_numpy(labels)).item()
+        metrics = {"loss": loss, "top1": float((ranks < 1).mean())}
+        return metrics | ({"top5": float((ranks < 5).mean())} if logits.shape[1] > 5 else {})
+    target = torch.from_numpy(labels).double().reshape(outputs.shape)
+    if problem == "multi_label_classification":
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(outputs, target).item()
+        return {"loss": loss, "mAP": mean_average_precision(logits, labels)[0]}
+    mse = (outputs - target).square().mean().item()
+    return {"loss": mse, "mae": (outputs - target).abs().mean().item(), "minus_mse": -mse}
+
+
+def chance_warning(metrics: Mapping[str, float], labels: Sequence[int], *, epochs: int, base_lr: float) -> str | None:
+    """A sentence with the usual causes where a classifier is no better than always answering the commonest class."""
+    counts = np.bincount(np.asarray(labels))
+    commonest = counts.max() / counts.sum()
+    # Two standard deviations of a guesser: less is not evidence of anything learnt.
+    noise = 2 * math.sqrt(commonest * (1 - commonest) / counts.sum())
+    if metrics["top1"] > commonest + noise:
+        return None
+    return (
+        f"after {epochs} epochs the validation accuracy is {metrics['top1']:.3f}, no better than always answering the "
+        f"commonest class ({commonest:.3f}). Usual causes: a learning rate that does not suit the batch (base_lr {base_lr:g} "
+        "is for 256 clips a step; try a third and three times of it); labels in another order than in the list of the "
+        "other split; a model that did not start from pre-trained weights; flips where left and right are classes; clips "
+        "too short to show the action (stride_frames). `--overfit 8` tells a broken set-up from a hard task"
+    )
+
+
+@dataclass
+class Watch:
+    """What validation has shown so far; part of every checkpoint."""
+
+    decisive: str
+    looks: int = 0
+    best: float | None = None
+    best_step: int = 0
+    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    worse_in_row: int = 0
+    stopped: bool = False
+
+    def note(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether these metrics are the best so far."""
+        self.looks += 1
+        value = metrics[self.decisive]
+        if math.isnan(value) or (self.best is not None and value <= self.best):
+            self.worse_in_row += 1
+            return False
+        self.best, self.best_step, self.best_metrics, self.worse_in_row = value, step, dict(metrics), 0
+        return True
+
+    def results(self, *, dataset: str, videos: int, num_frames: int) -> list[dict[str, Any]]:
+        """For the card: the best validation so far."""
+        if self.best is None:
+            return []
+        metrics = {name: value for name, value in self.best_metrics.items() if name in ("top1", "top5", "mAP", "mae")}
+        return [
+            {
+                "dataset": dataset,
+                "split": "validation, while training",
+                "protocol": f"{num_frames}x1x1",
+                "metrics": metrics,
+                "videos": videos,
+            }
+        ]
+
+
+@contextlib.contextmanager
+def averaged(model: torch.nn.Module, ema: Ema | None) -> Iterator[None]:
+    """Inside the block the model has the averaged weights, where there are some; after it its own, bit for bit."""
+    if ema is None:
+        yield
+        return
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(ema.state)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)

@@ -1,0 +1,100 @@
+"""Features on the disk: arrays written row by row, so that a long video's tokens need no memory, and read back as sets.
+
+What is in a folder of features, and when it may be added to, is extract.py's part.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from videomae.files import new_file
+
+FORMATS = ("npy", "safetensors")
+SAVE_DTYPES = {"float32": "F32", "float16": "F16"}
+TENSOR = "features"  # the name of the array in a safetensors file
+
+
+class RowFile:
+    """One array in a .npy or .safetensors file; it takes its place when it is closed, whole, or not at all.
+
+    The header is written first at its greatest length and again at the end, when the number of rows is known.
+    `single` writes the one row as the array, without an axis of rows.
+    """
+
+    def __init__(self, path: Path, dtype: str, *, single: bool = False, metadata: dict[str, str] | None = None):
+        self.path, self.dtype, self.single, self.metadata = path, np.dtype(dtype), single, metadata or {}
+        self.count, self.row_shape = 0, None
+        self._stack = contextlib.ExitStack()
+        beside = self._stack.enter_context(new_file(path))
+        self._file = self._stack.enter_context(open(beside, "wb"))  # noqa: SIM115 (closed by the stack)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.row_shape if self.single else (self.count, *self.row_shape)
+
+    def add(self, row: np.ndarray) -> None:
+        if self.row_shape is None:
+            self.row_shape = row.shape
+            self._header_bytes = self._write_header()
+        with np.errstate(over="ignore"):  # looked at below
+            stored = np.ascontiguousarray(row, self.dtype)
+        if not np.isfinite(stored).all():
+            raise ValueError(f"{self.path}: a value does not fit into {self.dtype}; use --save_dtype float32")
+        self._file.write(stored.tobytes())
+        self.count += 1
+
+    def close(self) -> None:
+        self._file.seek(0)
+        if self._write_header() != self._header_bytes:
+            raise RuntimeError(f"{self.path}: the header of {self.count} rows does not fit its place")
+        self._stack.close()
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(_Aborted), self._stack:
+            raise _Aborted
+
+    def _write_header(self) -> int:
+        if self.path.suffix == ".npy":  # numpy pads its headers, so that the first axis can grow
+            descr = np.lib.format.dtype_to_descr(self.dtype)
+            header = {"descr": descr, "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(self._file, header)
+            return self._file.tell()
+        size = int(np.prod(self.shape)) * self.dtype.itemsize
+        entry = {"dtype": SAVE_DTYPES[self.dtype.name], "shape": self.shape, "data_offsets": [0, size]}
+        text = json.dumps({"__metadata__": self.metadata, TENSOR: entry}).encode()
+        room = len(json.dumps(self.metadata).encode()) + 512  # blanks after the header are part of the format
+        room += -room % 8
+        self._file.write(room.to_bytes(8, "little") + text.ljust(room))
+        return self._file.tell()
+
+
+class _Aborted(Exception):
+    pass
+
+
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """The array of a .npy file, or of a .safetensors file that holds one or calls it "features"."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give the features of one set, a .npy or .safetensors file")
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path} is not an array that numpy can read: {error}") from None
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is neither .npy nor .safetensors")
+    try:
+        with safe_open(path, "np") as file:
+            names = list(file.keys())
+            name = TENSOR if TENSOR in names else names[0] if len(names) == 1 else None
+            if name is None:
+                raise ValueError(f'{path} holds {len(names)} arrays and none is called "{TENSOR}"')
+            return file.get_tensor(name)
+    except Exception as error:  # safetensors raises a class of its own that is no ValueError
+        raise error if isinstance(error, (ValueError, OSError)) else ValueError(f"{path}: {error}") from None

@@ -1,0 +1,1 @@
+"""What `videomae doctor` looks at: the installation, model folders, data."""

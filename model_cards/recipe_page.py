@@ -1,0 +1,54 @@
+"""docs/recipes.md: one table a kind of training, made from the recipes."""
+
+from dataclasses import fields
+from typing import Any
+
+from videomae.training.recipes import KINDS, LR_BATCH
+
+_COLUMNS = {
+    "pre-training": "name dataset epochs warmup_epochs clips_per_step num_samples stride_frames mask mask_ratio "
+    "decoder_mask base_lr min_lr gradient_checkpointing clip_grad_norm source",
+    "fine-tuning": "name start dataset epochs warmup_epochs clips_per_step num_samples base_lr min_lr layer_decay "
+    "drop_path_rate head_dropout_prob weight_decay clip_grad_norm sampling test_clips test_crops source",
+    "detection": "name start dataset epochs clips_per_step base_lr lr_batch layer_decay drop_path_rate clip_grad_norm "
+    "crop_size source",
+}
+
+
+def recipe_page() -> str:
+    """docs/recipes.md: one table a kind, and every disagreement of paper and script."""
+    lines = [
+        "# Recipes",
+        "",
+        "Made by `videomae cards`; edit `training/recipes.py`, not this file. Learning rates are for",
+        f"`lr_batch` clips a step ({LR_BATCH} unless a table says otherwise) and scale with `clips_per_step`, the videos of",
+        "one optimizer step over all devices. All use AdamW. None of the published runs has been repeated here; `tiny` has.",
+    ]
+    for kind, recipes in KINDS.items():
+        columns = _COLUMNS[kind].split()
+        lines += ["", f"## {kind.capitalize()}", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+        for recipe in recipes.values():
+            lines.append(f"| {' | '.join(_cell(getattr(recipe, column)) for column in columns)} |")
+        notes = [f"- `{recipe.name}`: {note}" for recipe in recipes.values() for note in recipe.differs]
+        if notes:
+            lines += ["", "Where paper and script disagree (the script's value is used):", "", *notes]
+        published = [recipe for name, recipe in recipes.items() if name not in ("tiny", "tiny-v2", "small-data")]
+        shared = [
+            f"`{f.name}` {_cell(getattr(published[0], f.name))}"
+            for f in fields(published[0])
+            if f.name not in columns
+            and f.metadata["group"] in ("optimisation", "augmentation", "masks")
+            and len({str(getattr(recipe, f.name)) for recipe in published}) == 1
+        ]
+        lines += ["", f"The same in all published ones: {', '.join(shared)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == ():
+        return "–"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return "/".join(map(_cell, value))
+    return str(value)

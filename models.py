@@ -1,0 +1,146 @@
+"""What a command line calls a model or a device, looked at before anything is loaded or computed.
+
+transformers loads a folder of another architecture with a warning and random weights, and reports a misspelt folder as a
+network problem; here both are one sentence.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from videomae.configuration_videomae import VideoMAEConfig
+from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.sampling_videomae import ClipSampling
+from videomae.token_reduction_videomae import ReducedVideoMAEForVideoClassification
+from videomae.video_processing_videomae import VideoMAEVideoProcessor
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def open_config(
+    model: str, argument: str = "--model", *, kind: str | None = None, weights: bool = True
+) -> VideoMAEConfig:
+    """The configuration of a VideoMAE model folder or Hub name that can be loaded; anything else is an error.
+
+    kind: the end of the class name that the caller needs, such as "ForActionDetection". weights: whether it needs them.
+    """
+    folder, named = Path(model), f"{argument} {model}"
+    if folder.is_file():
+        raise ValueError(
+            f"{named} is a file; give a model folder (`videomae convert FILE FOLDER` makes one of weights)"
+        )
+    if folder.is_dir():
+        _check_folder(folder, named, weights)
+    check_name(model, argument)
+    try:
+        model_type = VideoMAEConfig.get_config_dict(model)[0].get("model_type", "videomae")
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{named}: there is no such folder, and the Hub did not give it ({reason})") from None
+    if model_type != "videomae":
+        raise ValueError(
+            f"{named} is of model_type {model_type!r}, not 'videomae'; `videomae convert` makes a folder of released weights"
+        )
+    config = VideoMAEConfig.from_pretrained(model)
+    written = (config.architectures or [""])[0]
+    if kind and written and not written.endswith(kind):
+        raise ValueError(f"{named} is {written}, and a VideoMAE{kind} is needed")
+    return config
+
+
+def open_classifier(model: str, argument: str = "model") -> VideoMAEForVideoClassification:
+    """The classifier of a folder or Hub name in float32; one that merges or leaves out tokens where its folder says so."""
+    config = open_config(model, argument, kind="ForVideoClassification")
+    reduced = "ReducedVideoMAEForVideoClassification" in (config.architectures or [])
+    kind = ReducedVideoMAEForVideoClassification if reduced else VideoMAEForVideoClassification
+    return kind.from_pretrained(model, dtype=torch.float32)
+
+
+def check_name(model: str, argument: str) -> None:
+    """A name is a folder that exists or OWNER/NAME; any other goes to the Hub only to come back as a network problem."""
+    here = Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1
+    if here and not Path(model).is_dir():
+        raise FileNotFoundError(f"{argument} {model}: there is no such folder, and names on the Hub are OWNER/NAME")
+
+
+def _check_folder(folder: Path, named: str, weights: bool) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{named} has no config.json; give a folder that save_pretrained or a training run wrote"
+        )
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{named}: config.json is not JSON ({error}); the folder was not written to its end") from None
+    if weights and not any((folder / name).is_file() for name in WEIGHTS):
+        raise FileNotFoundError(f"{named} has no weights (model.safetensors); the folder is not complete")
+
+
+def open_device(name: str | None) -> torch.device:
+    """The device of that name, or the accelerator, or the CPU where there is none."""
+    here = ["cpu"] + ([torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else [])
+    if name is None:
+        return torch.device(here[-1])
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {name} is not a device of this machine; there is {' and '.join(here)}") from None
+    return device
+
+
+def open_processor(
+    model: str | os.PathLike, config: VideoMAEConfig, *, say: Callable[[str], object] = lambda text: None
+) -> VideoMAEVideoProcessor:
+    """The processor of a model folder; where it has none, one of the model's size, pixel scaling and dense clips.
+
+    `say` is told when that happens.
+    """
+    try:
+        return VideoMAEVideoProcessor.from_pretrained(model)
+    except OSError:
+        height, width = config.image_hw
+        mean, std = config.pixel_statistics
+        sampling = ClipSampling(num_frames=config.num_frames)
+        say(
+            f"{model} has no video processor; taking dense clips at stride {sampling.stride_frames}, pixels by {mean}, {std}"
+        )
+        return VideoMAEVideoProcessor(
+            size={"shortest_edge": min(height, width)},
+            crop_size={"height": height, "width": width},
+            image_mean=mean,
+            image_std=std,
+            sampling=sampling,
+        )
+
+
+# V views  K classes  (B, T, C, H, W) clips
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """A hash of every parameter and buffer, by name, wherever they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)

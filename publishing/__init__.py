@@ -1,0 +1,1 @@
+"""What goes to the Hub: the publication, its check in a clean process, the upload."""
