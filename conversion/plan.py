@@ -12,6 +12,7 @@ from videomae.configuration_videomae import OFFICIAL_NORM_EPS, PRESETS, VideoMAE
 from videomae.conversion.layouts import Layout, our_state, recognise
 from videomae.conversion.weight_files import MAX_GIGABYTES, Source, fetched, open_checkpoint
 from videomae.data.lists.label_files import class_names
+from videomae.data.lists.label_names import are_placeholders
 from videomae.files import sha256_of
 from videomae.model_cards.zoo import Checkpoint, entry, load_zoo
 
@@ -82,7 +83,7 @@ def plan(
         names = class_names(labels, config.num_labels)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
-    elif layout.head in ("classify", "detect") and all(re.fullmatch(r"LABEL_\d+", x) for x in config.id2label.values()):
+    elif layout.head in ("classify", "detect") and are_placeholders(config.id2label.values()):
         hint = f"--labels {found.labels}" if found is not None else "--labels FILE"
         notes.append(f"the classes have no names yet; add them with {hint}")
     config.architectures = [model_class(layout).__name__]

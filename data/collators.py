@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
 from videomae.data.mixing import Mixing
 from videomae.data.randomness import DECODER_MASK, MASK, MIXING, generator_for, seed_for
-from videomae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from videomae.data.transforms import normalise
 from videomae.masking_videomae import MASKS, make_mask, stack_masks
 
 Item = dict[str, Any]
@@ -37,8 +38,8 @@ class PretrainCollator:
     mask_ratio: float = 0.9
     decoder_mask: str | None = None
     decoder_mask_ratio: float = 0.5
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
+    mean: Sequence[float] = tuple(IMAGENET_MEAN)
+    std: Sequence[float] = tuple(IMAGENET_STD)
 
     def __post_init__(self):
         for name in ("mask", "decoder_mask"):
@@ -80,8 +81,8 @@ class ClassificationCollator:
     """
 
     mixing: Mixing | None = None
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
+    mean: Sequence[float] = tuple(IMAGENET_MEAN)
+    std: Sequence[float] = tuple(IMAGENET_STD)
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         items = _readable(items)

@@ -123,7 +123,7 @@ def prepare(
     if videos_per_shard < 1 or workers < 1:
         raise ValueError(f"videos_per_shard and workers must be at least 1, not {videos_per_shard} and {workers}")
     settings = {**dataclasses.asdict(recoding), "format": format, "videos_per_shard": videos_per_shard, "seed": seed}
-    settings |= {"videos": len(manifest), "list_sha256": _hash_of_list(manifest)}
+    settings |= {"videos": len(manifest), "list_sha256": manifest.sha256(labels=True)}
     _claim(output, settings)
     names = _file_names(manifest) if format == "folder" else None
     order = np.random.default_rng(seed).permutation(len(manifest)) if format == "shards" else np.arange(len(manifest))
@@ -185,13 +185,6 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     elif output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty and was not made by this command; choose another folder")
     write_json(path, settings)
-
-
-def _hash_of_list(manifest: Manifest) -> str:
-    digest = hashlib.sha256(manifest.text.numpy().tobytes() + manifest.ends.numpy().tobytes())
-    if manifest.labels is not None:
-        digest.update(manifest.labels.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _file_names(manifest: Manifest) -> list[str]:

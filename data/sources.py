@@ -17,6 +17,10 @@ from PIL import Image, UnidentifiedImageError
 
 from videomae.video_io import Limits, VideoReader, VideoReadError
 
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".m2ts", ".mts", ".3gp")
+    + (".ogv", ".gif", ".mjpg", ".mjpeg", ".vob", ".asf")
+)
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"))
 
 

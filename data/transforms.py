@@ -14,12 +14,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
 from videomae.data.boxes import Box, crop
 from videomae.data.randaugment import RandAugment, luma
 from videomae.data.randomness import log_uniform, randint, uniform
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Pre-training (transforms.py of the VideoMAE release, after TSN): sides of the crop relative to the short side, how
 # many steps of that list the two sides may lie apart, and how near to the target a side is taken to be the target.
@@ -111,8 +109,8 @@ def spatial_boxes(height: int, width: int, size: int, crops: int) -> list[Box]:
 
 def normalise(
     pixels: torch.Tensor,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] = tuple(IMAGENET_MEAN),
+    std: Sequence[float] = tuple(IMAGENET_STD),
     *,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -225,8 +223,8 @@ class TrainTransform:
     aspect: tuple[float, float] = CROP_ASPECT
     flip: float = 0.5
     erasing: RandomErasing | None = RandomErasing()
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[float, ...] = tuple(IMAGENET_MEAN)
+    std: tuple[float, ...] = tuple(IMAGENET_STD)
 
     def __call__(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         # The box is drawn first, so that RandAugment works out no more of the frame than is kept.

@@ -26,9 +26,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from videomae.data.lists.class_folders import VIDEO_SUFFIXES
 from videomae.data.lists.manifests import Manifest
-from videomae.data.sources import FrameFolder, Source, TarMember
+from videomae.data.sources import VIDEO_SUFFIXES, FrameFolder, Source, TarMember
 from videomae.features.clips import (
     Clip,
     FeatureEncoder,

@@ -21,10 +21,10 @@ from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD, OFFICIA
 from videomae.conversion.layouts import listed
 from videomae.conversion.plan import preset_of
 from videomae.conversion.proof import proof_inputs, proof_outputs
+from videomae.data.lists.label_names import are_placeholders
 from videomae.files import sha256_of
 from videomae.model_cards.cards import HEADS, head_of
 from videomae.models import WEIGHTS, open_config, weights_sha256
-from videomae.publishing.publication import UNNAMED_LABEL
 from videomae.remote_code import PROCESSOR_MAPS
 from videomae.training.checkpoints import MANIFEST, damage
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
@@ -221,7 +221,7 @@ def _check_labels(config: VideoMAEConfig, written: Mapping[str, Any], head: str,
         return
     names = [str(config.id2label[index]) for index in sorted(config.id2label)]
     fix = "set id2label and label2id in config.json, or convert with --labels"
-    if all(UNNAMED_LABEL.fullmatch(name) for name in names):
+    if are_placeholders(names):
         findings.note(f"the {len(names)} classes have no names", fix)
         return
     doubled = [name for name, count in Counter(names).items() if count > 1]

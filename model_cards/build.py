@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videomae.configuration_videomae import VideoMAEConfig
+from videomae.data.lists.label_sets import LABEL_SETS
 from videomae.model_cards.cards import (
     HEADS,
     HERE,
@@ -21,7 +22,7 @@ from videomae.model_cards.cards import (
 from videomae.model_cards.facts import DATA_SETS, PAPERS
 from videomae.model_cards.licences import is_non_commercial, licence_of_release
 from videomae.model_cards.results import Result, notes_of, recorded_results
-from videomae.model_cards.zoo import Checkpoint, entry, label_sets, load_zoo, releases
+from videomae.model_cards.zoo import Checkpoint, entry, load_zoo, releases
 from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, Recipe, find_recipe
 
 CARDS = HERE / "cards"
@@ -106,7 +107,7 @@ def zoo_card(
     data_sets = [
         key for key in (checkpoint.finetuning, checkpoint.post_pretraining, _pretraining_data(checkpoint)) if key
     ]
-    labels = label_sets()[checkpoint.labels] if checkpoint.labels else None
+    labels = LABEL_SETS[checkpoint.labels] if checkpoint.labels else None
     pretraining = checkpoint.pretraining
     stages = procedure(checkpoint)
     return render(

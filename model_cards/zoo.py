@@ -13,19 +13,10 @@ from typing import Any
 import yaml
 
 from videomae.configuration_videomae import HEADS, PRESETS
+from videomae.data.lists.label_sets import LABEL_SETS
 
 ZOO = Path(__file__).with_name("zoo.yaml")
 WEIGHTS = ("public", "on_request", "unlinked", "none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelSet:
-    """A published list of class names: how many, and where the list itself can be had (none is shipped)."""
-
-    title: str
-    count: int
-    hub_file: str | None = None
-    own_file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +91,7 @@ class Checkpoint:
 
     @property
     def num_labels(self) -> int:
-        return label_sets()[self.labels].count if self.labels else 0
+        return LABEL_SETS[self.labels].count if self.labels else 0
 
     @property
     def released(self) -> bool:
@@ -110,11 +101,6 @@ class Checkpoint:
 @functools.lru_cache(maxsize=1)
 def _content() -> dict[str, Any]:
     return yaml.safe_load(ZOO.read_text(encoding="utf-8"))
-
-
-@functools.lru_cache(maxsize=1)
-def label_sets() -> dict[str, LabelSet]:
-    return {name: LabelSet(**row) for name, row in _content()["label_sets"].items()}
 
 
 @functools.lru_cache(maxsize=1)
@@ -162,7 +148,7 @@ def _checkpoint(row: dict[str, Any]) -> Checkpoint:
         ("head", HEADS),
         ("preset", PRESETS),
         ("weights", WEIGHTS),
-        ("labels", [*label_sets(), None]),
+        ("labels", [*LABEL_SETS, None]),
     ):
         if row.get(field) not in known:
             choices = ", ".join(str(choice) for choice in known if choice)

@@ -4,7 +4,6 @@ Nothing here talks to the Hub; publish.py shows, checks and uploads what `prepar
 """
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import videomae
 from videomae.data.lists.label_files import class_names
+from videomae.data.lists.label_names import are_placeholders
 from videomae.model_cards import build, cards, run_cards
 from videomae.model_cards.results import Result, eval_results_files, recorded_results
 from videomae.model_cards.zoo import entry
@@ -27,7 +27,6 @@ IMAGE_PROCESSOR = "preprocessor_config.json"
 CONVERSION = "conversion.json"
 PROOFS = (CONVERSION, run_cards.RECORD)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-UNNAMED_LABEL = re.compile(r"LABEL_\d+")
 MISSING = ("license", "labels")  # what --allow_missing can let pass
 
 
@@ -186,7 +185,7 @@ def check_labels(config: Mapping[str, Any], head: str) -> None:
     if head not in ("classify", "detect"):
         return
     labels = config.get("id2label") or {}
-    if not labels or all(UNNAMED_LABEL.fullmatch(str(label)) for label in labels.values()):
+    if not labels or are_placeholders(map(str, labels.values())):
         raise ValueError(
             f"the classes of the model have no names (id2label holds {', '.join(list(map(str, labels.values()))[:3]) or 'nothing'}"
             "); set model.config.id2label and label2id and save it again, convert with --labels, or --allow_missing labels"

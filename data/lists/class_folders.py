@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from videomae.data.lists.manifests import Builder, Manifest, ReadOptions, some_of
-from videomae.data.sources import IMAGE_SUFFIXES
+from videomae.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".m2ts", ".mts", ".3gp")
-    + (".ogv", ".gif", ".mjpg", ".mjpeg", ".vob", ".asf")
-)
 # What other files may lie in a folder of videos without being taken for videos that we cannot read.
 SIDE_SUFFIXES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".xml", ".yaml", ".yml", ".srt", ".vtt", ".log", ".html")

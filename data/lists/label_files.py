@@ -1,7 +1,7 @@
 """Class names from files as people have them: txt, json, csv, pbtxt, or a data set's own annotation file.
 
 Reading only: data/lists/label_names.py compares the names of data and checkpoint. The public lists are not shipped; known
-sets (`label_sets` of zoo.yaml) are fetched from the Hub where it has them, and otherwise the error says which file of
+sets (label_sets.py) are fetched from the Hub where it has them, and otherwise the error says which file of
 the data set to give.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videomae.model_cards.zoo import label_sets
+from videomae.data.lists.label_sets import LABEL_SETS
 
 HUB_LISTS = "huggingface/label-files"
 NAME_COLUMNS = ("name", "label", "class", "class_name", "label_name", "action", "template", "display_name")
@@ -24,14 +24,12 @@ def class_names(source: str | Path | Sequence[str] | Mapping[Any, str], count: i
     if isinstance(source, Mapping):
         names, shown = _by_id(source.items(), "the labels"), "the labels"
     elif isinstance(source, (str, Path)):
-        file = (
-            _fetch(str(source), count) if str(source) in label_sets() and not Path(source).is_file() else Path(source)
-        )
+        file = _fetch(str(source), count) if str(source) in LABEL_SETS and not Path(source).is_file() else Path(source)
         names, shown = read_names(file), str(file)
     else:
         names, shown = [str(name) for name in source], "the labels"
     if len(names) != count:
-        fits = [name for name, known in label_sets().items() if known.count == count]
+        fits = [name for name, known in LABEL_SETS.items() if known.count == count]
         hint = f"; {count} classes is {' or '.join(fits)}" if fits else ""
         raise ValueError(f"{shown} has {len(names)} class names, but the head has {count} classes{hint}")
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -44,7 +42,7 @@ def read_names(file: str | Path) -> list[str]:
     """All class names of a file in class order; numbers in it may start at 0 or 1, and no number may be missing."""
     file = Path(file)
     if not file.is_file():
-        known = ", ".join(label_sets())
+        known = ", ".join(LABEL_SETS)
         raise FileNotFoundError(f"no label file {file}; give a txt, json, csv or pbtxt file, or one of {known}")
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -59,7 +57,7 @@ def read_names(file: str | Path) -> list[str]:
 
 def _fetch(name: str, count: int) -> Path:
     """The list of a known set from the Hub, or an error that says which file would do."""
-    known = label_sets()[name]
+    known = LABEL_SETS[name]
     if known.count != count:
         raise ValueError(f"{known.title} has {known.count} classes, but the head has {count}")
     if known.hub_file is None:

@@ -7,7 +7,7 @@ are compared wherever both sides have them, and nothing is remapped unless the u
 import difflib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 MATCHES = ("check", "by_name", "by_index")
 
@@ -18,12 +18,17 @@ def normalised(name: str) -> str:
     return name.casefold()
 
 
+def are_placeholders(names: Iterable[str]) -> bool:
+    """Whether these are the names that transformers gives to classes without any: LABEL_0, LABEL_1 ..."""
+    return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+
+
 def names_of(id2label: Mapping[int, str] | None) -> list[str] | None:
     """The class names of a config in class order; None where they are transformers' placeholders (LABEL_0 ...)."""
     if not id2label:
         return None
     names = [id2label[index] for index in sorted(id2label)]
-    return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+    return None if are_placeholders(names) else names
 
 
 def class_columns(

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from videomae.data.lists.class_folders import VIDEO_SUFFIXES
 from videomae.data.lists.manifests import Builder, Manifest, ReadOptions, as_integer, some_of
+from videomae.data.sources import VIDEO_SUFFIXES
 
 # Names that columns have in the wild, the first found wins; compared in lower case.
 PATH_COLUMNS = ("path", "video_path", "filepath", "file_path", "file_name", "filename", "video", "file", "clip", "name")
