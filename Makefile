@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test_all browser check format bench clean
+.PHONY: install demo test test_slow test_all browser check format bench clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -m "not slow and not gpu and not browser"
 
+test_slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n auto -m "slow and not gpu and not browser"
+
 test_all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -m "not gpu and not browser"
 
@@ -53,4 +56,4 @@ bench: $(VENV)/.installed-dev
 	$(BENCH_PYTHON) -m benchmarks $(or $(NAME),cpu)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist src/*.egg-info

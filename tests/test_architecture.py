@@ -145,3 +145,15 @@ def test_a_broken_rule_is_named(path, line, rule):
 def test_a_circle_is_found():
     pair = {Path("data/a.py"): "from videomae.data.b import x", Path("data/b.py"): "from videomae.data import a"}
     assert circle(pair) == ["data.a", "data.b", "data.a"]
+
+
+def test_the_drawing_shows_every_room():
+    drawn = (ROOT / "docs/pictures/architecture.svg").read_text(encoding="utf-8")
+    short = {
+        room.replace("_videomae", "_") for rooms in FLOORS for room in rooms
+    }  # modules of the root by their beginning
+    assert [
+        room
+        for room in sorted(short - {"auto_", "video_container", "modeling__detection", "pipeline__detection"})
+        if room not in drawn
+    ] == []
