@@ -4,6 +4,8 @@
 
 `official_recipes.json`: the flags of every training script over the defaults of its argument parser, with the number of
 GPUs that the command starts and that the comment names, and the fields of MMAction2's two detection configs.
+`official_shapes.json`: head counts, norms' epsilon and the shape of every parameter of every released size, by the official
+constructors, and the mean and deviation of the initial weights of small and base, by kind of parameter.
 `official_flags.json`: the names of all arguments of every program that docs/migration.md speaks of.
 
 OFFICIAL_TREES is a folder with clones of the four public repositories; official.py says how to make it.
@@ -16,10 +18,14 @@ import re
 import runpy
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import torch
 import yaml
+from torch import nn
 
 GOLDEN = Path(__file__).parent
 sys.path.insert(0, str(GOLDEN.parent))
@@ -182,6 +188,83 @@ def recipes(trees: OfficialTrees) -> dict[str, Any]:
     return {"defaults": programs, "scripts": scripts, "mmaction2": configs}
 
 
+# ------------------------------------------------------------------------------------------------ shapes and first weights
+
+V1_SIZES, V2_SIZES = ("small", "base", "large", "huge"), ("small", "base", "large", "huge", "giant")
+CLASSES = {"finetune": 400, "detect": 80}
+
+
+def builders(trees: OfficialTrees) -> dict[str, Any]:
+    """By name ("VideoMAE pretrain small"), a function that builds the official model as the official programs do."""
+    v1_pre, v1_fine = trees.load("VideoMAE", "modeling_pretrain", "modeling_finetune")
+    v2_pre, v2_fine = trees.load("VideoMAEv2", "models.modeling_pretrain", "models.modeling_finetune")
+    (detect,) = trees.load("VideoMAE-Action-Detection", "modeling_finetune")
+    rows = recipes(trees)
+    depths = {}  # of the decoder: a flag of the scripts, which differs between sizes
+    for script, row in rows["scripts"].items():
+        flags = rows["defaults"][row["program"]] | row["flags"]
+        if "decoder_depth" in flags:
+            depths[script.split("/")[0], flags["model"]] = flags["decoder_depth"]
+    found = {}
+    for tree, sizes, heads in (
+        ("VideoMAE", V1_SIZES, {"pretrain": v1_pre, "finetune": v1_fine}),
+        ("VideoMAEv2", V2_SIZES, {"pretrain": v2_pre, "finetune": v2_fine}),
+        ("VideoMAE-Action-Detection", V1_SIZES, {"detect": detect}),
+    ):
+        for head, module in heads.items():
+            for size in sizes:
+                name = f"{size}_patch{14 if size == 'giant' else 16}_224"
+                if head == "pretrain":
+                    name = f"pretrain_videomae_{name}"
+                    options = {"decoder_depth": depths.get((tree, name), 4)}
+                else:
+                    name = f"vit_{name}"
+                    options = {"num_classes": CLASSES[head], "init_scale": 0.001}
+                found[f"{tree} {head} {size}"] = partial(getattr(module, name), **options)
+    return found
+
+
+def kind_of(name: str) -> str:
+    """A parameter's name without the number of its block."""
+    return re.sub(r"\bblocks\.\d+\.", "blocks.#.", name)
+
+
+def shapes_of(model: nn.Module) -> dict[str, Any]:
+    kinds: dict[str, list] = {}
+    for name, parameter in model.named_parameters():
+        shapes = kinds.setdefault(kind_of(name), [])
+        shapes.append(list(parameter.shape))
+    assert all(shape == shapes[0] for shapes in kinds.values() for shape in shapes)
+    encoder = getattr(model, "encoder", model)
+    (eps,) = {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)}
+    row = {"heads": encoder.blocks[0].attn.num_heads, "norm_eps": eps}
+    if hasattr(model, "decoder"):
+        row["decoder_heads"] = model.decoder.blocks[0].attn.num_heads
+    return row | {"shapes": {kind: [len(shapes), *shapes[0]] for kind, shapes in kinds.items()}}
+
+
+def statistics_of(model: nn.Module) -> dict[str, list[float]]:
+    """[mean, deviation] of all parameters of one kind together."""
+    values: dict[str, list] = {}
+    for name, parameter in model.named_parameters():
+        values.setdefault(kind_of(name), []).append(parameter.detach().flatten())
+    flat = {kind: torch.cat(parts).double() for kind, parts in values.items()}
+    return {kind: [float(f"{x:.4g}") for x in (v.mean(), v.std(correction=0))] for kind, v in flat.items()}
+
+
+def shapes(trees: OfficialTrees) -> dict[str, Any]:
+    made = builders(trees)
+    table = {}
+    for name, build in made.items():
+        # Without memory; but drop path asks a linspace for its numbers.
+        with torch.device("meta"), patch.object(torch, "linspace", partial(torch.linspace, device="cpu")):
+            table[name] = shapes_of(build())
+        if name.endswith((" small", " base")):
+            torch.manual_seed(0)
+            table[name]["initial"] = statistics_of(build())
+    return {"models": table}
+
+
 # ------------------------------------------------------------------------------------------------------------ files
 
 
@@ -199,6 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     trees = OfficialTrees(parser.parse_args(argv).trees)
     commits = trees.commits()
     write("official_recipes.json", commits, recipes(trees))
+    write("official_shapes.json", commits, shapes(trees))
     write(
         "official_flags.json", commits, {"programs": {name: argument_names(trees.folder / name) for name in PROGRAMS}}
     )
