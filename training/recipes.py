@@ -88,7 +88,7 @@ class PretrainRecipe(Recipe):
     dataset: str = option("K400", "data", "what the published run was trained on")
     stride_frames: int = option(4, "data", "frames between two frames of a clip")
     half_rate_sources: tuple[str, ...] = option(
-        (), "data", "parts of paths whose videos are stored at half the frame rate and take half the stride"
+        (), "data", "parts of paths whose folders of frames are stored at half the frame rate and take half the stride"
     )
     num_samples: int = option(1, "data", "crops with masks of their own from one decoded clip")
     crop_scales: tuple[float, ...] = option(
