@@ -203,7 +203,7 @@ class DetectionRecipe(Recipe):
 
 
 def _v1_pretraining(model: str, dataset: str, epochs: int, clips: int, gpus: int, **more: Any) -> PretrainRecipe:
-    differs = (f"epochs: the script runs {epochs + 1}; {epochs} here, as its folder is named",)
+    differs = (f"epochs: paper {epochs}, script {epochs + 1}; {epochs} here",)
     differs += more.pop("differs", ())
     if clips * gpus == 2048:
         differs += ("clips_per_step: paper 1024, script 32 x 64 = 2048",)
@@ -284,8 +284,8 @@ PRETRAINING: dict[str, PretrainRecipe] = {
             32,
             32,
             differs=(
-                "clips_per_step: the script's command starts 64 GPUs of 32 clips = 2048, its comment says 32 GPUs = 1024; "
-                "1024 here, as the paper says; the learning rate scales with it",
+                "clips_per_step: paper 1024, script's command 32 x 64 = 2048, its comment 32 x 32 = 1024; 1024 here, and the "
+                "learning rate scales with it",
             ),
         ),
         _v1_pretraining("base", "SSV2", 2400, 32, 64),
@@ -397,7 +397,7 @@ def _v2_finetunings() -> tuple[FinetuneRecipe, ...]:
         _finetuning(
             2, "huge", "K600", epochs=40, lr=1e-3, head_dropout_prob=0.5, **huge,
             differs=(
-                "clips_per_step: the script starts 1 GPU of 4 clips unless told otherwise; 128 here, as its sisters K400 and K710",
+                "clips_per_step: script 4 x 1 = 4 where it is not told the GPUs; 128 here, as for K400 and K710",
             ),
         ),
         _finetuning(2, "huge", "K710", epochs=40, lr=1e-3, head_dropout_prob=0.5, **huge),
