@@ -69,6 +69,8 @@ def test_v2s_own_hybrid_list_of_three_columns_names_the_frames_of_each_source(tm
     assert manifest.source(300) == FrameFolder("/r/data/AVA2.2/frames/clip", 901, 90, "image_{:06}.jpg")
     assert manifest.source(301) == FrameFolder("/r/your_path/other/x", 0, 20, "img_{:05}.jpg")
     assert manifest.source(302) == "/r/k710/with blank.mp4"
+    with pytest.raises(ValueError, match=r"short.csv, line 303: 2 columns where the lines before have 3"):
+        open_manifest(write(tmp_path / "short.csv", "".join([*lines[:302], "x 0\n", lines[-1]])))
     chosen = open_manifest(path, root="/r", pattern="f{}.png")  # what the caller says goes first
     assert {chosen.source(i).pattern for i in (0, 300, 301)} == {"f{}.png"}
 
