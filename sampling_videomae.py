@@ -16,7 +16,7 @@ import torch
 
 STRATEGIES = ("dense", "uniform", "spread", "all")
 SHORT_POLICIES = ("repeat_last", "loop", "error")
-RULES = ("reference", "exact")
+RULES = ("reference", "reference_v2", "exact", "mmaction2")
 
 # Sources of the V2 UnlabeledHybrid set whose frames are stored at half the rate (12 fps): `HybridVideoMAE` in
 # pretrain_datasets.py of the V2 release recognises them by this part of the path.
@@ -33,7 +33,9 @@ class ClipSampling:
     clips, crops: the views of the published test, in time and along the long side.
     short: what happens when the file has fewer frames than the clip spans. "repeat_last" holds the last frame (the
         segments of "uniform" and "spread" repeat frames in place); "loop" starts again; "error" raises.
-    rule: "reference" gives the frames of the official releases, oddities included; "exact" gives even strides.
+    rule: "reference" gives the frames of VideoMAE's own code, oddities included; "reference_v2" those of VideoMAE V2's,
+        which differ for a "uniform" video of fewer than `num_frames` frames; "exact" gives even strides; "mmaction2" the
+        windows of MMAction2's SampleFrames, which are "dense" and, in its configs, "loop" over a short video.
     """
 
     strategy: str = "dense"
@@ -54,6 +56,16 @@ class ClipSampling:
                 raise TypeError(f"{name} must be an integer, not {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.rule == "mmaction2" and (self.strategy != "dense" or self.short == "repeat_last"):
+            raise ValueError(
+                "rule='mmaction2' is MMAction2's dense sampling, which loops over short videos: it needs "
+                f"strategy='dense' and short='loop' (or 'error'), not strategy={self.strategy!r} and short={self.short!r}"
+            )
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the rule is that of an official release, whose oddities V1 and V2 share."""
+        return self.rule in ("reference", "reference_v2")
 
     @property
     def span_frames(self) -> int:
@@ -77,16 +89,20 @@ def train_clip(video_frames: int, sampling: ClipSampling, generator: torch.Gener
     n, T = _checked(video_frames, sampling), sampling.num_frames
     if sampling.strategy == "all":
         return list(range(n))
+    if sampling.rule == "mmaction2":
+        return _looped(_draw(max(n - T * sampling.stride_frames + 1, 1), generator), n, sampling)
     if sampling.strategy == "dense":
         window = _window_frames(sampling)
-        if n < window or (sampling.rule == "reference" and n == window):
+        if n < window or (sampling.is_reference and n == window):
             return _short_dense(n, sampling)
         # kinetics.py draws the exclusive end of the window in [64, n), so the window that ends the video never comes.
-        starts = n - window if sampling.rule == "reference" else n - window + 1
+        starts = n - window if sampling.is_reference else n - window + 1
         return _dense(_draw(starts, generator), sampling)
     if n < T and sampling.short == "loop":
         return [i % n for i in range(T)]
-    if sampling.strategy == "uniform" and sampling.rule == "reference":
+    if sampling.strategy == "uniform" and sampling.rule == "reference_v2" and n < T:
+        return _short_uniform_v2(n, sampling)
+    if sampling.strategy == "uniform" and sampling.is_reference:
         length = n // T  # of zero for a short video, which leaves only the first frame (ssv2.py)
         return [i * length + _draw(max(length, 1), generator) for i in range(T)]
     bounds = [i * n // T for i in range(T + 1)]
@@ -100,7 +116,7 @@ def pretrain_clip(video_frames: int, sampling: ClipSampling, generator: torch.Ge
     while one more frame would be left after it, then repeats the frame that it reached (`VideoMAE` in kinetics.py).
     """
     n, T, stride = _checked(video_frames, sampling, dense=True), sampling.num_frames, sampling.stride_frames
-    reference = sampling.rule == "reference"
+    reference = sampling.is_reference
     window = T * stride if reference else sampling.span_frames
     if n >= window:
         start = _draw(n - window + 1, generator)
@@ -108,7 +124,7 @@ def pretrain_clip(video_frames: int, sampling: ClipSampling, generator: torch.Ge
     if n >= sampling.span_frames and sampling.short != "repeat_last":
         return [i * stride for i in range(T)]
     if sampling.short == "loop":
-        return [i * stride % n for i in range(T)]
+        return _looped(0, n, sampling)
     if not reference:
         return [min(i * stride, n - 1) for i in range(T)]
     last = max(n - 2, 0) // stride * stride
@@ -123,16 +139,20 @@ def validation_clip(video_frames: int, sampling: ClipSampling) -> list[int]:
     n, T = _checked(video_frames, sampling), sampling.num_frames
     if sampling.strategy == "all":
         return list(range(n))
+    if sampling.rule == "mmaction2":
+        return _looped(max(n - sampling.span_frames, 0) // 2, n, sampling)
     if sampling.strategy == "dense":
         window = _window_frames(sampling)
-        if n < window or (sampling.rule == "reference" and n == window):
+        if n < window or (sampling.is_reference and n == window):
             return _short_dense(n, sampling)
         return _dense((n - window) // 2, sampling)
     if n < T and sampling.short == "loop":
         return [i % n for i in range(T)]
     if sampling.strategy == "spread":
         return [i * n // T for i in range(T)]
-    if sampling.rule == "reference":
+    if sampling.rule == "reference_v2" and n < T:
+        return _short_uniform_v2(n, sampling)
+    if sampling.is_reference:
         length = n // T
         return [i * length + length // 2 for i in range(T)]
     return [(2 * i + 1) * n // (2 * T) for i in range(T)]
@@ -141,8 +161,8 @@ def validation_clip(video_frames: int, sampling: ClipSampling) -> list[int]:
 def inference_clip(video_frames: int, sampling: ClipSampling) -> list[int]:
     """The single clip that stands for a file when one view must do: what `processor(path)` reads.
 
-    The centre clip of validation, but for a short video under "uniform", where the official validation rule sees
-    only the first frame: here the middles of the (fractional) segments are taken.
+    The centre clip of validation, but for a short video under "uniform", where V1's validation rule sees only the
+    first frame, and V2's that one more often than the others: here the middles of the (fractional) segments are taken.
     """
     if sampling.strategy == "uniform" and sampling.short == "repeat_last" and 0 < video_frames < sampling.num_frames:
         sampling = dataclasses.replace(sampling, rule="exact")
@@ -155,16 +175,20 @@ def test_clips(video_frames: int, sampling: ClipSampling) -> list[list[int]]:
     dense: every `stride_frames`-th frame of the whole file, then `clips` windows over those, the first at the start
     and the last at the end. uniform and spread: clip k takes the point k / clips of the way through each segment, so
     that two clips are the segments' starts and middles. One clip alone is the centre clip (the official code
-    divides by zero there).
+    divides by zero there). "mmaction2" spreads the windows over the frames themselves, at rounded starts.
     """
     n, T, K = _checked(video_frames, sampling), sampling.num_frames, sampling.clips
     if sampling.strategy == "all":
         return [list(range(n))]
+    if sampling.rule == "mmaction2":
+        spare = max(n - sampling.span_frames, 0)
+        starts = [round(k * (spare / (K - 1))) for k in range(K)] if K > 1 else [spare // 2]
+        return [_looped(start, n, sampling) for start in starts]
     if K == 1 and sampling.strategy != "dense":
         return [inference_clip(n, sampling)]
     if sampling.strategy == "dense":
         if n < sampling.span_frames and sampling.short == "loop":
-            kept = [i * sampling.stride_frames % n for i in range(T)]
+            kept = _looped(0, n, sampling)
         else:
             kept = list(range(0, n, sampling.stride_frames))
             kept += kept[-1:] * (T - len(kept))
@@ -182,12 +206,20 @@ def test_clips(video_frames: int, sampling: ClipSampling) -> list[list[int]]:
 test_clips.__test__ = False  # a name that pytest would otherwise collect where it is imported
 
 
-def hybrid_stride(path: str, stride_frames: int = 4, *, half_rate_sources: tuple[str, ...] = HALF_RATE_SOURCES) -> int:
-    """The stride of one entry of a mixed pre-training list: halved for sources that are stored at half the rate.
+def hybrid_stride(
+    path: str,
+    stride_frames: int = 4,
+    *,
+    is_frame_folder: bool = True,
+    half_rate_sources: tuple[str, ...] = HALF_RATE_SOURCES,
+) -> int:
+    """The stride of one entry of a mixed pre-training list: halved for frames that are stored at half the rate.
 
-    V2's stride 2 for Something-Something holds for its frames at 12 fps; for files at 24 fps pass no such sources.
+    V2's stride 2 for Something-Something holds for its frames at 12 fps, so for rows of frames alone; video files have
+    their own rate.
     """
-    return max(stride_frames // 2, 1) if any(source in path for source in half_rate_sources) else stride_frames
+    half_rate = is_frame_folder and any(source in path for source in half_rate_sources)
+    return max(stride_frames // 2, 1) if half_rate else stride_frames
 
 
 def key_frame_offsets(num_frames: int, stride_frames: int, *, family: str) -> list[int]:
@@ -218,7 +250,7 @@ def _checked(video_frames: int, sampling: ClipSampling, *, dense: bool = False) 
 
 def _window_frames(sampling: ClipSampling) -> int:
     """Frames that a dense clip claims: the official rules count a full stride after the last frame too."""
-    return sampling.num_frames * sampling.stride_frames if sampling.rule == "reference" else sampling.span_frames
+    return sampling.num_frames * sampling.stride_frames if sampling.is_reference else sampling.span_frames
 
 
 def _dense(start: int, sampling: ClipSampling) -> list[int]:
@@ -238,11 +270,21 @@ def _short_dense(n: int, sampling: ClipSampling) -> list[int]:
     if sampling.short != "repeat_last" and n >= sampling.span_frames:
         return [i * stride for i in range(T)]
     if sampling.short == "loop":
-        return [i * stride % n for i in range(T)]
+        return _looped(0, n, sampling)
     if sampling.rule == "exact":
         return [min(i * stride, n - 1) for i in range(T)]
     reached = np.linspace(0, n, n // stride)
     return np.clip(np.r_[reached, [n] * (T - len(reached))], 0, n - 1).astype(np.int64).tolist()
+
+
+def _short_uniform_v2(n: int, sampling: ClipSampling) -> list[int]:
+    """V2's clip of fewer frames than segments: the first one fills up in front (`load_frame` in its datasets.py)."""
+    return [0] * (sampling.num_frames - n) + list(range(n))
+
+
+def _looped(start: int, n: int, sampling: ClipSampling) -> list[int]:
+    """A dense clip at the exact stride that begins again where the video ends."""
+    return [(start + i * sampling.stride_frames) % n for i in range(sampling.num_frames)]
 
 
 def _draw(bound: int, generator: torch.Generator) -> int:

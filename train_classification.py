@@ -334,6 +334,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         stride_frames=recipe.stride_frames,
         clips=recipe.test_clips,
         crops=recipe.test_crops,
+        rule="reference_v2" if recipe.version == 2 else "reference",
     )
     start = VideoMAEConfig() if recipe.model in PRESETS else VideoMAEConfig.from_pretrained(recipe.model)
     mean, std = start.pixel_statistics

@@ -110,8 +110,7 @@ def recognise(source: Source) -> Layout:
 
 
 def bare_name(key: str) -> str:
-    """A key without what wrappers and the releases put in front of the encoder's parts."""
-    key = key.removeprefix("module.")
+    """A key without what the releases put in front of the encoder's parts (weight_files.py took off what wrappers add)."""
     for prefix in ENCODER_PREFIXES:
         key = key.removeprefix(prefix)
     return key

@@ -68,8 +68,10 @@ def _transformers_outputs(planned: Plan) -> dict[str, Tensor]:
 
     stock = getattr(transformers, model_class(planned.layout).__name__)
     config = stock.config_class.from_dict(source_config(planned))
+    # The opened tensors, not the folder: a compiled model's names are not stock's.
+    tensors = open_checkpoint(planned.source.path, max_gigabytes=math.inf).tensors
     model, info = stock.from_pretrained(
-        planned.source.file.parent, config=config, output_loading_info=True, dtype=torch.float32
+        None, config=config, state_dict=tensors, output_loading_info=True, dtype=torch.float32
     )
     if info["missing_keys"] or info["unexpected_keys"]:
         lost = listed([*info["missing_keys"], *info["unexpected_keys"]])

@@ -23,6 +23,9 @@ from safetensors.torch import load_file
 MAX_GIGABYTES = 32  # a giant's checkpoint with its optimizer state is 12; more is not a VideoMAE
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("model", "module", "state_dict")  # where the releases keep their weights, in the order they look there
+# Parts of names that torch.compile and DistributedDataParallel add in front of whatever they wrap, a whole model or a
+# part of it. No part of a VideoMAE is called so.
+ADDED_NAMES = ("_orig_mod", "module")
 
 # What real files carry besides tensors: the options of the run, and numbers that were logged as numpy scalars. Newer
 # and older numpy spell the scalar's constructor differently, and either spelling may be in a file.
@@ -67,6 +70,7 @@ def open_checkpoint(path: str | Path, *, max_gigabytes: float = MAX_GIGABYTES) -
     _refuse_what_is_no_checkpoint(file)
     content = _load_safetensors(file) if file.suffix == ".safetensors" else _load_pickle(file)
     tensors, wrapper = _unwrap(content, file)
+    tensors = _without_added_names(tensors, file)
     declared = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if declared > max_gigabytes * 1e9:  # an expanded view can declare terabytes in a small file
         raise ValueError(f"{file} declares {declared / 1e9:,.0f} GB of weights in {size / 1e9:.2f} GB; it is damaged")
@@ -93,6 +97,18 @@ def fetched(checkpoint: str | Path) -> Path:
             "model folder"
         ) from None
     return folder
+
+
+def _without_added_names(tensors: Mapping[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
+    """The tensors under the names that they had before the model was compiled or distributed."""
+    named: dict[str, torch.Tensor] = {}
+    origins: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        name = ".".join(part for part in key.split(".") if part not in ADDED_NAMES)
+        if name in named:
+            raise ValueError(f"{file} has {name} twice, as {origins[name]} and as {key}; it mixes two models")
+        named[name], origins[name] = tensor, key
+    return named
 
 
 def _locate(path: Path) -> tuple[Path, dict[str, Any] | None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from videomae.data.randomness import FRAMES, PIXELS, generator_for, sample_key
-from videomae.data.sources import Clip, Source, open_clip
+from videomae.data.sources import Clip, FrameFolder, Source, open_clip
 from videomae.data.transforms import EvalTransform, PretrainTransform, TrainTransform
 from videomae.sampling_videomae import (
     ClipSampling,
@@ -59,7 +59,8 @@ class SampleMaker:
                 if self.mode == "test":
                     views = self._views(clip)
                     return views, [sample_key(self.seed, epoch, index, view) for view in range(len(views))]
-                indices = self._indices(clip.num_frames, path, generator_for(keys[0], FRAMES))
+                generator = generator_for(keys[0], FRAMES)
+                indices = self._indices(clip.num_frames, path, generator, isinstance(source, FrameFolder))
             except VideoReadError:
                 raise
             except ValueError as error:  # too short for a policy that does not fill up
@@ -69,14 +70,19 @@ class SampleMaker:
         samples = [self.transform(frames, generator_for(key, PIXELS)) for key in keys]
         return torch.stack(samples) if len(samples) > 1 else samples[0].unsqueeze(0), keys
 
-    def _indices(self, video_frames: int, path: str, generator: torch.Generator) -> list[int]:
+    def _indices(self, video_frames: int, path: str, generator: torch.Generator, is_frame_folder: bool) -> list[int]:
         if self.mode == "train":
             return train_clip(video_frames, self.sampling, generator)
         if self.mode == "validation":
             return validation_clip(video_frames, self.sampling)
         sampling = self.sampling
         if self.half_rate_sources:
-            stride = hybrid_stride(path, sampling.stride_frames, half_rate_sources=self.half_rate_sources)
+            stride = hybrid_stride(
+                path,
+                sampling.stride_frames,
+                is_frame_folder=is_frame_folder,
+                half_rate_sources=self.half_rate_sources,
+            )
             sampling = dataclasses.replace(sampling, stride_frames=stride)
         return pretrain_clip(video_frames, sampling, generator)
 

@@ -36,8 +36,8 @@ class VideoDataset(Dataset):
     mode: "pretrain" and "train" draw a random clip and `num_samples` augmentations of it; "validation" gives the one
         clip and crop of `validation_clip`; "test" all `sampling.clips` x `sampling.crops` views, clips outermost, from
         one decode. Left out: `transform` is the published one of the mode.
-    half_rate_sources: parts of paths whose videos are stored at half the frame rate and are read at half the stride in
-        pre-training (V2's mixed set).
+    half_rate_sources: parts of paths whose frame folders are stored at half the frame rate and are read at half the
+        stride in pre-training (V2's mixed set). Video files have their own rate and keep the stride.
     broken: what becomes of a video that cannot be read. "replace" (training) takes the next readable entry of the
         manifest; "exclude" (evaluation) gives an item without pixels, which collators leave out; "fail" raises. Each is
         named in a warning and counted in `broken`; above a share of `max_broken` of the set, BrokenVideosError is

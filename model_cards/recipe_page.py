@@ -8,10 +8,11 @@ from videomae.training.recipes import KINDS, LR_BATCH
 _COLUMNS = {
     "pre-training": "name dataset epochs warmup_epochs clips_per_step num_samples stride_frames mask mask_ratio "
     "decoder_mask base_lr min_lr gradient_checkpointing clip_grad_norm source",
-    "fine-tuning": "name start dataset epochs warmup_epochs clips_per_step num_samples base_lr min_lr layer_decay "
-    "drop_path_rate head_dropout_prob weight_decay clip_grad_norm sampling test_clips test_crops source",
+    "fine-tuning": "name start head_map dataset epochs warmup_epochs clips_per_step num_samples base_lr min_lr layer_decay "
+    "drop_path_rate head_dropout_prob weight_decay clip_grad_norm gradient_checkpointing sampling test_clips test_crops "
+    "source",
     "detection": "name start dataset epochs clips_per_step base_lr lr_batch layer_decay drop_path_rate clip_grad_norm "
-    "crop_size source",
+    "gradient_checkpointing crop_size source",
 }
 
 
@@ -31,7 +32,12 @@ def recipe_page() -> str:
             lines.append(f"| {' | '.join(_cell(getattr(recipe, column)) for column in columns)} |")
         notes = [f"- `{recipe.name}`: {note}" for recipe in recipes.values() for note in recipe.differs]
         if notes:
-            lines += ["", "Where paper and script disagree (the script's value is used):", "", *notes]
+            lines += [
+                "",
+                "Where paper, script and its comments disagree (the script's value is used, but where a line says `here`):",
+                "",
+                *notes,
+            ]
         published = [recipe for name, recipe in recipes.items() if name not in ("tiny", "tiny-v2", "small-data")]
         shared = [
             f"`{f.name}` {_cell(getattr(published[0], f.name))}"
@@ -41,11 +47,17 @@ def recipe_page() -> str:
             and len({str(getattr(recipe, f.name)) for recipe in published}) == 1
         ]
         lines += ["", f"The same in all published ones: {', '.join(shared)}."]
+        if kind == "fine-tuning":
+            lines += [
+                "",
+                "`head_map` is a file of `misc/` in the VideoMAE V2 repository: the published run took over those rows of the head of",
+                "its start. `videomae finetune --init_head_from PATH` does the same; three epochs at these rates hardly train a new head.",
+            ]
     return "\n".join(lines) + "\n"
 
 
 def _cell(value: Any) -> str:
-    if value is None or value == ():
+    if value is None or value in ((), ""):
         return "–"
     if isinstance(value, float):
         return f"{value:g}"

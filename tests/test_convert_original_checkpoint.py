@@ -20,6 +20,7 @@ from videomae.conversion import plan as planning
 from videomae.conversion import reference as reference
 from videomae.conversion.layouts import official_state
 from videomae.conversion.plan import plan
+from videomae.conversion.weight_files import open_checkpoint
 from videomae.convert_original_checkpoint import convert, main
 from videomae.files import sha256_of
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
@@ -215,6 +216,50 @@ def test_prefixes_that_wrappers_add_change_nothing(tmp_path, prefix):
     assert main([str(file), str(tmp_path / "out"), *options_of("videomae_finetune")]) == 0
     record = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert record["layout"] == "VideoMAE or VideoMAE V2, classifier" and record["largest_relative_difference"] < 1e-5
+
+
+def wrapped(weights: dict, how: str) -> dict:
+    """The same weights under the names that a compiled, a distributed or a partly compiled model gives them."""
+    prefixes = {"compiled": ["_orig_mod."], "distributed": ["module."], "both": ["module._orig_mod."]}
+    if how in prefixes:
+        return {prefixes[how][0] + key: value for key, value in weights.items()}
+    if how == "mixed":  # an encoder compiled alone, or a file that was put together from two
+        turns = ("", "_orig_mod.", "module.", "_orig_mod.module.")
+        return {turns[i % 4] + key: value for i, (key, value) in enumerate(weights.items())}
+    return {re.sub(r"(blocks\.\d+\.)", r"\1_orig_mod.", key): value for key, value in weights.items()}
+
+
+@pytest.mark.parametrize("how", ["compiled", "distributed", "both", "mixed", "blocks compiled"])
+@pytest.mark.parametrize("name", KNOWN)
+def test_names_that_compilation_and_distribution_add_change_nothing_in_any_family(tmp_path, name, how):
+    if source_of(name).suffix == ".safetensors":
+        save_file(wrapped(load_file(source_of(name)), how), file := tmp_path / "a.safetensors")
+    else:
+        wrapper = open_checkpoint(source_of(name)).wrapper
+        file = write(tmp_path / "a.pth", wrapped(official_weights(name), how), wrapper)
+    assert main([str(file), str(tmp_path / "out"), *options_of(name)]) == 0
+    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert record["layout"] == plan(source_of(name), **KNOWN[name]).layout.title
+    assert record["largest_relative_difference"] < 1e-5
+    made, plain = (convert(path, **KNOWN[name]).state_dict() for path in (file, source_of(name)))
+    assert made.keys() == plain.keys() and all(torch.equal(made[key], plain[key]) for key in plain)
+
+
+@pytest.mark.parametrize("how", ["compiled", "mixed"])
+@pytest.mark.parametrize("cls", [StockForVideoClassification, StockForPreTraining, StockModel])
+def test_a_stock_folder_whose_model_was_compiled_keeps_its_numbers(tmp_path, cls, how):
+    folder = stock_folder(tmp_path / "stock", cls, use_mean_pooling=False)
+    weights = wrapped(load_file(folder / "model.safetensors"), how)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert main([str(folder), str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["largest_relative_difference"] < 1e-5
+
+
+def test_a_file_with_one_tensor_under_two_names_is_refused(tmp_path):
+    weights = official_weights("videomae_finetune")
+    weights["_orig_mod.head.bias"] = weights["head.bias"] + 1
+    with pytest.raises(ValueError, match=r"has head.bias twice, as head.bias and as _orig_mod.head.bias; it mixes two"):
+        convert(write(tmp_path / "a.pth", weights), **KNOWN["videomae_finetune"])
 
 
 def test_a_dry_run_says_what_would_be_made_and_writes_nothing(tmp_path, capsys):

@@ -59,6 +59,22 @@ def test_v2_lists_mix_videos_and_frame_folders(tmp_path):
     assert unlabelled.labels is None and len(unlabelled) == 2
 
 
+def test_v2s_own_hybrid_list_of_three_columns_names_the_frames_of_each_source(tmp_path):
+    lines = ["data/SomethingV2/frames/17 1 40\n"] * 300  # as many as are looked at, and more, before the first video
+    lines += ["data/AVA2.2/frames/clip 901 90\n", "your_path/other/x 0 20\n", "k710/with blank.mp4 0 -1\n"]
+    path = write(tmp_path / "hybrid.csv", "".join(lines))
+    manifest = open_manifest(path, root="/r")
+    assert manifest.labels is None and len(manifest) == 303
+    assert manifest.source(0) == FrameFolder("/r/data/SomethingV2/frames/17", 1, 40, "img_{:05}.jpg")
+    assert manifest.source(300) == FrameFolder("/r/data/AVA2.2/frames/clip", 901, 90, "image_{:06}.jpg")
+    assert manifest.source(301) == FrameFolder("/r/your_path/other/x", 0, 20, "img_{:05}.jpg")
+    assert manifest.source(302) == "/r/k710/with blank.mp4"
+    with pytest.raises(ValueError, match=r"short.csv, line 303: 2 columns where the lines before have 3"):
+        open_manifest(write(tmp_path / "short.csv", "".join([*lines[:302], "x 0\n", lines[-1]])))
+    chosen = open_manifest(path, root="/r", pattern="f{}.png")  # what the caller says goes first
+    assert {chosen.source(i).pattern for i in (0, 300, 301)} == {"f{}.png"}
+
+
 def test_lists_of_paths_alone_have_no_labels(tmp_path):
     manifest = open_manifest(write(tmp_path / "list.txt", "a.mp4\nfolder/b.webm\n"))
     assert entries(manifest) == [("a.mp4", None), ("folder/b.webm", None)]

@@ -25,7 +25,8 @@ EVERY_POLICY = [
     for strategy in ("dense", "uniform", "spread", "all")
     for num_frames, stride, clips in ((16, 4, 5), (8, 3, 2), (1, 1, 1), (16, 1, 3))
     for short in ("repeat_last", "loop")
-    for rule in ("reference", "exact")
+    for rule in ("reference", "reference_v2", "exact", "mmaction2")
+    if rule != "mmaction2" or (strategy, short) == ("dense", "loop")
 ]
 
 
@@ -105,7 +106,9 @@ def test_pretraining_of_something_something_uses_stride_two():
 
 def test_the_hybrid_stride_depends_on_the_source_and_can_be_switched_off():
     assert hybrid_stride("k710/train/a.mp4") == 4
-    assert hybrid_stride("data/SomethingV2/1.mp4", half_rate_sources=()) == 4
+    assert hybrid_stride("data/SomethingV2/frames/1") == 2
+    assert hybrid_stride("data/SomethingV2/frames/1", half_rate_sources=()) == 4
+    assert hybrid_stride("data/SomethingV2/1.mp4", is_frame_folder=False) == 4
 
 
 def test_uniform_training_takes_one_frame_of_each_whole_segment():
@@ -116,6 +119,77 @@ def test_uniform_training_takes_one_frame_of_each_whole_segment():
 
 def test_uniform_training_of_fewer_frames_than_segments_repeats_the_first_as_the_official_code_does():
     assert train_clip(15, UNIFORM, seeded()) == [0] * 16
+
+
+def official_v2_uniform(n, mode, T=16, draw=None):
+    """`RawFrameClsDataset.load_frame` of V2 for training and validation, restated; `draw` gives its random offsets."""
+    average = n // T
+    if average > 0:
+        offsets = [average // 2] * T if mode == "validation" else draw
+        return [i * average + offset for i, offset in enumerate(offsets)]
+    return [0] * (T - n) + list(range(n))
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 10, 15, 16, 17, 31, 32, 50, 200])
+def test_v2s_uniform_clips_are_the_official_ones(n):
+    policy = dataclasses.replace(UNIFORM, rule="reference_v2")
+    assert validation_clip(n, policy) == official_v2_uniform(n, "validation")
+    clip = train_clip(n, policy, seeded(n))
+    draw = [index - i * (n // 16) for i, index in enumerate(clip)] if n >= 16 else None
+    assert clip == official_v2_uniform(n, "train", draw=draw)
+    assert n < 16 or all(0 <= offset < n // 16 for offset in draw)
+    if n >= 16:  # the only difference to V1
+        assert clip == train_clip(n, UNIFORM, seeded(n)) and validation_clip(n, policy) == validation_clip(n, UNIFORM)
+    assert clips_of_the_test(n, policy) == clips_of_the_test(n, UNIFORM)
+
+
+@pytest.mark.parametrize("n", [1, 10, 16, 63, 64, 65, 300])
+def test_v2s_dense_clips_are_those_of_v1(n):
+    policy = dataclasses.replace(DENSE, rule="reference_v2")
+    for function in (validation_clip, clips_of_the_test, inference_clip):
+        assert function(n, policy) == function(n, DENSE)
+    for function in (train_clip, pretrain_clip):
+        assert function(n, policy, seeded(n)) == function(n, DENSE, seeded(n))
+
+
+def mmaction2_frames(n, clips, start=None, T=16, stride=4):
+    """`SampleFrames` of MMAction2 with its defaults, restated: in test mode, or one training clip at `start`."""
+    if start is None:
+        most = max(n - ((T - 1) * stride + 1), 0)
+        offsets = np.round(np.arange(clips) * (most / float(clips - 1))) if clips > 1 else np.array([most // 2])
+    else:
+        offsets = np.array([start])
+    frames = offsets[:, None] + np.arange(T)[None, :] * stride
+    return np.mod(frames, n).astype(np.int32).tolist()
+
+
+MMACTION2 = ClipSampling(rule="mmaction2", short="loop")
+
+
+@pytest.mark.parametrize("clips", [1, 2, 3, 5, 10])
+def test_the_mmaction2_rule_gives_the_test_clips_of_its_sample_frames(clips):
+    policy = dataclasses.replace(MMACTION2, clips=clips)
+    for n in range(1, 401):
+        assert clips_of_the_test(n, policy) == mmaction2_frames(n, clips), n
+
+
+def test_the_mmaction2_rule_validates_on_its_middle_clip_and_trains_from_any_start_of_its_window():
+    for n in range(1, 401):
+        assert validation_clip(n, MMACTION2) == inference_clip(n, MMACTION2) == mmaction2_frames(n, 1)[0]
+    clips = [train_clip(70, MMACTION2, seeded(seed)) for seed in range(300)]
+    assert {clip[0] for clip in clips} == set(range(7))  # 70 - 16 * 4 + 1 offsets
+    assert all(clip == mmaction2_frames(70, 1, start=clip[0])[0] for clip in clips)
+    assert train_clip(50, MMACTION2, seeded()) == mmaction2_frames(50, 1, start=0)[0]
+
+
+def test_the_mmaction2_rule_starts_elsewhere_than_the_official_test():
+    different = [n for n in range(61, 401) if clips_of_the_test(n, DENSE) != clips_of_the_test(n, MMACTION2)]
+    moved = [
+        abs(ours[0] - theirs[0])
+        for n in different
+        for ours, theirs in zip(clips_of_the_test(n, DENSE), clips_of_the_test(n, MMACTION2))
+    ]
+    assert len(different) > 300 and max(moved) <= 5
 
 
 def test_the_exact_uniform_rule_covers_the_whole_video():
@@ -212,6 +286,8 @@ def test_a_policy_survives_json():
         ({"strategy": "sparse"}, "strategy must be one of dense, uniform, spread, all, not 'sparse'"),
         ({"short": "pad"}, "short must be one of"),
         ({"rule": "Exact"}, "rule must be one of"),
+        ({"rule": "mmaction2"}, "loops over short videos: it needs .*short='loop'.*short='repeat_last'"),
+        ({"rule": "mmaction2", "strategy": "uniform", "short": "loop"}, "not strategy='uniform'"),
         ({"num_frames": 0}, "num_frames must be at least 1, not 0"),
         ({"frames": 16}, "no field 'frames'; its fields are strategy, num_frames"),
     ],

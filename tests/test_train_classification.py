@@ -108,6 +108,15 @@ def whole(videos, pretrained, tmp_path_factory):
     return output
 
 
+@pytest.mark.parametrize("recipe, rule", [("v1-base-ssv2", "reference"), ("v2-base-ssv2", "reference_v2")])
+def test_the_version_of_a_recipe_decides_which_frames_a_short_video_gives(tmp_path, recipe, rule):
+    (tmp_path / "train.csv").write_text("a.mp4 0\nb.mp4 1\n")
+    data = train_classification.build_data(
+        FINETUNING[recipe], train_classification.FinetuneOptions(data=str(tmp_path / "train.csv")), tell=lambda text: None
+    )
+    assert data.train.sampling.rule == rule and data.train.sampling.strategy == "uniform"
+
+
 def test_a_run_writes_its_recipe_its_log_the_best_and_the_last_and_its_test(videos, whole):
     lines = read_log(whole / "log.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))

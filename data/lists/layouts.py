@@ -311,7 +311,8 @@ def open_manifest(
     layout: name it where recognition fails: one of `LAYOUTS`.
     missing: what to do about videos that an annotation file names and the disk lacks ("error" or "drop"), for layouts
         that are matched against the disk.
-    pattern: names of the images in frame folders that a list gives by start and total.
+    pattern: names of the images in frame folders that a list gives by start and total. Left alone, it is V2's:
+        `img_00001.jpg`, and `image_000001.jpg` where the path holds `AVA2.2`.
     """
 
     if label_kind not in LABEL_KINDS:

@@ -109,12 +109,18 @@ def _list_format(path: Path, columns: tuple[str, ...] | None, sample: int = 200)
     delimiter, width = several[0] if several else fitting[0]
     if width == 3 and columns is None:
         line, fields = next(_rows(path, delimiter))
-        if any(int(fields[2]) >= 0 for _, fields in itertools.islice(_rows(path, delimiter), sample)):
+        # A video file of -1 frames is V2's `path start total`, whatever the other lines hold.
+        if not any(_is_v2_video(row) for _, row in _rows(path, delimiter)):
             raise ValueError(
                 f"{path}, line {line}: three columns can mean `path start total` or `path total label`; say which by "
                 f"layout='video_list' or layout='frame_list': {_shorten(delimiter.join(fields))}"
             )
     return delimiter, width
+
+
+def _is_v2_video(row: list[str]) -> bool:
+    """Whether a row can only be a video file of V2's `path start total`: it has -1 frames."""
+    return len(row) >= 3 and _suffix(row[-3]) in VIDEO_SUFFIXES and (as_integer(row[-1]) or 0) < 0
 
 
 _DELIMITER_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", " ": "blanks"}

@@ -23,6 +23,8 @@ from videomae.data.sources import FrameFolder, Source, TarMember
 
 LABEL_KINDS = ("class", "multi", "value")
 FRAME_PATTERN = "img_{:05}.jpg"  # V2's lists mean this one
+# But for parts of its mixed list that it knows by their paths (`HybridVideoMAE` in pretrain_datasets.py).
+SOURCE_PATTERNS = {"AVA2.2": "image_{:06}.jpg"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +78,15 @@ class Manifest:
             return TarMember(shard, int(self.offset[index]), int(self.size[index]), self.path(index))
         path = os.path.join(self.root, self.path(index))
         if self.count is not None and self.count[index] > 0:
-            return FrameFolder(path, int(self.first[index]), int(self.count[index]), self.pattern)
+            return FrameFolder(path, int(self.first[index]), int(self.count[index]), self._pattern(index))
         return path
+
+    def _pattern(self, index: int) -> str:
+        """The names of the images of a frame folder; what the caller chose goes before what V2's list means."""
+        if self.pattern != FRAME_PATTERN:
+            return self.pattern
+        path = self.path(index)
+        return next((pattern for source, pattern in SOURCE_PATTERNS.items() if source in path), self.pattern)
 
     def label(self, index: int) -> int | torch.Tensor | None:
         if self.labels is None:
