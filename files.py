@@ -1,9 +1,11 @@
 """Writing so that a crash leaves either the old or the new, and hashing what was written.
 
-Everything that the package keeps on disk (checkpoints, converted folders, results, shards) goes through here.
+Everything that the package keeps on disk (checkpoints, converted folders, results, shards) goes through here. What is not
+finished has a name that starts with "." and ends with ".tmp" or ".old"; `remove_leftovers` deletes what a kill left of it.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -64,7 +66,8 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
 def new_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success it takes the place of `path`, on failure it vanishes.
 
-    With `replace` an existing folder is swapped out only once the new one is complete and on the disk.
+    With `replace` an existing folder is swapped out only once the new one is complete and on the disk; where the system
+    can exchange two names (Linux), `path` is there at every moment.
     """
     path = Path(path)
     if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
@@ -76,17 +79,45 @@ def new_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Pa
         yield beside
         open_up(beside)
         sync_tree(beside)
-        if path.exists():
+        if not path.exists():
+            os.replace(beside, path)
+        elif not _exchange(beside, path):
+            # A kill between the two renames leaves the old folder here, and `remove_leftovers` gives it its name back.
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             os.replace(path, old / path.name)
             os.replace(beside, path)
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(beside, path)
         sync_folder(path.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # the new folder after an error, the old one after an exchange
+
+
+def _exchange(one: Path, two: Path) -> bool:
+    """Swap the names of two paths in one step; False where the system has no call for it."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):  # not Linux
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is one that a killed process was writing or deleting."""
+    return name.startswith(".") and name.endswith((".tmp", ".old"))
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Delete the leftovers below a folder. Only for the process that owns it: those of a running process look the same."""
+    for root, folders, names in os.walk(folder):
+        for name in filter(is_leftover, names):
+            (Path(root) / name).unlink(missing_ok=True)
+        for name in filter(is_leftover, folders):
+            leftover, own = Path(root) / name, Path(root) / name[1:].rsplit(".", 2)[0]
+            if (leftover / own.name).is_dir() and not own.exists():
+                os.replace(leftover / own.name, own)
+            shutil.rmtree(leftover, ignore_errors=True)
+        folders[:] = [name for name in folders if not is_leftover(name)]
 
 
 def check_output(path: str | os.PathLike, argument: str = "--output") -> None:

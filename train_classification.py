@@ -1,19 +1,19 @@
 """Fine-tune a classifier on labelled videos, from a pre-trained model, another classifier, or nothing.
 
     videomae finetune --recipe small-data --model PRETRAINED --data VIDEOS --val_share 0.2 --output runs/mine
-    videomae finetune --data VIDEOS --val_share 0.2 --output runs/mine --resume auto     # goes on after any end
+    videomae finetune --output runs/mine --resume auto                    # resumes after any interruption
     videomae finetune --eval_only --model runs/mine/best --test_data test.csv            # the papers' multi-view test
     accelerate launch train_classification.py --recipe v1-base-k400 --model videomae-base --data train.csv \\
         --val_data val.csv --test_data test.csv --output runs/k400 --clips_per_device 6
 
 VIDEOS is a folder with a sub-folder per class, or any list of docs/data.md. A recipe (training/recipes.py, and the fields
-below for data of one's own) says what is trained; the options say where. `train` reads downwards: data, model, optimizer,
-resume, steps, validation, save; `training_step` is the step and `Objective` its loss. The files of a run, resuming and
-interruption are those of train_pretrain.py.
+below for data of one's own) says what is trained; the options say where. `train` reads downwards: data, model, loop, and
+the validations between steps; `Objective` is the loss. The step, the files of a run, resuming and interruption are those
+of train_pretrain.py.
 """
 
-import contextlib
 import dataclasses
+import functools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from transformers.utils import logging as transformers_logging
 
-from videomae.command_line import Parser, add_fields, guarded, options_from, plain
+from videomae.command_line import Parser, guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.collators import ClassificationCollator
 from videomae.data.lists.label_files import read_names
@@ -35,247 +33,103 @@ from videomae.data.mixing import Mixing
 from videomae.data.randaugment import RandAugment
 from videomae.data.randomness import generator_for, sample_key
 from videomae.data.transforms import EvalTransform, RandomErasing, TrainTransform
-from videomae.data.video_dataset import BrokenVideosError, VideoDataset
+from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation import multi_view as evaluation
-from videomae.evaluation.validation import DECISIVE, Watch, averaged, chance_warning, validate
-from videomae.files import new_folder
+from videomae.evaluation.validation import DECISIVE, Watch, chance_warning, validate
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.models import open_config
 from videomae.sampling_videomae import ClipSampling
-from videomae.training import engines, lora
-from videomae.training.batches import MicroBatches, StepPlan, default_workers, seed_step, step_batches
-from videomae.training.checkpoints import prune
+from videomae.training import lora
+from videomae.training.batches import StepPlan
 from videomae.training.classifiers import build_classifier, class_weights, freeze
 from videomae.training.distillation import Teacher, TeacherCollator, read_teacher_scores
-from videomae.training.engines import on_device
+from videomae.training.forecast import dry_run
+from videomae.training.loop import Loop, Parts, overfit
 from videomae.training.objective import Objective
-from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
-from videomae.training.options import FinetuneOptions, recipe_from
-from videomae.training.progress import Log, Meter, peak_memory_gib, say
+from videomae.training.optimisation import averaged
+from videomae.training.options import FinetuneOptions, asked_for, training_parser
+from videomae.training.progress import say
 from videomae.training.recipes import FINETUNING, PROBLEMS, FinetuneRecipe
-from videomae.training.runs import (
-    EXIT_INTERRUPTED,
-    RECIPE,
-    check_same_data,
-    interruptible,
-    open_run,
-    record_start,
-    rewind_log,
-)
+from videomae.training.runs import FINAL
+from videomae.training.session import Session, explained_broken_videos
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
+BEST = "best"  # the model folder of the best validation, in the folder of the run
 EARLY_VALIDATIONS = 3  # a head that is at chance after as many looks is worth a warning
-
-
-# ---------------------------------------------------------------------------------------------------------- the step
-
-
-def training_step(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: MicroBatches | Sequence[Mapping[str, Any]],
-    objective: Objective,
-    *,
-    lr: float,
-    weight_decay: float,
-    clip_grad_norm: float | None = None,
-    head_only: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One optimizer step over micro-batches: (loss of this process, gradient norm, whether the step was skipped).
-
-    All three stay on the device; nothing here waits for it.
-    """
-    set_rates(optimizer, lr=lr, weight_decay=weight_decay)
-    loss = torch.zeros((), device=accelerator.device)
-    for number, batch in enumerate(batches, start=1):
-        batch = on_device(batch, accelerator.device)
-        accelerator.sync_gradients = number == len(batches)
-        with contextlib.nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
-            part = objective(model(batch["pixel_values"]).logits, batch) / len(batches)
-            accelerator.backward(part)
-        loss += part.detach()
-    if head_only:
-        # AdamW passes over parameters without a gradient: neither weights nor moments of the encoder move.
-        for parameter in accelerator.unwrap_model(model).videomae.parameters():
-            parameter.grad = None
-    norm = engines.gradient_norm(accelerator, model, clip_grad_norm)
-    bad = ~norm.isfinite()  # the norm is the same in every process, so all skip the step or none
-    step_unless(bad, optimizer)
-    optimizer.zero_grad()
-    return loss, norm, bad
-
 
 # ----------------------------------------------------------------------------------------------------------- the run
 
 
 def train(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
     """Run a fine-tuning to its end; returns the exit code."""
-    transformers_logging.disable_progress_bar()
-    accelerator = engines.start_accelerator(options)
-    engines.check_recipe(accelerator, recipe)
-    tell = say if accelerator.is_main_process else lambda text: None
-
-    data = build_data(recipe, options, tell)
-    model = build_model(recipe, data, tell)
-    objective = build_objective(recipe, data, model.config, accelerator.device)
-    plan = StepPlan.of(
-        recipe,
-        num_clips=len(data.train),
-        processes=accelerator.num_processes,
-        clips_per_device=options.clips_per_device,
+    session = Session(recipe, options)
+    data = build_data(recipe, options, session.tell)
+    model = build_model(recipe, data, session.tell)
+    plan, watch = session.plan(len(data.train)), Watch(DECISIVE[data.problem])
+    probe_steps = recipe.probe_epochs * plan.steps_per_epoch  # while only the head moves
+    parts = Parts(
+        model=model,
+        dataset=data.train,
+        collate=build_collator(recipe, data, plan),
+        facts=data.facts,
+        summary=summary(data),
+        write_files=lambda folder, steps: write_model_files(
+            folder, session, data, plan, steps, validation_results(watch, recipe, data)
+        ),
+        loss=build_objective(recipe, data, model.config, session.device),
+        still=lambda step: model.videomae.parameters() if step < probe_steps else (),
+        notes=watch,
+        write_state=functools.partial(lora.write, model) if recipe.lora_rank else None,
+        read_state=functools.partial(lora.restore, model) if recipe.lora_rank else None,
+        smallest=2 if mixes(recipe) and recipe.num_samples % 2 else 1,
     )
-    collate = build_collator(recipe, data, plan)
-    schedule = Schedule.of(recipe, plan.steps_per_epoch)
-    workers = default_workers() if options.num_workers is None else options.num_workers
-    effective = summary(recipe, model, data, plan, schedule) | engines.describe(accelerator) | {"workers": workers}
-    tell("\n".join(f"{name:>28}  {value}" for name, value in effective.items()))
-
-    run = None  # a dry run writes nothing
-    if not options.dry_run:
-        run = engines.share(accelerator, lambda: open_run(options.output, recipe, resume=options.resume, say=tell))
-    if options.compile:
-        model.compile()
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    model, optimizer = engines.prepare(accelerator, model, build_optimizer(model, recipe), plan)
-    plain_model = accelerator.unwrap_model(model)
-    ema = Ema(plain_model, recipe.ema_decay) if recipe.ema_decay else None
-    meter = Meter(accelerator, max_bad_steps=options.max_bad_steps)
-    watch = Watch(DECISIVE[data.problem])
-
-    first_step = 0
-    if run and run.resume_from:
-        state = engines.load(accelerator, run.resume_from, model=model, optimizer=optimizer, ema=ema)
-        if recipe.lora_rank:
-            lora.restore(plain_model, run.resume_from)
-        check_same_data(state["data"], data.facts)
-        first_step = state["step"]
-        meter.restore(state["meter"])
-        watch = Watch(**state["watch"])
-        tell(f"going on from {run.resume_from}")
-    last_step = min(plan.total_steps, options.max_steps or plan.total_steps)
     if options.dry_run:
-        last_step = 1
-    if watch.stopped:
-        last_step = first_step
-    if run and accelerator.is_main_process:
-        rewind_log(run.log, first_step)
-        record_start(run.folder, options=options, effective=effective, data=data.facts, step=first_step)
-    if run:
-        engines.start_trackers(accelerator, effective)
-    log = Log(accelerator, run.log if run else None, total_steps=last_step, first_step=first_step)
+        return dry_run(session, plan, parts)
+    with Loop(session, plan, parts) as loop:
+        for done in loop:
+            if data.validation and (loop.every_epochs(options.validate_every) or done == plan.total_steps):
+                look(loop, data, watch)
+                if 0 < options.early_stopping <= watch.worse_in_row:
+                    looks = f"no better validation for {watch.worse_in_row} looks"
+                    loop.stop(f"{looks}: stopped, the best was step {watch.best_step}")
+    if loop.ended and (options.test_data or options.test_split):
+        test_the_best(loop, data, watch)
+    return session.end(loop.exit_code)
 
-    def write_more(folder: Path, done: int) -> None:
-        if recipe.lora_rank:
-            lora.write(plain_model, folder)
-        write_model_files(folder, recipe, data, plan, done, run.log, validation_results(watch, recipe, data))
 
-    def save(done: int) -> None:
-        engines.save(
-            accelerator,
-            run.folder,
-            state={"step": done, "meter": meter.state(), "data": data.facts, "watch": dataclasses.asdict(watch)},
-            model=model,
-            optimizer=optimizer,
-            ema=ema,
-            write_more=lambda folder: write_more(folder, done),
+def look(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
+    """Validate, keep the best, and note what a user should know."""
+    session = loop.session
+    with averaged(loop.plain_model, loop.ema):
+        metrics = validate(
+            session.accelerator,
+            loop.model,
+            data.validation,
+            ClassificationCollator(mean=data.mean, std=data.std),
+            problem=data.problem,
+            clips_per_device=max(loop.plan.clips_per_device, 1),
+            num_workers=session.workers,
         )
-        if accelerator.is_main_process:
-            prune(run.folder, keep_last=options.keep_last, keep_every=options.keep_every)
+        loop.log.line(loop.done, {f"val_{name}": value for name, value in metrics.items()})
+        if watch.note(loop.done, metrics):
+            loop.write_model(BEST)
+    loop.ask_to_save()
+    if watch.looks == EARLY_VALIDATIONS and data.problem == "single_label_classification":
+        epochs = round(loop.done / loop.plan.steps_per_epoch)
+        labels = data.validation.labels.tolist()
+        if warning := chance_warning(metrics, labels, epochs=epochs, base_lr=session.recipe.base_lr):
+            session.tell(warning)
 
-    def look(done: int) -> None:
-        """Validate, keep the best, and note what a user should know."""
-        with averaged(plain_model, ema):
-            metrics = validate(
-                accelerator,
-                model,
-                data.validation,
-                ClassificationCollator(mean=data.mean, std=data.std),
-                problem=data.problem,
-                clips_per_device=max(plan.clips_per_device, 1),
-                num_workers=workers,
-            )
-            log.line(done, {f"val_{name}": value for name, value in metrics.items()})
-            if watch.note(done, metrics):
-                weights = accelerator.get_state_dict(model)
-                if accelerator.is_main_process:
-                    with new_folder(run.folder / "best", replace=True) as folder:
-                        plain_model.save_pretrained(folder, state_dict=weights)
-                        write_more(folder, done)
-        if watch.looks == EARLY_VALIDATIONS and data.problem == "single_label_classification":
-            epochs = round(done / plan.steps_per_epoch)
-            labels = data.validation.labels.tolist()
-            if warning := chance_warning(metrics, labels, epochs=epochs, base_lr=recipe.base_lr):
-                tell(warning)
 
-    steps = step_batches(
-        data.train,
-        collate,
-        plan,
-        seed=recipe.seed,
-        first_step=first_step,
-        last_step=last_step,
-        rank=accelerator.process_index,
-        num_workers=workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    with interruptible() as interruption, engines.explained_out_of_memory(recipe, plan), log:
-        for step, batches in steps:
-            seed_step(recipe.seed, step, accelerator.process_index)
-            lr = schedule.lr_at(step)
-            loss, norm, bad = training_step(
-                accelerator,
-                model,
-                optimizer,
-                batches,
-                objective,
-                lr=lr,
-                weight_decay=schedule.weight_decay_at(step),
-                clip_grad_norm=recipe.clip_grad_norm,
-                head_only=step < recipe.probe_epochs * plan.steps_per_epoch,
-            )
-            if ema:
-                ema.update(plain_model)
-            meter.add(step, loss=loss, norm=norm, bad=bad, batches=batches, clips=plan.clips_per_step)
-            done = step + 1
-            log.advance()
-
-            at_a_line = done % options.log_every == 0 or done == last_step
-            if at_a_line:
-                line = {"epoch": round(done / plan.steps_per_epoch, 4), "lr": lr, **meter.take()}
-                log.line(done, line | {"broken_videos": len(data.train.broken)})
-                engines.cap_loss_scale(accelerator, options.max_loss_scale)
-            due = done % (options.validate_every * plan.steps_per_epoch) == 0 or done == plan.total_steps
-            if run and data.validation is not None and due:
-                look(done)
-                watch.stopped = bool(options.early_stopping) and watch.worse_in_row >= options.early_stopping
-            interrupted = engines.asked_to_stop(accelerator, bool(interruption), at_a_line)
-            if run and (done % options.save_every == 0 or done == last_step or interrupted or watch.stopped):
-                save(done)
-            if watch.stopped:
-                tell(
-                    f"no better validation for {watch.worse_in_row} looks: stopped, the best was step {watch.best_step}"
-                )
-                break
-            if interrupted and done < last_step:
-                tell(f"{interruption.signal}: checkpoint-{done} written; go on with --resume auto")
-                return EXIT_INTERRUPTED
-    if options.dry_run:
-        tell(
-            f"dry run: one step done, at most {peak_memory_gib(accelerator.device):.2f} GiB in use; nothing was written"
-        )
-    elif run and (options.test_data or options.test_split):
-        best = run.folder / "best" if (run.folder / "best").is_dir() else run.folder / f"checkpoint-{last_step}"
-        accelerator.wait_for_everyone()
-        tested = test(best, recipe, options, data.class_names, output=run.folder / "test")
-        if tested and best.name == "best":  # a checkpoint's files are hashed and stay as they are
-            results = [*validation_results(watch, recipe, data), card_result(tested)]
-            write_model_files(best, recipe, data, plan, watch.best_step, run.log, results)
-    accelerator.end_training()
-    return 0
+def test_the_best(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
+    """The multi-view test of the best model, or of the last where nothing was validated; its card gets the result."""
+    session, run = loop.session, loop.run.folder
+    name, steps = (BEST, watch.best_step) if (run / BEST).is_dir() else (FINAL, loop.done)
+    tested = test(run / name, session.recipe, session.options, data.class_names, output=run / "test")
+    if tested:
+        results = [*validation_results(watch, session.recipe, data), card_result(tested)]
+        write_model_files(run / name, session, data, loop.plan, steps, results)
 
 
 def validation_results(watch: Watch, recipe: FinetuneRecipe, data: "ClassificationData") -> list[dict[str, Any]]:
@@ -472,9 +326,13 @@ def build_objective(
     )
 
 
+def mixes(recipe: FinetuneRecipe) -> bool:
+    return recipe.mixup > 0 or recipe.cutmix > 0
+
+
 def build_collator(recipe: FinetuneRecipe, data: ClassificationData, plan: StepPlan) -> Any:
     mixing = None
-    if recipe.mixup > 0 or recipe.cutmix > 0:
+    if mixes(recipe):
         if data.problem == "regression":
             raise ValueError("mixup and cutmix are for classes; with --label_kind value set --mixup 0 --cutmix 0")
         batch = plan.clips_per_device * recipe.num_samples
@@ -502,36 +360,24 @@ def build_collator(recipe: FinetuneRecipe, data: ClassificationData, plan: StepP
 # -------------------------------------------------------------------------------------------------- records and tests
 
 
-def summary(
-    recipe: FinetuneRecipe, model: torch.nn.Module, data: ClassificationData, plan: StepPlan, schedule: Schedule
-) -> dict[str, Any]:
-    """What the recipe comes to on this data and these devices; printed before the first step and kept in run.json."""
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def summary(data: ClassificationData) -> dict[str, Any]:
+    """What a user should know of the data before the first step; also kept in run.json."""
     return {
-        "recipe": recipe.name,
-        "model": recipe.model,
-        "parameters": f"{sum(parameter.numel() for parameter in model.parameters())} ({trained} trained)",
         "classes": f"{data.num_labels} ({data.problem})",
-        "videos": f"{plan.num_clips} to train on, {len(data.validation) if data.validation else 0} to validate",
-        "clips a step": f"{plan.clips_per_step} ({plan.clips_per_device} a device x {plan.processes} processes x "
-        f"{plan.accumulation} micro-batches)",
-        "samples of a clip": recipe.num_samples,
-        "steps": f"{plan.total_steps} ({plan.steps_per_epoch} an epoch, {schedule.warmup_steps} of warm-up)",
-        "learning rate": f"{schedule.peak_lr:g} to {schedule.final_lr:g} "
-        f"({recipe.base_lr:g} and {recipe.min_lr:g} for {recipe.lr_batch} clips), layer decay {recipe.layer_decay}",
+        "videos": f"{len(data.train)} to train on, {len(data.validation) if data.validation else 0} to validate",
     }
 
 
 def write_model_files(
     folder: Path,
-    recipe: FinetuneRecipe,
+    session: Session,
     data: ClassificationData,
     plan: StepPlan,
     steps: int,
-    log: Path,
     results: list[dict[str, Any]],
 ) -> None:
-    """What makes a checkpoint a model that others can use: its processor, with the test's views, and its card."""
+    """What makes weights a model that others can use: its processor, with the test's views, and its card."""
+    recipe = session.recipe
     processor = VideoMAEVideoProcessor(
         size={"shortest_edge": recipe.image_size},
         crop_size={"height": recipe.image_size, "width": recipe.image_size},
@@ -547,7 +393,7 @@ def write_model_files(
         clips_per_step=plan.clips_per_step,
         steps=steps,
         data=data.facts,
-        log=log,
+        log=session.log,
         results=results,
         base_model=recipe.model,
         command=shlex.join(sys.argv),
@@ -599,43 +445,35 @@ test.__test__ = False  # a name that pytest would otherwise collect where it is 
 
 # ----------------------------------------------------------------------------------------------------------- overfit
 
-OVERFIT_STEPS, OVERFIT_WARMUP, OVERFIT_LR = 300, 20, 1e-3
+OVERFIT_STEPS, OVERFIT_GOAL = 300, 0.05
 
 
-def overfit(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
-    """Learn a few videos by heart, without augmentation. A path that is whole gets there; a broken link stays at chance."""
-    transformers_logging.disable_progress_bar()
-    accelerator = engines.start_accelerator(options)
+def overfit_videos(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
+    """A test of the whole path from files to weights on a few videos, without augmentation; writes nothing."""
     gentle = dataclasses.replace(
-        recipe, mixup=0.0, cutmix=0.0, label_smoothing=0.0, drop_path_rate=0.0, head_dropout_prob=0.0, layer_decay=None
-    )
+        recipe, mixup=0.0, cutmix=0.0, label_smoothing=0.0, drop_path_rate=0.0, head_dropout_prob=0.0, layer_decay=None,
+        teacher=None, teacher_scores=None,
+    )  # fmt: skip
+    session = Session(gentle, options)
     data = build_data(gentle, options)
     by_class = sorted(range(len(data.train)), key=lambda index: index % max(len(data.train) // options.overfit, 1))
-    plain_clips = VideoDataset(
+    clips = VideoDataset(
         data.train.manifest.subset(by_class[: options.overfit]),
         mode="validation",
         sampling=data.train.sampling,
         transform=EvalTransform(recipe.image_size),
     )
+    collate = ClassificationCollator(mean=data.mean, std=data.std)
     model = build_model(gentle, data)
-    batch = ClassificationCollator(mean=data.mean, std=data.std)(
-        [plain_clips[index] for index in range(len(plain_clips))]
-    )
-    objective = build_objective(
-        dataclasses.replace(gentle, teacher=None, teacher_scores=None), data, model.config, accelerator.device
-    )
-    model, optimizer = accelerator.prepare(model, build_optimizer(model.train(), gentle))
-    for step in range(OVERFIT_STEPS):
-        lr = warmup(min(step, OVERFIT_WARMUP - 1), OVERFIT_WARMUP, 0.0, OVERFIT_LR)
-        loss, _, _ = training_step(accelerator, model, optimizer, [batch], objective, lr=lr, weight_decay=0.0)
-        if step % 20 == 0 or step == OVERFIT_STEPS - 1:
-            say(f"step {step}: loss {loss.item():.4f}")
-            if loss.item() < 0.05:
-                say(f"{len(plain_clips)} videos learnt by heart in {step} steps: the path from file to weights works")
-                return 0
-    raise ValueError(
-        f"after {OVERFIT_STEPS} steps on the same {len(plain_clips)} videos the loss is {loss.item():.3f}, above 0.05; "
-        "look at the labels of these videos, at the clips themselves, and at --freeze"
+    return overfit(
+        session,
+        model,
+        collate([clips[index] for index in range(len(clips))]),
+        build_objective(gentle, data, model.config, session.device),
+        what=f"{len(clips)} videos",
+        steps=OVERFIT_STEPS,
+        goal=OVERFIT_GOAL,
+        advice="the labels of these videos, the clips themselves, and --freeze",
     )
 
 
@@ -643,42 +481,21 @@ def overfit(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="videomae finetune",
-        usage="videomae finetune --recipe NAME --model MODEL --data VIDEOS --output FOLDER [--FIELD VALUE ...]",
-        description=__doc__.partition("\n\n")[0],
-        epilog="Recipes: " + ", ".join(FINETUNING) + ". docs/finetuning.md walks through a run.",
-    )
-    made.add_argument(
-        "--recipe", help=f"a name below, or the path of a recipe.yaml; left out with --resume: the run's own ({RECIPE})"
-    )
-    made.add_argument("--preset", dest="recipe", help="the same as --recipe")
-    add_fields(made, FinetuneOptions)
-    add_fields(made, FinetuneRecipe)
-    return made
+    return training_parser("videomae finetune", __doc__, FinetuneOptions, FINETUNING, "docs/finetuning.md")
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    options = options_from(arguments, FinetuneOptions)
-    recorded = Path(options.output) / RECIPE if options.output else None
-    if arguments.recipe is None:
-        if recorded and recorded.exists() and (options.resume != "never" or options.eval_only):
-            arguments.recipe = str(recorded)
-        elif options.eval_only:
-            arguments.recipe = "small-data"  # the views come with the model
-        else:
-            raise ValueError(f"--recipe is missing; choose one of {', '.join(FINETUNING)} or the path of a recipe.yaml")
-    recipe = recipe_from(arguments, FINETUNING)
+    # A test alone needs no recipe: the views come with the model.
+    otherwise = "small-data" if hasattr(arguments, "eval_only") else None
+    recipe, options = asked_for(arguments, FinetuneOptions, FINETUNING, otherwise=otherwise)
     if recipe.model not in PRESETS and arguments.recipe in FINETUNING:  # a recorded recipe has been fitted
         open_config(recipe.model)
         recipe = fitted_to_start(recipe, given=vars(arguments))
-    try:
+    with explained_broken_videos():
         if options.eval_only:
             return eval_only(recipe, options, model=getattr(arguments, "model", None))
-        return overfit(recipe, options) if options.overfit else train(recipe, options)
-    except BrokenVideosError as error:
-        raise ValueError(str(error).strip().splitlines()[-1]) from error
+        return overfit_videos(recipe, options) if options.overfit else train(recipe, options)
 
 
 def fitted_to_start(recipe: FinetuneRecipe, *, given: Mapping[str, Any]) -> FinetuneRecipe:
@@ -697,8 +514,7 @@ def eval_only(recipe: FinetuneRecipe, options: FinetuneOptions, *, model: str | 
     folder = model or (str(Path(options.output) / "best") if options.output else None)
     if folder is None:
         raise ValueError("--eval_only needs --model FOLDER, or --output RUN of a finished run")
-    engines.start_accelerator(options)
-    transformers_logging.disable_progress_bar()
+    Session(recipe, options)
     output = Path(options.output, "test") if options.output else Path("evaluations", Path(folder).name)
     names = read_names(options.class_names) if options.class_names else None
     test(folder, recipe, options, names, output=output)

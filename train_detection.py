@@ -5,25 +5,25 @@
     accelerate launch train_detection.py --recipe ad-base-k400-finetuned --model videomae-base-finetuned-kinetics \\
         --movies ava/movies --annotations ava_train_v2.2.csv --excluded ava_train_excluded_timestamps_v2.2.csv \\
         --actions ava_action_list_v2.2.pbtxt --output runs/ava --clips_per_device 4
-    videomae train-detection --test runs/ava/checkpoint-49350 --movies ava/movies --val_annotations ava_val_v2.2.csv \\
+    videomae train-detection --test runs/ava/final --movies ava/movies --val_annotations ava_val_v2.2.csv \\
         --val_excluded ... --val_proposals ... --val_classes ava_action_list_v2.2_for_activitynet_2019.pbtxt
 
-A recipe (training/recipes.py) says what is trained; the options say where. `train` reads downwards: data, model,
-optimizer, resume, steps, test, save. The files of a run, resuming and interruption are those of train_pretrain.py.
+A recipe (training/recipes.py) says what is trained; the options say where. `train` reads downwards: data, model, loop,
+and the tests between steps. The step, the files of a run, resuming and interruption are those of train_pretrain.py.
 """
 
+import dataclasses
 import shlex
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from transformers.utils import logging as transformers_logging
 
-from videomae.command_line import Parser, add_fields, guarded, options_from, plain
+from videomae.command_line import Parser, guarded, options_from, plain
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.ava.annotations import ActionList, read_action_list, read_annotations, read_key_frames
 from videomae.data.ava.boxes import DetectionTestTransform, DetectionTrainTransform
@@ -31,178 +31,75 @@ from videomae.data.ava.dataset import AvaDataset, collate_detection
 from videomae.data.ava.detections import write_detections
 from videomae.data.ava.movies import MovieFolder
 from videomae.data.ava.proposals import read_proposals
-from videomae.data.video_dataset import BrokenVideosError
 from videomae.files import sha256_of, write_json
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 from videomae.models import open_config
 from videomae.sampling_videomae import ClipSampling
-from videomae.train_pretrain import training_step
-from videomae.training import engines
-from videomae.training.batches import StepPlan, default_workers, seed_step, step_batches
-from videomae.training.checkpoints import prune
+from videomae.training.batches import StepPlan
 from videomae.training.detectors import build_detector, detect_all, score_detections
-from videomae.training.optimisation import Ema, Schedule, build_optimizer
-from videomae.training.options import DetectionOptions, recipe_from
-from videomae.training.progress import Log, Meter, peak_memory_gib, say
+from videomae.training.forecast import dry_run
+from videomae.training.loop import Loop, Parts
+from videomae.training.options import DetectionOptions, asked_for, training_parser
 from videomae.training.recipes import DETECTION, DetectionRecipe
-from videomae.training.runs import (
-    EXIT_INTERRUPTED,
-    RECIPE,
-    check_same_data,
-    interruptible,
-    open_run,
-    record_start,
-    rewind_log,
-)
+from videomae.training.session import Session, explained_broken_videos
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 # ----------------------------------------------------------------------------------------------------------- the run
 
 
+@dataclass
+class Tested:
+    """What the last test of a run came to, for its card."""
+
+    results: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
 def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
     """Run a training to its end; returns the exit code."""
-    transformers_logging.disable_progress_bar()
-    accelerator = engines.start_accelerator(options)
-    engines.check_recipe(accelerator, recipe)
-    tell = say if accelerator.is_main_process else lambda text: None
-
+    session = Session(recipe, options)
     actions = read_action_list(options.actions) if options.actions else None
-    model = build_detector(recipe, actions, tell)
-    config = model.config
-    data = train_data(recipe, options, config, actions)
-    val = test_data(options, config, recipe.box_score, actions) if options.val_annotations else None
-    facts = {
-        "name": Path(options.annotations).name,
-        "clips": len(data),
-        "manifest_sha256": sha256_of(options.annotations),
-        "without_movie": len(data.skipped),
-    }
-    plan = StepPlan.of(
-        recipe,
-        num_clips=len(data),
-        processes=accelerator.num_processes,
-        clips_per_device=options.clips_per_device,
+    model = build_detector(recipe, actions, session.tell)
+    data = train_data(recipe, options, model.config, actions)
+    val = test_data(options, model.config, recipe.box_score, actions) if options.val_annotations else None
+    plan, facts, tested = session.plan(len(data)), facts_of(data, options), Tested()
+    parts = Parts(
+        model=model,
+        dataset=data,
+        collate=collate_detection,
+        facts=facts,
+        summary=summary(recipe, data),
+        write_files=lambda folder, steps: write_model_files(
+            folder, session, model.config, plan, steps, facts, tested.results
+        ),
+        notes=tested,
     )
-    schedule = Schedule.of(recipe, plan.steps_per_epoch)
-    workers = default_workers() if options.num_workers is None else options.num_workers
-    effective = summary(recipe, model, plan, schedule, data) | engines.describe(accelerator) | {"workers": workers}
-    tell("\n".join(f"{name:>28}  {value}" for name, value in effective.items()))
-
-    run = None  # a dry run writes nothing
-    if not options.dry_run:
-        run = engines.share(accelerator, lambda: open_run(options.output, recipe, resume=options.resume, say=tell))
-    if options.compile:
-        model.compile()
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    model, optimizer = engines.prepare(accelerator, model, build_optimizer(model, recipe), plan)
-    plain_model = accelerator.unwrap_model(model)
-    ema = Ema(plain_model, recipe.ema_decay) if recipe.ema_decay else None
-    meter = Meter(accelerator, max_bad_steps=options.max_bad_steps)
-
-    first_step = 0
-    if run and run.resume_from:
-        state = engines.load(accelerator, run.resume_from, model=model, optimizer=optimizer, ema=ema)
-        check_same_data(state["data"], facts)
-        first_step = state["step"]
-        meter.restore(state["meter"])
-        tell(f"going on from {run.resume_from}")
-    last_step = min(plan.total_steps, options.max_steps or plan.total_steps)
     if options.dry_run:
-        last_step = 1
-    if run and accelerator.is_main_process:
-        rewind_log(run.log, first_step)
-        record_start(run.folder, options=options, effective=effective, data=facts, step=first_step)
-    if run:
-        engines.start_trackers(accelerator, effective)
-    log = Log(accelerator, run.log if run else None, total_steps=last_step, first_step=first_step)
-    results: list[dict[str, Any]] = []  # of the last test, for the card
-
-    def save(done: int) -> None:
-        engines.save(
-            accelerator,
-            run.folder,
-            state={"step": done, "meter": meter.state(), "data": facts},
-            model=model,
-            optimizer=optimizer,
-            ema=ema,
-            write_more=lambda folder: write_model_files(folder, recipe, config, plan, done, facts, run.log, results),
-        )
-        if accelerator.is_main_process:
-            prune(run.folder, keep_last=options.keep_last, keep_every=options.keep_every)
-
-    steps = step_batches(
-        data,
-        collate_detection,
-        plan,
-        seed=recipe.seed,
-        first_step=first_step,
-        last_step=last_step,
-        rank=accelerator.process_index,
-        num_workers=workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    with interruptible() as interruption, engines.explained_out_of_memory(recipe, plan), log:
-        for step, batches in steps:
-            seed_step(recipe.seed, step, accelerator.process_index)
-            lr = schedule.lr_at(step)
-            loss, norm, bad = training_step(
-                accelerator,
-                model,
-                optimizer,
-                batches,
-                lr=lr,
-                weight_decay=schedule.weight_decay_at(step),
-                clip_grad_norm=recipe.clip_grad_norm,
-            )
-            if ema:
-                ema.update(plain_model)
-            meter.add(step, loss=loss, norm=norm, bad=bad, batches=batches, clips=plan.clips_per_step)
-            done = step + 1
-            log.advance()
-
-            at_a_line = done % options.log_every == 0 or done == last_step
-            if at_a_line:
-                line = {"epoch": round(done / plan.steps_per_epoch, 4), "lr": lr, **meter.take()}
-                log.line(done, line | {"broken_videos": len(data.broken)})
-                engines.cap_loss_scale(accelerator, options.max_loss_scale)
-            stop = engines.asked_to_stop(accelerator, bool(interruption), at_a_line)
-            due = options.eval_every and done % (options.eval_every * plan.steps_per_epoch) == 0
-            if run and val and (due or done == last_step):
-                tested = test_now(accelerator, model, val, options, workers, run.folder / f"test-{done}")
-                if tested:  # in the main process
-                    log.line(done, {"val_map": tested["mAP"]})
-                    results[:] = [card_result(tested, options)]
-            if run and (done % options.save_every == 0 or done == last_step or stop):
-                save(done)
-            if stop and done < last_step:
-                tell(f"{interruption.signal}: checkpoint-{done} written; go on with --resume auto")
-                return EXIT_INTERRUPTED
-    if options.dry_run:
-        tell(
-            f"dry run: one step done, at most {peak_memory_gib(accelerator.device):.2f} GiB in use; nothing was written"
-        )
-    accelerator.end_training()
-    return 0
+        return dry_run(session, plan, parts)
+    with Loop(session, plan, parts) as loop:
+        for done in loop:
+            if val and (loop.every_epochs(options.eval_every) or done == loop.last_step):
+                result = test_now(session, loop.model, val, loop.run.folder / f"test-{done}")
+                if result:  # in the main process
+                    loop.log.line(done, {"val_map": result["mAP"]})
+                    tested.results = [card_result(result, options)]
+                loop.ask_to_save()
+    return session.end(loop.exit_code)
 
 
 def test(options: DetectionOptions, box_score: float | None) -> int:
     """Test a model folder: mAP to the terminal, and with --output the result CSV and a JSON of every number."""
-    transformers_logging.disable_progress_bar()
     if not options.val_annotations:
         raise ValueError("--test needs --val_annotations, the AVA CSV to compare with")
-    accelerator = engines.start_accelerator(options)
+    session = Session(DETECTION["tiny"], options)  # the recipe has no part in a test
     open_config(options.test, "--test", kind="ForActionDetection")
     model = VideoMAEForActionDetection.from_pretrained(options.test, dtype=torch.float32).eval()
     actions = read_action_list(options.actions) if options.actions else None
     if box_score is None:
         box_score = DetectionRecipe.box_score if model.config.detection_family == "videomae" else 0.9
     val = test_data(options, model.config, box_score, actions)
-    model = accelerator.prepare(model)
-    workers = default_workers() if options.num_workers is None else options.num_workers
-    tested = test_now(accelerator, model, val, options, workers, Path(options.output) if options.output else None)
+    model = session.accelerator.prepare(model)
+    tested = test_now(session, model, val, Path(options.output) if options.output else None)
     if tested:
         print(
             f"mAP@0.5 {100 * tested['mAP']:.2f} with {tested['boxes']} persons, {tested['num_key_frames']} key frames"
@@ -212,30 +109,26 @@ def test(options: DetectionOptions, box_score: float | None) -> int:
     return 0
 
 
-def test_now(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    val: AvaDataset,
-    options: DetectionOptions,
-    workers: int,
-    folder: Path | None,
-) -> dict[str, Any] | None:
+def test_now(session: Session, model: torch.nn.Module, val: AvaDataset, folder: Path | None) -> dict[str, Any] | None:
     """Detect, score, and write FOLDER/detections.csv (the challenge's format) and FOLDER/ava_map.json."""
+    options, accelerator = session.options, session.accelerator
     began, seen = time.monotonic(), 0
 
     def progress(count: int) -> None:
         nonlocal seen
         before, seen = seen, seen + count
-        if accelerator.is_main_process and seen // 500 > before // 500:
+        if seen // 500 > before // 500:
             share = len(val) / accelerator.num_processes
-            say(f"tested {seen} of about {share:.0f} key frames, {(time.monotonic() - began) / seen:.2f} s each")
+            session.tell(
+                f"tested {seen} of about {share:.0f} key frames, {(time.monotonic() - began) / seen:.2f} s each"
+            )
 
     detections = detect_all(
         accelerator,
         model,
         val,
         clips_per_device=options.val_clips_per_device,
-        num_workers=workers,
+        num_workers=session.workers,
         progress=progress,
     )
     if detections is None:
@@ -331,27 +224,27 @@ def test_data(
     )
 
 
+def facts_of(data: AvaDataset, options: DetectionOptions) -> dict[str, Any]:
+    """Of the training data, for the records; a resumed run must have the same."""
+    return {
+        "name": Path(options.annotations).name,
+        "clips": len(data),
+        "manifest_sha256": sha256_of(options.annotations),
+        "without_movie": len(data.skipped),
+    }
+
+
 # -------------------------------------------------------------------------------------------------- records
 
 
-def summary(
-    recipe: DetectionRecipe, model: VideoMAEForActionDetection, plan: StepPlan, schedule: Schedule, data: AvaDataset
-) -> dict[str, Any]:
-    """What the recipe comes to on this data and these devices; printed before the first step and kept in run.json."""
+def summary(recipe: DetectionRecipe, data: AvaDataset) -> dict[str, Any]:
+    """What a user should know of the data before the first step; also kept in run.json."""
     persons = [len(data.annotations.key_frames[key].boxes) for key in data.key_frames]
     return {
-        "recipe": recipe.name,
-        "model": recipe.model,
         "family": recipe.family,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "actions": recipe.num_labels,
         "key frames": f"{len(data)} in {len(data.movies)} movies, {sum(persons)} annotated persons",
         "key frames without a movie": len(data.skipped),
-        "clips a step": f"{plan.clips_per_step} ({plan.clips_per_device} a device x {plan.processes} processes x "
-        f"{plan.accumulation} micro-batches)",
-        "steps": f"{plan.total_steps} ({plan.steps_per_epoch} an epoch, {schedule.warmup_steps} of warm-up)",
-        "learning rate": f"{schedule.peak_lr:g} to {schedule.final_lr:g} "
-        f"({recipe.base_lr:g} and {recipe.min_lr:g} for {recipe.lr_batch} clips)",
     }
 
 
@@ -366,15 +259,14 @@ def card_result(tested: Mapping[str, Any], options: DetectionOptions) -> dict[st
 
 def write_model_files(
     folder: Path,
-    recipe: DetectionRecipe,
+    session: Session,
     config: VideoMAEConfig,
     plan: StepPlan,
     steps: int,
-    data: Mapping[str, Any],
-    log: Path,
+    facts: Mapping[str, Any],
     results: list[dict[str, Any]],
 ) -> None:
-    """What makes a checkpoint a model that others can use: its processor and its card."""
+    """What makes weights a model that others can use: its processor and its card."""
     mean, std = config.pixel_statistics
     processor = VideoMAEVideoProcessor(
         size={"shortest_edge": config.detection_short_side},
@@ -387,13 +279,13 @@ def write_model_files(
     write_run_card(
         folder,
         task="detect",
-        recipe=plain(recipe),
+        recipe=plain(session.recipe),
         clips_per_step=plan.clips_per_step,
         steps=steps,
-        data=data,
-        log=log if log.exists() else None,  # a checkpoint may come before the first line
+        data=facts,
+        log=session.log,
         results=results,
-        base_model=recipe.model,
+        base_model=session.recipe.model,
         command=shlex.join(sys.argv),
     )
 
@@ -402,35 +294,16 @@ def write_model_files(
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="videomae train-detection",
-        description=__doc__.partition("\n\n")[0],
-        epilog="Recipes: " + ", ".join(DETECTION) + ". docs/detection.md walks through a run.",
-    )
-    made.add_argument(
-        "--recipe", help=f"a name below, or the path of a recipe.yaml; left out with --resume: the run's own ({RECIPE})"
-    )
-    add_fields(made, DetectionOptions)
-    add_fields(made, DetectionRecipe)
-    return made
+    return training_parser("videomae train-detection", __doc__, DetectionOptions, DETECTION, "docs/detection.md")
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    options = options_from(arguments, DetectionOptions)
-    try:
-        if options.test:
+    with explained_broken_videos():
+        if hasattr(arguments, "test"):
+            options = options_from(arguments, DetectionOptions)
             return test(options, float(arguments.box_score) if hasattr(arguments, "box_score") else None)
-        if arguments.recipe is None:
-            recorded = Path(options.output) / RECIPE
-            if options.resume == "never" or not options.output or not recorded.exists():
-                raise ValueError(
-                    f"--recipe is missing; choose one of {', '.join(DETECTION)} or the path of a recipe.yaml"
-                )
-            arguments.recipe = str(recorded)
-        return train(recipe_from(arguments, DETECTION), options)
-    except BrokenVideosError as error:
-        raise ValueError(str(error).strip().splitlines()[-1]) from error
+        return train(*asked_for(arguments, DetectionOptions, DETECTION))
 
 
 if __name__ == "__main__":

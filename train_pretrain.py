@@ -1,34 +1,34 @@
 """Pre-train VideoMAE (tube mask) or VideoMAE V2 (dual masking).
 
     videomae pretrain --recipe tiny --data VIDEOS --output runs/tiny
-    videomae pretrain --data VIDEOS --output runs/tiny --resume auto           # goes on after any end
+    videomae pretrain --output runs/tiny --resume auto                         # resumes after any interruption
     accelerate launch train_pretrain.py --recipe v1-base-k400 --data train.csv --output runs/base --clips_per_device 32
     torchrun --nproc_per_node 2 train_pretrain.py --recipe tiny ...            # also how several CPU processes start
 
-A recipe (training/recipes.py) says what is trained; the options say where. `train` reads downwards: data, model,
-optimizer, resume, steps, save; `training_step` is the step. After SIGTERM or SIGUSR1 a checkpoint is written and the
-exit code is 75. What the files of a run are stands in training/runs.py and training/checkpoints.py.
+A recipe (training/recipes.py) says what is trained; the options say where. `train` reads downwards: data, model, loop.
+The optimizer step and everything that all trainings share (resume, log, save, stop) is in training/loop.py. After
+SIGTERM, SIGUSR1 or a Ctrl-C a checkpoint is written and the exit code is 75; what the files of a run are is in
+training/runs.py and training/checkpoints.py.
 """
 
-import contextlib
+import functools
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from transformers.utils import logging as transformers_logging
 
-from videomae.command_line import Parser, add_fields, guarded, options_from, plain
+from videomae.command_line import Parser, guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.collators import PretrainCollator
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.transforms import PretrainTransform
-from videomae.data.video_dataset import BrokenVideosError, VideoDataset
+from videomae.data.video_dataset import VideoDataset
+from videomae.files import new_file
 from videomae.masking_videomae import make_mask
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae import VideoMAEForPreTraining
@@ -36,180 +36,73 @@ from videomae.models import open_config
 from videomae.pictures.drawing import grid_picture
 from videomae.pictures.reconstruction import reconstruct
 from videomae.sampling_videomae import ClipSampling
-from videomae.training import engines
-from videomae.training.batches import MicroBatches, StepPlan, default_workers, seed_step, step_batches
-from videomae.training.checkpoints import prune
-from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
-from videomae.training.options import PretrainOptions, recipe_from
-from videomae.training.progress import Log, Meter, peak_memory_gib, say
+from videomae.training.batches import StepPlan
+from videomae.training.forecast import dry_run
+from videomae.training.loop import Loop, Parts, model_loss, overfit
+from videomae.training.options import PretrainOptions, asked_for, training_parser
+from videomae.training.progress import say
 from videomae.training.recipes import PRETRAINING, PretrainRecipe
-from videomae.training.runs import (
-    EXIT_INTERRUPTED,
-    RECIPE,
-    check_same_data,
-    interruptible,
-    open_run,
-    record_start,
-    rewind_log,
-)
+from videomae.training.session import Session, explained_broken_videos
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
-
-# ---------------------------------------------------------------------------------------------------------- the step
-
-
-def training_step(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: MicroBatches | Sequence[Mapping[str, Any]],
-    *,
-    lr: float,
-    weight_decay: float,
-    clip_grad_norm: float | None = None,
-    **forward: Any,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One optimizer step over micro-batches: (loss of this process, gradient norm, whether the step was skipped).
-
-    All three stay on the device; nothing here waits for it. `forward` goes to the model with every batch.
-    """
-    set_rates(optimizer, lr=lr, weight_decay=weight_decay)
-    loss = torch.zeros((), device=accelerator.device)
-    for number, batch in enumerate(batches, start=1):
-        accelerator.sync_gradients = number == len(batches)
-        with contextlib.nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
-            part = model(**engines.on_device(batch, accelerator.device), **forward).loss / len(batches)
-            accelerator.backward(part)
-        loss += part.detach()
-    norm = engines.gradient_norm(accelerator, model, clip_grad_norm)
-    bad = ~norm.isfinite()  # the norm is the same in every process, so all skip the step or none
-    step_unless(bad, optimizer)
-    optimizer.zero_grad()
-    return loss, norm, bad
-
 
 # ----------------------------------------------------------------------------------------------------------- the run
 
 
 def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
     """Run a training to its end; returns the exit code."""
-    transformers_logging.disable_progress_bar()
-    accelerator = engines.start_accelerator(options)
-    engines.check_recipe(accelerator, recipe)
-    tell = say if accelerator.is_main_process else lambda text: None
+    session = Session(recipe, options)
+    model, data = build_model_and_data(recipe, options, session.tell)
+    plan = session.plan(len(data.dataset))
+    parts = Parts(
+        model=model,
+        dataset=data.dataset,
+        collate=data.collate,
+        facts=data.facts,
+        summary=summary(recipe, data.collate.grid, plan),
+        write_files=lambda folder, steps: write_model_files(folder, session, data, plan, steps),
+        loss=functools.partial(model_loss, **data.forward),
+    )
+    if options.dry_run:
+        return dry_run(session, plan, parts)
+    samples = data.batch(2) if options.picture_every else {}
+    with Loop(session, plan, parts) as loop:
+        for done in loop:
+            if loop.every_epochs(options.picture_every):
+                draw(
+                    loop.run.folder / "pictures" / f"step-{done}.png", session, loop.plain_model, samples, data.forward
+                )
+    return session.end(loop.exit_code)
 
+
+OVERFIT_STEPS = 600
+OVERFIT_GOAL = 0.35  # of normalised pixels, where a constant prediction has a loss of 1
+
+
+def overfit_samples(recipe: PretrainRecipe, options: PretrainOptions) -> int:
+    """A test of the whole path from files to weights on a few fixed samples; writes nothing."""
+    session = Session(recipe, options)
+    model, data = build_model_and_data(recipe, options, session.tell)
+    if options.overfit > len(data.dataset):
+        raise ValueError(f"--overfit {options.overfit} is more than the {len(data.dataset)} videos of --data")
+    return overfit(
+        session,
+        model,
+        data.batch(options.overfit),
+        functools.partial(model_loss, **data.forward),
+        what=f"{options.overfit} samples",
+        steps=OVERFIT_STEPS,
+        goal=OVERFIT_GOAL,
+        advice="the clips (--picture_every 1), the masks and --norm_pix_loss, or try fewer samples",
+    )
+
+
+def build_model_and_data(
+    recipe: PretrainRecipe, options: PretrainOptions, tell=say
+) -> tuple[VideoMAEForPreTraining, "PretrainData"]:
     model = build_model(recipe, tell)
     grid = token_grid(recipe, model.config)
     check_masks(recipe, grid)
-    data = build_data(recipe, options, model.config, grid)
-    plan = StepPlan.of(
-        recipe,
-        num_clips=len(data.dataset),
-        processes=accelerator.num_processes,
-        clips_per_device=options.clips_per_device,
-    )
-    schedule = Schedule.of(recipe, plan.steps_per_epoch)
-    workers = default_workers() if options.num_workers is None else options.num_workers
-    effective = summary(recipe, model, plan, schedule, grid) | engines.describe(accelerator) | {"workers": workers}
-    tell("\n".join(f"{name:>28}  {value}" for name, value in effective.items()))
-
-    run = None  # a dry run writes nothing
-    if not options.dry_run:
-        run = engines.share(accelerator, lambda: open_run(options.output, recipe, resume=options.resume, say=tell))
-    if options.compile:
-        model.compile()
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    model, optimizer = engines.prepare(accelerator, model, build_optimizer(model, recipe), plan)
-    plain_model = accelerator.unwrap_model(model)
-    ema = Ema(plain_model, recipe.ema_decay) if recipe.ema_decay else None
-    meter = Meter(accelerator, max_bad_steps=options.max_bad_steps)
-
-    first_step = 0
-    if run and run.resume_from:
-        state = engines.load(accelerator, run.resume_from, model=model, optimizer=optimizer, ema=ema)
-        check_same_data(state["data"], data.facts)
-        first_step = state["step"]
-        meter.restore(state["meter"])
-        tell(f"going on from {run.resume_from}")
-    last_step = min(plan.total_steps, options.max_steps or plan.total_steps)
-    if options.dry_run:
-        last_step = 1
-    if run and accelerator.is_main_process:
-        rewind_log(run.log, first_step)
-        record_start(run.folder, options=options, effective=effective, data=data.facts, step=first_step)
-    if run:
-        engines.start_trackers(accelerator, effective)
-    log = Log(accelerator, run.log if run else None, total_steps=last_step, first_step=first_step)
-
-    def save(done: int) -> None:
-        engines.save(
-            accelerator,
-            run.folder,
-            state={"step": done, "meter": meter.state(), "data": data.facts},
-            model=model,
-            optimizer=optimizer,
-            ema=ema,
-            write_more=lambda folder: write_model_files(folder, recipe, data, plan, done, run.log),
-        )
-        if accelerator.is_main_process:
-            prune(run.folder, keep_last=options.keep_last, keep_every=options.keep_every)
-
-    samples = (
-        data.collate([data.dataset[index] for index in range(min(2, len(data.dataset)))])
-        if options.picture_every
-        else None
-    )
-    steps = step_batches(
-        data.dataset,
-        data.collate,
-        plan,
-        seed=recipe.seed,
-        first_step=first_step,
-        last_step=last_step,
-        rank=accelerator.process_index,
-        num_workers=workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    with interruptible() as interruption, engines.explained_out_of_memory(recipe, plan), log:
-        for step, batches in steps:
-            seed_step(recipe.seed, step, accelerator.process_index)
-            lr = schedule.lr_at(step)
-            loss, norm, bad = training_step(
-                accelerator,
-                model,
-                optimizer,
-                batches,
-                lr=lr,
-                weight_decay=schedule.weight_decay_at(step),
-                clip_grad_norm=recipe.clip_grad_norm,
-                **data.forward,
-            )
-            if ema:
-                ema.update(plain_model)
-            meter.add(step, loss=loss, norm=norm, bad=bad, batches=batches, clips=plan.clips_per_step)
-            done = step + 1
-            log.advance()
-
-            at_a_line = done % options.log_every == 0 or done == last_step
-            if at_a_line:
-                line = {"epoch": round(done / plan.steps_per_epoch, 4), "lr": lr, **meter.take()}
-                log.line(done, line | {"broken_videos": len(data.dataset.broken)})
-                engines.cap_loss_scale(accelerator, options.max_loss_scale)
-            stop = engines.asked_to_stop(accelerator, bool(interruption), at_a_line)
-            if run and (done % options.save_every == 0 or done == last_step or stop):
-                save(done)
-            if run and options.picture_every and done % (options.picture_every * plan.steps_per_epoch) == 0:
-                draw(run.folder / "pictures" / f"step-{done}.png", accelerator, plain_model, samples, **data.forward)
-            if stop and done < last_step:
-                tell(f"{interruption.signal}: checkpoint-{done} written; go on with --resume auto")
-                return EXIT_INTERRUPTED
-    if options.dry_run:
-        tell(
-            f"dry run: one step done, at most {peak_memory_gib(accelerator.device):.2f} GiB in use; nothing was written"
-        )
-    accelerator.end_training()
-    return 0
+    return model, build_data(recipe, options, model.config, grid)
 
 
 # -------------------------------------------------------------------------------------------------- model, masks, data
@@ -291,6 +184,10 @@ class PretrainData:
     forward: dict[str, Any]
     facts: dict[str, Any]
 
+    def batch(self, count: int) -> dict[str, Any]:
+        """A batch of the first clips, at most `count`."""
+        return self.collate([self.dataset[index] for index in range(min(count, len(self.dataset)))])
+
 
 def build_data(
     recipe: PretrainRecipe, options: PretrainOptions, config: VideoMAEConfig, grid: tuple[int, int, int]
@@ -328,10 +225,8 @@ def build_data(
 # -------------------------------------------------------------------------------------------------- records and looks
 
 
-def summary(
-    recipe: PretrainRecipe, model: torch.nn.Module, plan: StepPlan, schedule: Schedule, grid: tuple[int, int, int]
-) -> dict[str, Any]:
-    """What the recipe comes to on this data and these devices; printed before the first step and kept in run.json."""
+def summary(recipe: PretrainRecipe, grid: tuple[int, int, int], plan: StepPlan) -> dict[str, Any]:
+    """What a user should know of the masks before the first step; also kept in run.json."""
     tokens = math.prod(grid)
     hidden = int(make_mask(recipe.mask, grid, recipe.mask_ratio, torch.Generator().manual_seed(0)).sum())
     decoded = hidden
@@ -339,26 +234,16 @@ def summary(
         left_out = make_mask(recipe.decoder_mask, grid, recipe.decoder_mask_ratio, torch.Generator().manual_seed(0))
         decoded = int((~left_out).sum())
     return {
-        "recipe": recipe.name,
-        "model": recipe.model,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "token grid (t, h, w)": " x ".join(map(str, grid)),
         "visible tokens": f"{tokens - hidden} of {tokens}",
         "decoded tokens": decoded,
         "videos": plan.num_clips,
-        "clips a step": f"{plan.clips_per_step} ({plan.clips_per_device} a device x {plan.processes} processes x "
-        f"{plan.accumulation} micro-batches)",
-        "samples of a clip": recipe.num_samples,
-        "steps": f"{plan.total_steps} ({plan.steps_per_epoch} an epoch, {schedule.warmup_steps} of warm-up)",
-        "learning rate": f"{schedule.peak_lr:g} to {schedule.final_lr:g} "
-        f"({recipe.base_lr:g} and {recipe.min_lr:g} for {recipe.lr_batch} clips)",
     }
 
 
-def write_model_files(
-    folder: Path, recipe: PretrainRecipe, data: PretrainData, plan: StepPlan, steps: int, log: Path
-) -> None:
-    """What makes a checkpoint a model that others can use: its processor and its card."""
+def write_model_files(folder: Path, session: Session, data: PretrainData, plan: StepPlan, steps: int) -> None:
+    """What makes weights a model that others can use: its processor and its card."""
+    recipe = session.recipe
     processor = VideoMAEVideoProcessor(
         size={"shortest_edge": recipe.image_size},
         crop_size={"height": recipe.image_size, "width": recipe.image_size},
@@ -374,91 +259,37 @@ def write_model_files(
         clips_per_step=plan.clips_per_step,
         steps=steps,
         data=data.facts,
-        log=log,
+        log=session.log,
         base_model=recipe.model,
         command=shlex.join(sys.argv),
     )
 
 
 def draw(
-    path: Path, accelerator: Accelerator, model: torch.nn.Module, samples: Mapping[str, Any], **forward: Any
+    path: Path, session: Session, model: torch.nn.Module, samples: Mapping[str, Any], forward: Mapping[str, Any]
 ) -> None:
     """Save a picture of samples: the clip, what the encoder sees of it, and what comes out, without a leak."""
     rows, notes = [], {}
     for pixels, mask in zip(samples["pixel_values"], samples["bool_masked_pos"]):
-        made = reconstruct(model, pixels.to(accelerator.device), mask.to(accelerator.device), **forward)
+        made = reconstruct(model, pixels.to(session.device), mask.to(session.device), **forward)
         rows += [("input", made.input()), ("seen", made.seen()), ("rebuilt", made.output("nearby"))]
         notes[made.note("nearby")] = None
-    if accelerator.is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        grid_picture(rows, notes=list(notes)).save(path)
-
-
-# ----------------------------------------------------------------------------------------------------------- overfit
-
-OVERFIT_STEPS, OVERFIT_WARMUP, OVERFIT_LR = 600, 20, 1e-3
-OVERFIT_GOAL = 0.35  # of normalised pixels, where a constant prediction has a loss of 1
-
-
-def overfit(recipe: PretrainRecipe, options: PretrainOptions) -> int:
-    """Learn a few fixed samples by heart. A path that is whole gets there; one with a broken link stays near 1."""
-    transformers_logging.disable_progress_bar()
-    accelerator = engines.start_accelerator(options)
-    model = build_model(recipe)
-    grid = token_grid(recipe, model.config)
-    check_masks(recipe, grid)
-    data = build_data(recipe, options, model.config, grid)
-    if options.overfit > len(data.dataset):
-        raise ValueError(f"--overfit {options.overfit} is more than the {len(data.dataset)} videos of --data")
-    batch = data.collate([data.dataset[index] for index in range(options.overfit)])
-    model, optimizer = accelerator.prepare(model, build_optimizer(model.train(), recipe))
-    for step in range(OVERFIT_STEPS):
-        lr = warmup(min(step, OVERFIT_WARMUP - 1), OVERFIT_WARMUP, 0.0, OVERFIT_LR)
-        loss, _, _ = training_step(accelerator, model, optimizer, [batch], lr=lr, weight_decay=0.0, **data.forward)
-        if step % 20 == 0 or step == OVERFIT_STEPS - 1:
-            say(f"step {step}: loss {loss.item():.4f}")
-            if loss.item() < OVERFIT_GOAL:
-                say(f"{options.overfit} samples learnt by heart in {step} steps: the path from file to weights works")
-                return 0
-    raise ValueError(
-        f"after {OVERFIT_STEPS} steps on the same {options.overfit} samples the loss is {loss.item():.3f}, above "
-        f"{OVERFIT_GOAL}; look at the clips (--picture_every 1), the masks and --norm_pix_loss, or try fewer samples"
-    )
+    if session.accelerator.is_main_process:
+        with new_file(path) as beside:
+            grid_picture(rows, notes=list(notes)).save(beside, format="PNG")
 
 
 # ------------------------------------------------------------------------------------------------------ command line
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="videomae pretrain",
-        usage="videomae pretrain --recipe NAME --data VIDEOS --output FOLDER [--FIELD VALUE ...]",
-        description=__doc__.partition("\n\n")[0] + " Values in brackets are defaults; a recipe brings its own.",
-        epilog="Recipes: " + ", ".join(PRETRAINING) + ". docs/pretraining.md walks through a run.",
-    )
-    made.add_argument(
-        "--recipe", help=f"a name below, or the path of a recipe.yaml; left out with --resume: the run's own ({RECIPE})"
-    )
-    add_fields(made, PretrainOptions)
-    add_fields(made, PretrainRecipe)
-    return made
+    return training_parser("videomae pretrain", __doc__, PretrainOptions, PRETRAINING, "docs/pretraining.md")
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    options = options_from(arguments, PretrainOptions)
-    if arguments.recipe is None:
-        recorded = Path(options.output) / RECIPE
-        if options.resume == "never" or not options.output or not recorded.exists():
-            raise ValueError(
-                f"--recipe is missing; choose one of {', '.join(PRETRAINING)} or the path of a recipe.yaml"
-            )
-        arguments.recipe = str(recorded)
-    recipe = recipe_from(arguments, PRETRAINING)
-    try:
-        return overfit(recipe, options) if options.overfit else train(recipe, options)
-    except BrokenVideosError as error:
-        raise ValueError(str(error).strip().splitlines()[-1]) from error
+    recipe, options = asked_for(parser().parse_args(argv), PretrainOptions, PRETRAINING)
+    with explained_broken_videos():
+        return overfit_samples(recipe, options) if options.overfit else train(recipe, options)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from videomae.data.lists.layouts import open_manifest
 from videomae.data.mixing import Mixing
 from videomae.data.transforms import TrainTransform
 from videomae.data.video_dataset import VideoDataset
-from videomae.train_classification import training_step
+from videomae.training.loop import training_step
 from videomae.training.objective import Objective
 from videomae.training.optimisation import build_optimizer
 from videomae.training.recipes import FINETUNING

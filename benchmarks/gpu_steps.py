@@ -27,8 +27,7 @@ from _side_by_side import clock, header, held_mib, median_ratio, middle, peak_mi
 from accelerate import Accelerator
 from model_step import config_of, inputs_of, our_model, stock_inputs, stock_model
 
-from videomae.train_classification import training_step as finetuning_step
-from videomae.train_pretrain import training_step as pretraining_step
+from videomae.training.loop import training_step
 from videomae.training.objective import Objective
 from videomae.training.optimisation import build_optimizer
 from videomae.training.recipes import FinetuneRecipe, PretrainRecipe
@@ -58,12 +57,12 @@ def contender(
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     rates = {"lr": 1e-4, "weight_decay": 0.05}
     if kind != "classify":
-        return model, lambda number: pretraining_step(accelerator, model, optimizer, [inputs], **rates)
+        return model, lambda number: training_step(accelerator, model, optimizer, [inputs], **rates)
     soft = torch.full((batch, config.num_labels), 0.1 / config.num_labels, device=args.device)
     soft[:, 0] += 0.9
     inputs["labels"] = soft
     objective = Objective(problem="single_label_classification", num_labels=config.num_labels, label_smoothing=0.1)
-    return model, lambda number: finetuning_step(accelerator, model, optimizer, [inputs], objective, **rates)
+    return model, lambda number: training_step(accelerator, model, optimizer, [inputs], objective, **rates)
 
 
 @contextmanager

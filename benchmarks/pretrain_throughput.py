@@ -31,8 +31,8 @@ from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.masking_videomae import batch_masks
 from videomae.sampling_videomae import ClipSampling
-from videomae.train_pretrain import training_step
 from videomae.training.batches import StepPlan, step_batches
+from videomae.training.loop import training_step
 from videomae.training.optimisation import build_optimizer
 from videomae.training.recipes import PRETRAINING, PretrainRecipe
 

@@ -5,7 +5,7 @@
     python benchmarks/training_cost.py --only recipes --clips_per_second v1-base-k400=900 --gpus 8
     python benchmarks/training_cost.py --predict large classify --gib 80      # which batch fits
 
-The loop is the trainer's own (training/batches.py, train_pretrain.training_step) on 340x256 H.264 files. Memory is measured
+The loop is the trainer's own (training/batches.py, training/loop.py) on 340x256 H.264 files. Memory is measured
 for a forward and backward pass and stands beside the count of benchmarks/_cost.py.
 
 The arithmetic of the extrapolation: clips of an epoch = videos of the data set x samples of a decoded clip; hours = clips /
@@ -122,8 +122,8 @@ def loop(args: argparse.Namespace) -> float:
     from videomae.data.lists.layouts import open_manifest
     from videomae.data.transforms import PretrainTransform
     from videomae.data.video_dataset import VideoDataset
-    from videomae.train_pretrain import training_step
     from videomae.training.batches import StepPlan, step_batches
+    from videomae.training.loop import training_step
     from videomae.training.optimisation import build_optimizer
 
     recipe = PRETRAINING["v1-small-k400"]
@@ -186,7 +186,7 @@ def memory(args: argparse.Namespace) -> None:
         gradients = 4 * sum(parameter.numel() for parameter in model.parameters())
         for checkpointing in (False, True):
             if checkpointing:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+                model.activation_checkpointing_enable({"use_reentrant": False})
             held = (checkpointed_bytes if checkpointing else kept_bytes)(config, kind, tokens)
             for batch in batches:
                 run = runner(model, inputs_of(config, kind, batch, "cpu"), work="step", dtype=torch.float32)

@@ -3,10 +3,9 @@
 The published numbers come from many views; that test is evaluation/multi_view.py.
 """
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from videomae.data.sampler import EpochSampler
 from videomae.metrics.video_accuracy.scores import label_ranks, mean_average_precision
 from videomae.training import engines
-from videomae.training.optimisation import Ema
 
 # The number that decides which checkpoint is the best, by kind of problem; every one is better when larger.
 DECISIVE = {
@@ -121,7 +119,6 @@ class Watch:
     best_step: int = 0
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     worse_in_row: int = 0
-    stopped: bool = False
 
     def note(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether these metrics are the best so far."""
@@ -147,17 +144,3 @@ class Watch:
                 "videos": videos,
             }
         ]
-
-
-@contextlib.contextmanager
-def averaged(model: torch.nn.Module, ema: Ema | None) -> Iterator[None]:
-    """Inside the block the model has the averaged weights, where there are some; after it its own, bit for bit."""
-    if ema is None:
-        yield
-        return
-    own = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(ema.state)
-    try:
-        yield
-    finally:
-        model.load_state_dict(own)

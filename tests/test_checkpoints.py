@@ -9,6 +9,7 @@ import torch
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
+from videomae.files import remove_leftovers
 from videomae.masking_videomae import tube_mask
 from videomae.training import checkpoints
 from videomae.training.checkpoints import (
@@ -18,7 +19,6 @@ from videomae.training.checkpoints import (
     load_checkpoint,
     optimizer_tensors,
     prune,
-    remove_leftovers,
     save_checkpoint,
 )
 from videomae.training.optimisation import Ema, build_optimizer, set_rates

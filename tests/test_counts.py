@@ -27,8 +27,7 @@ from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation.multi_view import Views, views_dataset
 from videomae.masking_videomae import batch_masks
 from videomae.sampling_videomae import ClipSampling
-from videomae.train_classification import training_step as finetuning_step
-from videomae.train_pretrain import training_step as pretraining_step
+from videomae.training.loop import training_step
 from videomae.training.objective import Objective
 from videomae.training.optimisation import build_optimizer
 from videomae.training.recipes import FinetuneRecipe, PretrainRecipe
@@ -159,9 +158,9 @@ def trainers_step(model: torch.nn.Module, inputs: dict, kind: str, *, cpu: bool)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe_of(kind)))
     rates = {"lr": 1e-3, "weight_decay": 0.05}
     if kind != "classify":
-        return lambda: pretraining_step(accelerator, model, optimizer, [inputs], **rates)
+        return lambda: training_step(accelerator, model, optimizer, [inputs], **rates)
     objective = Objective(problem="single_label_classification", num_labels=LABELS, label_smoothing=0.1)
-    return lambda: finetuning_step(accelerator, model, optimizer, [inputs], objective, **rates)
+    return lambda: training_step(accelerator, model, optimizer, [inputs], objective, **rates)
 
 
 @pytest.mark.gpu

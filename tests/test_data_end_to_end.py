@@ -1,4 +1,4 @@
-"""A few training steps from every kind of source that open_manifest and the streams take."""
+"""A few training steps from every kind of source that open_manifest takes."""
 
 import csv
 import json
@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from support import TINY
-from torch.utils.data import DataLoader
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
 from videomae.data.collators import ClassificationCollator, PretrainCollator
@@ -18,7 +17,6 @@ from videomae.data.lists.layouts import open_manifest
 from videomae.data.mixing import Mixing
 from videomae.data.prepare import Recoding, prepare
 from videomae.data.sampler import EpochSampler
-from videomae.data.streaming import StreamingVideoDataset
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.transforms import PretrainTransform, TrainTransform
 from videomae.data.video_dataset import VideoDataset, make_loader
@@ -211,14 +209,3 @@ def test_both_trainings_take_steps_from_this_source(original, tmp_path, source):
     training = VideoDataset(manifest, mode="train", sampling=SAMPLING, transform=TrainTransform(32), num_samples=2)
     model = VideoMAEForVideoClassification(VideoMAEConfig(**CONFIG, num_labels=2))
     steps(model, make_loader(training, EpochSampler(8), 4, ClassificationCollator(Mixing(2))))
-
-
-def test_both_trainings_take_steps_from_a_stream(original, tmp_path):
-    stream = datasets_table(original, tmp_path).table.to_iterable_dataset()
-    fields = {"batch_size": 4, "sampling": SAMPLING, "num_samples": 2}
-    model = VideoMAEForPreTraining(VideoMAEConfig(**CONFIG))
-    pretraining = StreamingVideoDataset(stream, mode="pretrain", transform=PretrainTransform(32), **fields)
-    steps(model, DataLoader(pretraining, 4, collate_fn=PretrainCollator(model.config.grid)))
-    model = VideoMAEForVideoClassification(VideoMAEConfig(**CONFIG, num_labels=2))
-    training = StreamingVideoDataset(stream, mode="train", transform=TrainTransform(32), **fields)
-    steps(model, DataLoader(training, 4, collate_fn=ClassificationCollator()))

@@ -1,14 +1,10 @@
-import hashlib
 import json
 
 import datasets
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from videomae.data.collators import ClassificationCollator
 from videomae.data.lists.layouts import open_manifest
-from videomae.data.streaming import StreamingVideoDataset
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.transforms import TrainTransform
 from videomae.data.video_dataset import VideoDataset
@@ -159,52 +155,9 @@ def test_tables_that_cannot_be_meant_are_refused(table):
         open_manifest(splits, split="dev")
     with pytest.raises(ValueError, match="no video column among 'label'"):
         open_manifest(table.remove_columns("video"))
-    with pytest.raises(TypeError, match="StreamingVideoDataset"):
+    with pytest.raises(TypeError, match=r"has no length.* without streaming=True"):
         open_manifest(table.to_iterable_dataset())
     with pytest.raises(TypeError, match=r"a data set is a path or a datasets\.Dataset, not int"):
         open_manifest(3)
     with pytest.raises(ValueError, match="are not those given"):
         open_manifest(table, class_names=["x", "y"])
-
-
-def hashes(dataset, workers, batch_size=3):
-    loader = DataLoader(dataset, batch_size, collate_fn=ClassificationCollator(), num_workers=workers)
-    return [(hashlib.sha256(batch["pixel_values"].numpy().tobytes()).hexdigest(), batch["sources"]) for batch in loader]
-
-
-def test_a_stream_gives_the_same_batches_with_any_number_of_workers_and_after_resuming(table):
-    stream = table.to_iterable_dataset(num_shards=2)
-    make = lambda **fields: StreamingVideoDataset(stream, batch_size=3, shuffle_buffer=8, **FIELDS, **fields)  # noqa: E731
-    reference = hashes(make(), 0)
-    assert len(reference) == 8 and hashes(make(), 1) == hashes(make(), 3) == reference
-    assert hashes(make(start=9), 2) == reference[3:]
-    second = make()
-    second.set_epoch(1)
-    assert not {digest for digest, _ in hashes(second, 0)} & {digest for digest, _ in reference}
-
-
-def test_two_processes_share_out_the_batches_of_one(table):
-    stream = table.to_iterable_dataset()
-    make = lambda **fields: StreamingVideoDataset(stream, **FIELDS, **fields)  # noqa: E731
-    whole = [item["index"] for item in make(batch_size=4)]
-    parts = [[item["index"] for item in make(batch_size=2, rank=rank, world=2)] for rank in range(2)]
-    assert whole == list(range(24)) == sorted(parts[0] + parts[1]) and parts[0][:2] == [0, 2]
-
-
-def test_broken_videos_of_a_stream_are_named_and_their_places_filled(table):
-    rows = [table[i] for i in range(6)]
-    rows[1]["video"] = {"path": "bad.mp4", "bytes": b"nothing"}
-    stream = datasets.Dataset.from_list(rows, features=table.features).to_iterable_dataset()
-    dataset = StreamingVideoDataset(stream, batch_size=3, **FIELDS)
-    with pytest.warns(RuntimeWarning, match="broken video"):
-        assert [item["index"] for item in dataset] == [0, 2, 0, 3, 4, 5]
-
-
-def test_names_as_labels_of_a_stream_need_class_names(synthetic):
-    manifest = open_manifest(synthetic / "train.csv")
-    rows = [{"video": manifest.source(i), "label": "ab"[i % 2]} for i in range(4)]
-    stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
-    named = StreamingVideoDataset(stream, batch_size=2, class_names=["b", "a"], **FIELDS)
-    assert [item["label"] for item in named] == [1, 0, 1, 0]
-    with pytest.raises(ValueError, match="label 'a' is not among the class names"):
-        next(iter(StreamingVideoDataset(stream, batch_size=2, **FIELDS)))

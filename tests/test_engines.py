@@ -1,7 +1,6 @@
 """Engines: the traps are errors, the ready configs parse, and FSDP2 (on a CPU mesh) trains and saves as one process does."""
 
 import contextlib
-import json
 from pathlib import Path
 
 import pytest
@@ -52,16 +51,6 @@ def test_fp16_without_an_accelerator_is_refused():
         pytest.skip("this machine has an accelerator")
     with pytest.raises(ValueError, match="fp16 needs an accelerator"):
         engines.start_accelerator(RunOptions(mixed_precision="fp16"))
-
-
-def test_what_deepspeed_would_leave_out_is_refused():
-    class UnderDeepSpeed:
-        distributed_type = DistributedType.DEEPSPEED
-
-    engines.check_recipe(UnderDeepSpeed(), PretrainRecipe())
-    with pytest.raises(ValueError, match=r"ema_decay 0\.99 does not work under DeepSpeed; use DDP or FSDP"):
-        engines.check_recipe(UnderDeepSpeed(), PretrainRecipe(ema_decay=0.99))
-    engines.check_recipe(Accelerator(cpu=True), PretrainRecipe(ema_decay=0.99))
 
 
 def test_every_block_of_encoder_and_decoder_is_sharded_by_itself():
@@ -169,8 +158,7 @@ def test_every_ready_config_is_one_that_accelerate_reads(path):
     fields = yaml.safe_load(path.read_text())
     if "fsdp_config" in fields:
         assert fields["fsdp_config"]["fsdp_version"] == 2
-    for name in (fields.get("deepspeed_config") or {}).values():
-        assert not str(name).endswith(".json") or json.loads((path.parent / name).read_text())
+    assert config.distributed_type.value != "DEEPSPEED"
 
 
 @pytest.mark.slow

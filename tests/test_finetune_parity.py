@@ -16,7 +16,7 @@ from videomae import VideoMAEConfig, VideoMAEForVideoClassification
 from videomae.conversion import reference as reference_videomae
 from videomae.data.mixing import Mix, Mixing
 from videomae.data.transforms import Box
-from videomae.train_classification import training_step
+from videomae.training.loop import training_step
 from videomae.training.objective import Objective
 from videomae.training.optimisation import Schedule, build_optimizer, parameter_groups
 from videomae.training.recipes import FINETUNING, FinetuneRecipe

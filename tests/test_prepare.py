@@ -2,7 +2,6 @@ import json
 import shutil
 import tarfile
 
-import numpy as np
 import pytest
 import torch
 from video_files import numbers_in, write_video
@@ -10,7 +9,6 @@ from video_files import numbers_in, write_video
 from videomae.commands.prepare import main
 from videomae.data import prepare as preparing
 from videomae.data.lists.layouts import open_manifest
-from videomae.data.lists.shards import ShardSampler
 from videomae.data.prepare import Recoding, prepare, recode
 from videomae.data.sources import open_clip
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
@@ -183,22 +181,6 @@ def test_vectors_of_labels_survive(tmp_path, synthetic):
     )
     manifest = open_manifest(tmp_path / "out")
     assert manifest.labels[by_path(manifest)["videos/train/00000.mp4"]].tolist() == [1.0, 1.0]
-
-
-def test_the_order_by_shards_reads_them_nearly_one_after_the_other(prepared):
-    manifest = open_manifest(prepared)
-    sampler = ShardSampler(manifest, seed=3, open_shards=1)
-    order = list(sampler)
-    shards = manifest.shard[order].tolist()
-    assert sorted(order) == list(range(20)) and sum(np.diff(shards) != 0) == 3
-    assert order == list(ShardSampler(manifest, seed=3, open_shards=1))
-    assert order[8:] == list(ShardSampler(manifest, seed=3, open_shards=1, start=8))
-    sampler.set_epoch(1)
-    assert list(sampler) != order
-    mixed = list(ShardSampler(manifest, seed=3, open_shards=2))
-    assert len(set(manifest.shard[mixed[:8]].tolist())) == 2
-    parts = [list(ShardSampler(manifest, seed=3, rank=rank, world=2)) for rank in range(2)]
-    assert sorted(parts[0] + parts[1]) == list(range(20))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from support import TINY
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
 from videomae.conversion import reference as reference_videomae
 from videomae.masking_videomae import running_cell_mask, tube_mask
-from videomae.train_pretrain import training_step
+from videomae.training.loop import training_step
 from videomae.training.optimisation import Schedule, build_optimizer
 from videomae.training.recipes import PretrainRecipe
 

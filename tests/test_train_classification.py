@@ -14,9 +14,11 @@ from videomae.commands import evaluation as evaluation_command
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.evaluation.validation import chance_warning
-from videomae.train_classification import held_out, training_step
+from videomae.train_classification import held_out
 from videomae.training import engines
+from videomae.training.checkpoints import checkpoints
 from videomae.training.distillation import distillation_loss
+from videomae.training.loop import training_step
 from videomae.training.objective import Objective
 from videomae.training.recipes import FINETUNING
 from videomae.training.runs import read_log
@@ -142,7 +144,7 @@ def test_trackers_are_opened_with_the_facts_of_a_run_but_not_of_a_dry_one(videos
 
 def test_best_is_the_best_validation_of_the_averaged_weights(whole):
     validations = [line for line in read_log(whole / "log.jsonl") if "val_top1" in line]
-    state = json.loads((whole / "checkpoint-12/training/state.json").read_text())["watch"]
+    state = json.loads((whole / "checkpoint-12/training/state.json").read_text())["notes"]
     best = max(line["val_top1"] for line in validations)
     assert state["best"] == best and state["looks"] == 3
     assert state["best_step"] == next(line["step"] for line in validations if line["val_top1"] == best)
@@ -180,7 +182,7 @@ def test_while_the_head_is_probed_the_encoder_does_not_move(videos, pretrained, 
 def test_the_pretrained_norm_is_dropped_and_it_is_said(videos, pretrained, tmp_path, capsys):
     finetune(videos, pretrained, tmp_path / "run", "--dry_run")
     said = capsys.readouterr().err
-    assert "its final norm is dropped" in said and "dry run: one step done" in said
+    assert "its final norm is dropped" in said and "dry run: about" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -189,9 +191,9 @@ def test_early_stopping_ends_the_run_and_stays_ended(videos, pretrained, tmp_pat
     more = ("--base_lr", "1e-12", "--min_lr", "0", "--early_stopping", "1", "--epochs", "6")
     assert finetune(videos, pretrained, tmp_path / "run", *more) == 0
     assert "stopped, the best was step 4" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-8"]
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-4", "checkpoint-8"]
     assert finetune(videos, pretrained, tmp_path / "run", *more, "--resume", "auto") == 0
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-8"]
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-4", "checkpoint-8"]
 
 
 def test_a_head_at_chance_is_reported_with_the_usual_causes(videos, pretrained, tmp_path, capsys):
@@ -219,7 +221,7 @@ def test_a_model_is_tested_alone(videos, whole, tmp_path, capsys):
 
 def test_overfitting_a_few_videos_reaches_them_and_writes_nothing(videos, pretrained, tmp_path, capsys):
     assert finetune(videos, pretrained, tmp_path / "run", "--overfit", "6") == 0
-    assert "6 videos learnt by heart" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert "overfitted 6 videos" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_mixing_an_odd_batch_stops_before_any_work(videos, pretrained, tmp_path):

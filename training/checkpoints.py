@@ -5,12 +5,11 @@
         ema/                        the averaged weights, a model folder too, where the recipe keeps an average
         training/state.json         step, counters, loss scale: whatever is not a tensor
         training/optimizer.safetensors
-        training/sharded/           what FSDP or DeepSpeed wrote instead, where one of them ran
         manifest.json               size and SHA-256 of every file above but the cards
 
 A folder is written beside its place, flushed and renamed (videomae.files), so a crash leaves the last one alone. Before
 anything is read, the hashes are compared; a damaged checkpoint is named and the one before it is used. Nothing here is
-a pickle except the engines' own files, and those are read only after their hashes agree.
+a pickle.
 
 Random numbers need no state: clips, crops, masks and dropout follow from (seed, epoch, index) or (seed, step).
 """
@@ -34,7 +33,6 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "training/state.json"
 OPTIMIZER = "training/optimizer.safetensors"
-SHARDED = "training/sharded"
 EMA = "ema"
 CARD_FILES = ("README.md", "training_record.json", "curves.png")
 _FOLDER_NAME = re.compile(r"checkpoint-(\d+)$")
@@ -168,13 +166,6 @@ def prune(run: str | os.PathLike, *, keep_last: int, keep_every: int | None = No
     return gone
 
 
-def remove_leftovers(run: str | os.PathLike) -> None:
-    """Delete what a killed process was writing or deleting. Only for the process that owns the run."""
-    for pattern in (".checkpoint-*.tmp", ".checkpoint-*.old"):
-        for path in Path(run).glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 # ---------------------------------------------------------------------------------------------------------- load
 
 
@@ -238,8 +229,7 @@ def load_checkpoint(
     if optimizer is not None:
         if not (folder / OPTIMIZER).is_file():
             raise CheckpointError(
-                f"{folder} has no {OPTIMIZER}: it was written by FSDP or DeepSpeed; resume with the same engine, or "
-                f"start a new run from its weights with --model {folder}"
+                f"{folder} has no {OPTIMIZER}, so it cannot be resumed; start a new run from its weights with --model {folder}"
             )
         restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER))
     return read_state(folder)

@@ -1,7 +1,7 @@
-"""Accelerate and what stands behind it: one process, DDP, FSDP2, DeepSpeed.
+"""Accelerate and what stands behind it: one process, DDP, FSDP2.
 
-The traps that stay silent are errors here: a run that asks for FSDP or DeepSpeed and does not get it, a launch of several
-processes that are each alone. What is sharded is listed once (`blocks_to_shard`), for Accelerate and for tests alike.
+The traps that stay silent are errors here: a run that asks for FSDP and does not get it, a launch of several processes
+that are each alone. What is sharded is listed once (`blocks_to_shard`), for Accelerate and for tests alike.
 """
 
 import contextlib
@@ -18,14 +18,7 @@ from torch import nn
 from videomae.modeling_videomae import VideoMAELayer
 from videomae.training import optimisation
 from videomae.training.batches import StepPlan
-from videomae.training.checkpoints import (
-    SHARDED,
-    check_same_model,
-    load_checkpoint,
-    read_state,
-    save_checkpoint,
-    write_checkpoint,
-)
+from videomae.training.checkpoints import load_checkpoint, save_checkpoint
 from videomae.training.optimisation import Ema
 from videomae.training.options import RunOptions
 from videomae.training.recipes import Recipe
@@ -66,15 +59,13 @@ def precision(asked: str) -> str:
 def check_engine(accelerator: Accelerator) -> None:
     """Raise where the launch asked for an engine, or for several processes, and this process has something else."""
     kind = accelerator.distributed_type
-    for variable, wanted in (
-        ("ACCELERATE_USE_FSDP", DistributedType.FSDP),
-        ("ACCELERATE_USE_DEEPSPEED", DistributedType.DEEPSPEED),
-    ):
-        if os.environ.get(variable, "false").lower() == "true" and kind != wanted:
-            raise ValueError(
-                f"the launch asks for {wanted.value} and the run would go on with {kind.value}, in full copies on every "
-                "device; it needs accelerators and more than one process (on a CPU Accelerate ignores it)"
-            )
+    if kind == DistributedType.DEEPSPEED or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError("DeepSpeed is not supported; shard with FSDP2 (examples/accelerate/fsdp2.yaml)")
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and kind != DistributedType.FSDP:
+        raise ValueError(
+            f"the launch asks for FSDP and the run would go on with {kind.value}, in full copies on every device; it needs "
+            "accelerators and more than one process (on a CPU Accelerate ignores it)"
+        )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != accelerator.num_processes:
         raise ValueError(
@@ -83,43 +74,18 @@ def check_engine(accelerator: Accelerator) -> None:
         )
 
 
-def check_recipe(accelerator: Accelerator, recipe: Recipe) -> None:
-    """Raise for what a recipe asks and the engine would leave out without a word."""
-    if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        return
-    # DeepSpeed keeps its own weights and steps inside backward: no place to average, nor to hold the encoder still.
-    for name in ("ema_decay", "probe_epochs"):
-        if getattr(recipe, name, None):
-            raise ValueError(
-                f"{name} {getattr(recipe, name)} does not work under DeepSpeed; use DDP or FSDP, or leave it out"
-            )
-
-
 def blocks_to_shard(model: nn.Module) -> list[nn.Module]:
     """The modules that FSDP gathers one at a time: every transformer block, of the encoder and of a decoder."""
     return [module for module in model.modules() if isinstance(module, VideoMAELayer)]
 
 
-def shard(model: nn.Module, mesh: Any = None) -> nn.Module:
-    """FSDP2 as Accelerate applies it: each block, then the rest as one unit."""
-    from torch.distributed.fsdp import fully_shard
-
-    for block in blocks_to_shard(model):
-        fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
 def prepare(
-    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, plan: StepPlan
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Hand model and optimizer to the engine; both may come back wrapped."""
     if accelerator.distributed_type == DistributedType.FSDP:
         plugin = accelerator.state.fsdp_plugin
         plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks_to_shard(model)})
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        settings["train_micro_batch_size_per_gpu"] = plan.clips_per_device
-        settings["gradient_accumulation_steps"] = plan.accumulation
     return accelerator.prepare(model, optimizer)
 
 
@@ -134,7 +100,7 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether every call of the model gathers its weights, so that all processes must call it equally often."""
-    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    return accelerator.distributed_type == DistributedType.FSDP
 
 
 def idle_clip(accelerator: Accelerator, model: nn.Module) -> torch.Tensor:
@@ -153,10 +119,7 @@ def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def gradient_norm(accelerator: Accelerator, model: nn.Module, max_norm: float | None) -> torch.Tensor:
-    """Norm of the step's gradient, clipped where a bound is given; DeepSpeed has clipped it by its own settings."""
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        norm = model.get_global_grad_norm()
-        return torch.as_tensor(0.0 if norm is None else norm, device=accelerator.device)
+    """Norm of the step's gradient, clipped where a bound is given."""
     accelerator.unscale_gradients()
     return optimisation.gradient_norm(model.parameters(), max_norm)
 
@@ -196,17 +159,17 @@ def share(accelerator: Accelerator | PartialState, make: Callable[[], Any]) -> A
     return outcome[0]
 
 
-def any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether the flag is set in any process. All processes must ask together."""
+def agreed(accelerator: Accelerator, *flags: bool, asking: bool = True) -> tuple[bool, ...]:
+    """Each flag, true where it is so in any process; all false where nobody is `asking`. All processes must ask together.
+
+    With several processes the answer is one wait for the device.
+    """
+    if not asking:
+        return (False,) * len(flags)
     if accelerator.num_processes == 1:
-        return flag
-    flags = torch.tensor([float(flag)], device=accelerator.device)
-    return bool(accelerator.reduce(flags, reduction="sum").item() > 0)
-
-
-def asked_to_stop(accelerator: Accelerator, interrupted: bool, at_a_line: bool) -> bool:
-    """Whether to write a checkpoint and end. Processes must agree, which is a wait; they ask when a line is one anyway."""
-    return (at_a_line or accelerator.num_processes == 1) and any_process(accelerator, interrupted)
+        return flags
+    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), reduction="sum")
+    return tuple(count > 0 for count in counts.tolist())
 
 
 # ---------------------------------------------------------------------------------------------------- checkpoints
@@ -223,15 +186,11 @@ def save(
     write_more: Callable[[Path], None] | None = None,
 ) -> None:
     """Write RUN/checkpoint-STEP under any engine; every process calls it, and leaves it together with the others."""
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        _save_deepspeed(accelerator, run, state, model, write_more)
-    else:
-        plain = accelerator.unwrap_model(model, keep_torch_compile=False)
-        main = accelerator.is_main_process
-        if accelerator.scaler is not None:
-            state = {**state, "loss_scale": accelerator.scaler.state_dict()}
-        more = {"ema": ema, "write_more": write_more, "main": main}
-        save_checkpoint(run, state=state, model=plain, optimizer=optimizer, **more)
+    plain = accelerator.unwrap_model(model, keep_torch_compile=False)
+    if accelerator.scaler is not None:
+        state = {**state, "loss_scale": accelerator.scaler.state_dict()}
+    more = {"ema": ema, "write_more": write_more, "main": accelerator.is_main_process}
+    save_checkpoint(run, state=state, model=plain, optimizer=optimizer, **more)
     accelerator.wait_for_everyone()
 
 
@@ -245,33 +204,10 @@ def load(
 ) -> dict[str, Any]:
     """Go on from a checkpoint whose hashes agree (`latest_checkpoint`), under any engine; returns its state."""
     plain = accelerator.unwrap_model(model, keep_torch_compile=False)
-    if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        state = load_checkpoint(folder, model=plain, optimizer=optimizer, ema=ema)
-        if accelerator.scaler is not None and state.get("loss_scale"):
-            accelerator.scaler.load_state_dict(state["loss_scale"])
-        return state
-    if not (folder / SHARDED).is_dir():
-        raise ValueError(f"{folder} was not written under DeepSpeed; resume with the engine of that run")
-    check_same_model(folder, plain)
-    model.load_checkpoint(str(folder / SHARDED), tag="state")
-    return read_state(folder)
-
-
-def _save_deepspeed(accelerator: Accelerator, run: Path, state: dict[str, Any], model: nn.Module, write_more) -> None:
-    """DeepSpeed writes its own files, one a process, into the folder that the main process opens and closes."""
-    plain = accelerator.unwrap_model(model)
-    weights = accelerator.get_state_dict(model)
-
-    def write_together(folder: Path | None) -> None:
-        folder = Path(share(accelerator, lambda: str(folder)))
-        model.save_checkpoint(str(folder / SHARDED), tag="state")
-        accelerator.wait_for_everyone()
-
-    if not accelerator.is_main_process:
-        write_together(None)
-        return
-    writers = [write_together, lambda folder: plain.save_pretrained(folder, state_dict=weights)]
-    write_checkpoint(run, state, writers + ([write_more] if write_more else []))
+    state = load_checkpoint(folder, model=plain, optimizer=optimizer, ema=ema)
+    if accelerator.scaler is not None and state.get("loss_scale"):
+        accelerator.scaler.load_state_dict(state["loss_scale"])
+    return state
 
 
 def cap_loss_scale(accelerator: Accelerator, largest: float) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from videomae.data.mixing import soft_labels
@@ -24,7 +25,8 @@ class Objective:
     teacher_weight: float = 0.0
     label_weight: float = 1.0
 
-    def __call__(self, logits: torch.Tensor, batch: Mapping[str, Any]) -> torch.Tensor:
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+        logits = model(batch["pixel_values"]).logits
         loss = self.label_weight * self.label_loss(logits.float(), batch["labels"]) if self.label_weight else 0.0
         if self.teacher_weight:
             teacher = batch["teacher_logits"] if self.teacher is None else self.teacher(batch["pixel_values"])

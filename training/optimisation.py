@@ -4,9 +4,10 @@ Everything here is the official arithmetic (optim_factory.py and utils.py of the
 functions; which numbers go in is the recipe's business, and the order of calls is visible in the train scripts.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,3 +207,17 @@ class Ema:
             raise ValueError(f"the saved average has other tensors than the model: {', '.join(differing[:5])}")
         for name, value in self.state.items():
             value.copy_(state[name])
+
+
+@contextlib.contextmanager
+def averaged(model: torch.nn.Module, ema: Ema | None) -> Iterator[None]:
+    """Inside the block the model has the averaged weights, where there are some; after it its own, bit for bit."""
+    if ema is None:
+        yield
+        return
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(ema.state)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)

@@ -7,32 +7,35 @@ the flags that were given; `write_recipe` and `read_recipe` keep one as YAML. Wh
 
 import argparse
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
-from videomae.command_line import checked_values, given_fields, option, plain
+from videomae.command_line import Parser, add_fields, checked_values, given_fields, option, plain
 from videomae.files import write_atomic
-from videomae.training.recipes import (
-    Recipe,
-    find_recipe,
-)
+from videomae.training.recipes import Recipe, find_recipe
 
-T = TypeVar("T")
+Options = TypeVar("Options", bound="RunOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where a training runs, what it writes and how often; the same recipe gives the same weights under all of them."""
 
-    output: str = option("", "run", "folder of the run: recipe, log, checkpoints")
+    output: str = option("", "run", "folder of the run: recipe, log, checkpoints, best and final model", once=True)
     resume: str = option(
-        "never", "run", "auto: go on from the newest whole checkpoint in the folder; never: start anew"
+        "never",
+        "run",
+        "auto: go on from the newest whole checkpoint in the folder, with that run's recipe and options where none are "
+        "given; never: start anew",
+        once=True,
     )
+    max_broken: float = option(0.01, "run", "stop when more than this share of the videos cannot be read")
 
     clips_per_device: int | None = option(
         None, "devices", "videos on one device at a time; the rest of a step is accumulated (default: all at once)"
@@ -46,16 +49,23 @@ class RunOptions:
     compile: bool = option(False, "devices", "torch.compile the model; needs a C++ compiler")
     max_loss_scale: float = option(2.0**16, "devices", "fp16: the loss scale never grows above this")
 
-    save_every: int = option(1000, "checkpoints", "steps between checkpoints; one is always written at the end")
+    save_every: int = option(1000, "checkpoints", "steps between checkpoints; one is also written after a validation")
+    save_minutes: float = option(
+        10.0, "checkpoints", "minutes between checkpoints, whatever the steps (0: by steps only)"
+    )
     keep_last: int = option(2, "checkpoints", "newest checkpoints to keep")
     keep_every: int | None = option(None, "checkpoints", "also keep every checkpoint whose step this divides")
 
     log_every: int = option(10, "logging", "steps between lines of the log")
     trackers: tuple[str, ...] = option((), "logging", "also log to these (tensorboard, wandb, trackio, ...)")
 
-    max_steps: int | None = option(None, "checks", "stop after this many steps; the schedule stays the full one")
+    max_steps: int | None = option(
+        None, "checks", "stop after this many steps; the schedule stays the full one", once=True
+    )
     max_bad_steps: int = option(20, "checks", "stop after this many steps in a row with a non-finite gradient")
-    dry_run: bool = option(False, "checks", "build everything, make one step, print memory, write nothing")
+    dry_run: bool = option(
+        False, "checks", "build everything, make a few steps, forecast time and memory, write nothing", once=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +74,9 @@ class PretrainOptions(RunOptions):
 
     data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md")
     data_root: str | None = option(None, "run", "folder that relative paths of the list start from")
-    max_broken: float = option(0.01, "run", "stop when more than this share of the videos seen cannot be read")
     picture_every: int = option(0, "logging", "epochs between pictures of a reconstruction (0: none)")
     overfit: int = option(
-        0, "checks", "learn this many fixed samples by heart, a test of the whole path; writes nothing"
+        0, "checks", "overfit this many fixed samples, a test of the whole path; writes nothing", once=True
     )
 
 
@@ -84,12 +93,13 @@ class FinetuneOptions(RunOptions):
     test_split: str | None = option(None, "run", "which part of --test_data (of --data, where only that is given)")
     data_root: str | None = option(None, "run", "folder that relative paths of the lists start from")
     class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers")
-    max_broken: float = option(0.01, "run", "stop when more than this share of the videos seen cannot be read")
 
-    validate_every: int = option(1, "validation", "epochs between validations (one clip a video)")
+    validate_every: int = option(1, "validation", "epochs between validations, one clip a video (0: only at the end)")
     early_stopping: int = option(0, "validation", "stop after this many validations without a better one (0: never)")
-    eval_only: bool = option(False, "validation", "no training: multi-view test of --model (or of OUTPUT/best)")
-    overfit: int = option(0, "checks", "learn this many videos by heart, a test of the whole path; writes nothing")
+    eval_only: bool = option(
+        False, "validation", "no training: multi-view test of --model (or of OUTPUT/best)", once=True
+    )
+    overfit: int = option(0, "checks", "overfit this many videos, a test of the whole path; writes nothing", once=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +117,6 @@ class DetectionOptions(RunOptions):
     )
     frames_per_second: float = option(30.0, "data", "of folders of frames")
     missing_movies: str = option("error", "data", "key frames without a movie", choices=("error", "skip"))
-    max_broken: float = option(0.01, "data", "stop when more than this share of the key frames cannot be read")
 
     val_annotations: str | None = option(None, "test", "annotations to test on")
     val_movies: str | None = option(None, "test", "folder of their movies [--movies]")
@@ -120,7 +129,79 @@ class DetectionOptions(RunOptions):
     val_classes: str | None = option(None, "test", "action list of the classes that count [all]")
     val_clips_per_device: int = option(1, "test", "clips on one device at a time")
     eval_every: int = option(0, "test", "epochs between tests while training; one is made at the end (0: only there)")
-    test: str | None = option(None, "test", "test this model folder and train nothing; --output gets the results")
+    test: str | None = option(
+        None, "test", "test this model folder and train nothing; --output gets the results", once=True
+    )
+
+
+# ----------------------------------------------------------------------------------------------- the command line
+
+RECIPE = "recipe.yaml"  # of a run, in its folder
+RECORD = "run.json"
+
+
+def training_parser(
+    prog: str, text: str, options_class: type[RunOptions], recipes: Mapping[str, Recipe], guide: str
+) -> Parser:
+    """The parser of one kind of training: `--recipe`, every option, every field of a recipe."""
+    made = Parser(
+        prog=prog,
+        usage=f"{prog} --recipe NAME --output FOLDER [--FIELD VALUE ...]",
+        description=text.partition("\n\n")[0] + " Values in brackets are defaults; a recipe brings its own.",
+        epilog=f"Recipes: {', '.join(recipes)}. {guide} walks through a run.",
+    )
+    made.add_argument(
+        "--recipe",
+        "--preset",
+        help=f"a name below, or the path of a recipe.yaml; left out with --resume: the run's own ({RECIPE})",
+    )
+    add_fields(made, options_class)
+    add_fields(made, type(next(iter(recipes.values()))))
+    return made
+
+
+def asked_for(
+    arguments: argparse.Namespace,
+    options_class: type[Options],
+    recipes: Mapping[str, Recipe],
+    *,
+    otherwise: str | None = None,
+) -> tuple[Recipe, Options]:
+    """The recipe and the options of a command line. With --resume, what was not given is what the run has on record.
+
+    `otherwise` is the recipe where neither the command line nor the folder of the run names one.
+    """
+    options = options_class(**given_fields(arguments, options_class))
+    if options.resume != "never" and options.output:
+        options = dataclasses.replace(options, **_recorded(options, arguments))
+    if arguments.recipe is None:
+        own = Path(options.output, RECIPE)
+        if options.output and own.exists() and (options.resume != "never" or otherwise):
+            arguments.recipe = str(own)
+        elif otherwise:
+            arguments.recipe = otherwise
+        else:
+            found = f"{options.output} holds no run to go on with and " if options.resume != "never" else ""
+            raise ValueError(
+                f"{found}--recipe is missing; choose one of {', '.join(recipes)} or the path of a recipe.yaml"
+            )
+    return recipe_from(arguments, recipes), options
+
+
+def _recorded(options: Options, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the run's last start that are still asked for: not those given now, nor those meant for one start."""
+    try:
+        starts = json.loads(Path(options.output, RECORD).read_text("utf-8"))["starts"]
+        last = starts[-1]["options"] if starts else {}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise ValueError(
+            f"{Path(options.output, RECORD)} is not readable; give all options again, and remove it"
+        ) from None
+    lasting = {field.name for field in dataclasses.fields(options) if not field.metadata.get("once")}
+    kept = {name: value for name, value in last.items() if name in lasting and not hasattr(arguments, name)}
+    return checked_values(type(options), kept, where=f"{RECORD}: ")
 
 
 def recipe_from(arguments: argparse.Namespace, recipes: Mapping[str, Recipe]) -> Recipe:

@@ -3,7 +3,9 @@
 RUN/recipe.yaml     the effective recipe, complete
 RUN/run.json        every start of the run: options, effective numbers, versions, command
 RUN/log.jsonl       one JSON object a line, by step; rewound to the checkpoint on resume
-RUN/checkpoint-N/   see checkpoints.py
+RUN/checkpoint-N/   see checkpoints.py; what a run resumes from
+RUN/best/           the model of the best validation, where there is one
+RUN/final/          the model of the last step, once the run has ended
 """
 
 import contextlib
@@ -14,6 +16,7 @@ import platform
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +24,15 @@ from typing import Any
 import torch
 
 from videomae.command_line import changed_fields, plain
-from videomae.files import write_atomic, write_json
-from videomae.training.checkpoints import checkpoints, damage, latest_checkpoint, remove_leftovers
-from videomae.training.options import read_recipe, write_recipe
+from videomae.files import is_leftover, remove_leftovers, write_atomic, write_json
+from videomae.training.checkpoints import checkpoints, damage, latest_checkpoint
+from videomae.training.options import RECIPE, RECORD, read_recipe, write_recipe
 from videomae.training.recipes import Recipe
 
-RECIPE = "recipe.yaml"
-RECORD = "run.json"
 LOG = "log.jsonl"
+FINAL = "final"
 
-# What a process returns after SIGTERM or SIGUSR1, once its checkpoint is written: "try again" in sysexits.h. A queue
+# What a process returns after SIGTERM, SIGUSR1 or Ctrl-C, once its checkpoint is written: "try again" in sysexits.h. A queue
 # system can take it as the sign to put the job back in line with `--resume auto`.
 EXIT_INTERRUPTED = 75
 
@@ -74,7 +76,7 @@ def open_run(output: str | os.PathLike, recipe: Recipe, *, resume: str, say=prin
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder} is a file; name a folder")
     if not recorded.exists():
-        if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+        if folder.exists() and any(name != ".lock" and not is_leftover(name) for name in os.listdir(folder)):
             raise ValueError(
                 f"--output {folder} is not empty and not a run ({RECIPE} is missing); choose another folder"
             )
@@ -88,7 +90,10 @@ def open_run(output: str | os.PathLike, recipe: Recipe, *, resume: str, say=prin
         )
     folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder)
+    remove_leftovers(folder)
     if not started:  # new, or stopped by an error before its first step
+        if resume == "auto":
+            say(f"--resume auto: {folder} holds nothing to go on from; starting from the beginning")
         write_recipe(recorded, recipe)
         return Run(folder, None, lock)
 
@@ -97,7 +102,6 @@ def open_run(output: str | os.PathLike, recipe: Recipe, *, resume: str, say=prin
             f"the run in {folder} has another recipe ({'; '.join(changes)}); resume with --recipe {recorded} and no "
             "overrides, or start a new run in another folder (its --model may be a checkpoint of this one)"
         )
-    remove_leftovers(folder)
     return Run(folder, _checkpoint_to_resume(folder, resume, say), lock)
 
 
@@ -208,30 +212,50 @@ def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------- interruption
 
 
+TOGETHER_SECONDS = 1.0  # launchers pass a Ctrl-C on to processes that the terminal has told already
+
+
 class Interruption:
-    """Set by SIGTERM or SIGUSR1 (what queue systems send before the time is up); the loop asks after each step."""
+    """Set by SIGTERM or SIGUSR1 (what queue systems send before the time is up) and Ctrl-C; the loop asks after each step."""
 
     def __init__(self):
         self.signal: str | None = None
+        self._since = 0.0
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def _note(self, number, frame) -> None:
-        self.signal = signal.Signals(number).name
+    def _note(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if number != signal.SIGINT:
+            self.signal = signal.Signals(number).name
+        elif self.signal == "SIGINT" and now - self._since > TOGETHER_SECONDS:
+            raise KeyboardInterrupt
+        elif self.signal is None:
+            self.signal, self._since = "SIGINT", now
+            if os.environ.get("RANK", "0") == "0":  # a handler may run inside a print, so not by print
+                os.write(2, b"\nCtrl-C: a checkpoint is written after this step; press it again to end at once\n")
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Catch SIGTERM and SIGUSR1 inside the block; the handlers from before come back after it."""
+def interruptible(run: Path) -> Iterator[Interruption]:
+    """Catch SIGTERM, SIGUSR1 and the first Ctrl-C inside the block; the handlers from before come back after it.
+
+    A second Ctrl-C ends the process at once, without a checkpoint, in one line and with the shell's code for it, 130.
+    """
     interruption = Interruption()
-    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
     try:
         before = {number: signal.signal(number, interruption._note) for number in wanted}
     except ValueError:  # not the main thread (a notebook's worker, a test): nothing to catch there
         before = {}
     try:
         yield interruption
+    except KeyboardInterrupt:
+        last = checkpoints(run)[-1:]
+        what = f"go on from {last[0].name} with --resume auto" if last else "no checkpoint was written"
+        print(f"stopped at once; {what}", file=sys.stderr)
+        raise SystemExit(130) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -208,7 +208,9 @@ def from_dataset(source: Any, options: ReadOptions) -> Manifest:
     if isinstance(source, Mapping):
         raise ValueError(f"the data set has several splits ({some_of(source)}); choose one with split")
     if type(source).__name__ == "IterableDataset":
-        raise TypeError("an IterableDataset has no length; use videomae.data.streaming.StreamingVideoDataset for it")
+        raise TypeError(
+            "an IterableDataset has no length, so it cannot be trained on; load the data set without streaming=True"
+        )
     if not hasattr(source, "features"):
         raise TypeError(f"a data set is a path or a datasets.Dataset, not {type(source).__name__}")
     from datasets import Video
@@ -257,12 +259,6 @@ def video_and_label_columns(features: Mapping[str, Any]) -> tuple[str, str | Non
         raise ValueError(f"no video column among {some_of(features)}; name it 'video' or cast it to datasets.Video()")
     labels = ("label", "labels", "cls", "class", "action", "category", "target")
     return video, next((name for name in labels if name in features), None)
-
-
-def video_name(source: Any, position: int) -> str:
-    """How messages call a video of a table."""
-    path = source.get("path") if isinstance(source, dict) else source if isinstance(source, str) else None
-    return path or f"row {position}"
 
 
 def _read_shards(path: Path, options: ReadOptions) -> Manifest:

@@ -1,4 +1,4 @@
-"""Prepared data sets: tar files in WebDataset's layout with an index, read at random or nearly in order.
+"""Prepared data sets: tar files in WebDataset's layout with an index, read at random.
 
 `prepare.py` writes them. Each shard is an uncompressed tar of `00000017.mp4` and `00000017.json` pairs, which the
 webdataset readers of other libraries take too; beside it lies its index, which says where each video starts, so that we
@@ -15,8 +15,6 @@ from typing import Any
 import torch
 
 from videomae.data.lists.manifests import Builder, Manifest, ReadOptions
-from videomae.data.randomness import generator_for, sample_key
-from videomae.data.sampler import EpochSampler
 from videomae.files import new_file
 
 INDEX = "shards.json"
@@ -79,28 +77,3 @@ def read_shards(path: Path, options: ReadOptions) -> Manifest:
     if vectors:
         tensors["labels"] = torch.tensor(vectors, dtype=torch.float32)
     return Manifest(**{**vars(manifest), "shards": tuple(f"{name}.tar" for name in index["shards"]), **tensors})
-
-
-class ShardSampler(EpochSampler):
-    """An order that reads shards nearly one after the other, for disks and networks that seek slowly.
-
-    Each epoch, shards come in a new order; the videos of `open_shards` consecutive ones are shuffled together. Like
-    EpochSampler it is a function of (seed, epoch), shared out over processes, and starts at any position at no cost.
-    """
-
-    def __init__(self, manifest: Manifest, seed: int = 0, epoch: int = 0, *, open_shards: int = 8, **fields: Any):
-        if manifest.shard is None:
-            raise ValueError(f"{manifest.origin} is not made of shards; use EpochSampler")
-        if open_shards < 1:
-            raise ValueError(f"open_shards must be at least 1, not {open_shards}")
-        super().__init__(len(manifest), seed, epoch, **fields)
-        self.shard, self.open_shards = manifest.shard, open_shards
-
-    def order(self) -> torch.Tensor:
-        if not self.shuffle:
-            return torch.arange(self.length)
-        generator = generator_for(sample_key(self.seed, self.epoch, 0, 0), "shards")
-        rank = torch.randperm(int(self.shard.max()) + 1, generator=generator)  # of each shard
-        group = rank[self.shard] // self.open_shards
-        mixed = torch.randperm(self.length, generator=generator)
-        return mixed[torch.sort(group[mixed], stable=True).indices]
