@@ -115,6 +115,7 @@ def test_a_small_model_with_sixteen_heads_is_named():
 def test_a_classifier_that_reads_one_token_is_named(caplog, monkeypatch):
     from transformers.utils import logging
 
+    logging.warning_once.cache_clear()  # another test may have drawn the warning already
     monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
     monkeypatch.setattr(logging.get_logger("videomae.modeling_videomae"), "propagate", True)
     VideoMAEForVideoClassification(VideoMAEConfig(**TINY, use_mean_pooling=False))
