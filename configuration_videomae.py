@@ -155,7 +155,8 @@ class VideoMAEConfig(PreTrainedConfig):
             decoder_hidden_size=decoder_width,
             decoder_num_attention_heads=decoder_heads,
             decoder_num_hidden_layers=decoder_layers,
-            decoder_intermediate_size=4 * decoder_width,
+            # The release passes one MLP ratio to both: 4, and 48/11 in giant, whose decoder MLP is so 2234 wide.
+            decoder_intermediate_size=decoder_width * shape["mlp"] // shape["width"],
             layer_norm_eps=OFFICIAL_NORM_EPS,
             norm_eps=OFFICIAL_NORM_EPS,
             use_mean_pooling=head in ("classify", "features"),

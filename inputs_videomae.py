@@ -141,7 +141,7 @@ def visible_tokens(masked: torch.Tensor, grid: Grid, num_visible: int | None) ->
 def hide_tokens(
     pixel_values: torch.Tensor,
     grid: Grid,
-    bool_masked_pos: torch.Tensor,
+    bool_masked_pos: torch.Tensor | None,
     bool_decoded_pos: torch.Tensor | None,
     num_visible: int | None,
     num_decoded: int | None,
@@ -150,6 +150,11 @@ def hide_tokens(
 
     The last is a bool (B, R) over the rebuilt tokens, None when all count.
     """
+    if bool_masked_pos is None:
+        raise ValueError(
+            "bool_masked_pos is missing: pre-training needs a (batch, tokens) bool mask, True = hidden; "
+            f"for one of these clips: tube_mask({grid}, 0.9)[None] of videomae.masking_videomae"
+        )
     masked = decoded = checked_mask("bool_masked_pos", bool_masked_pos, pixel_values, grid)
     if bool_decoded_pos is not None:
         decoded = checked_mask("bool_decoded_pos", bool_decoded_pos, pixel_values, grid)

@@ -519,7 +519,10 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
             init.trunc_normal_(self.mask_token, std=std, a=-std, b=std)  # cut off at one deviation
 
     def _init_linear(self, linear: nn.Linear) -> None:
-        init_xavier(self, linear)
+        if linear is self.encoder_to_decoder:  # the release leaves this one as nn.Linear makes it
+            init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
+        else:
+            init_xavier(self, linear)
 
     @can_return_tuple
     def forward(
@@ -544,11 +547,6 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
 
         `logits` (B, R, P) has one row per decoded position in token order, zeros after a clip's rows when counts differ.
         """
-        if bool_masked_pos is None:
-            raise ValueError(
-                "bool_masked_pos is missing: pre-training needs a (batch, tokens) bool mask, True = hidden; "
-                f"for one clip of this model: tube_mask({self.config.grid}, 0.9)[None] of videomae.masking_videomae"
-            )
         grid = token_grid(pixel_values, self.config, interpolate_pos_encoding)
         visible, rebuilt, counted = hide_tokens(
             pixel_values, grid, bool_masked_pos, bool_decoded_pos, num_visible, num_decoded

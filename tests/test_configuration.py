@@ -10,6 +10,7 @@ import transformers
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
+from videomae.configuration_videomae import PRESETS
 
 
 def test_every_field_of_transformers_is_here_with_its_default():
@@ -62,6 +63,13 @@ def test_preset_heads_set_the_norms_that_go_with_them():
 def test_giant_has_patches_of_14_and_2048_tokens():
     config = VideoMAEConfig.preset("giant", version=2)
     assert config.grid == (8, 16, 16) and config.num_patches == 2048
+
+
+def test_decoder_mlps_have_the_encoders_ratio_as_in_the_release():
+    widths = {name: VideoMAEConfig.preset(name, version=2).decoder_intermediate_size for name in PRESETS}
+    assert widths == {"small": 768, "base": 1536, "large": 2048, "huge": 2048, "giant": 2234}  # int(512 * 48 / 11)
+    first = {name: VideoMAEConfig.preset(name).decoder_intermediate_size for name in ("large", "huge")}
+    assert first == {"large": 2048, "huge": 2560}
 
 
 def test_unknown_presets_say_what_exists():

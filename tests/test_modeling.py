@@ -289,6 +289,11 @@ def test_pretraining_starts_xavier_uniform_with_the_bound_of_the_fused_matrix():
         assert projection.bias is None or (projection.bias == 0).all()
     xavier = math.sqrt(6 / (192 + 192))
     assert 0.97 * xavier < layer.attention.output.dense.weight.abs().max() <= xavier
+    for linear in (model.decoder.decoder_layers[0].attention.attention.key, model.decoder.head):
+        fan_out = 3 * 36 if linear.out_features == 36 else linear.out_features
+        assert 0.95 * math.sqrt(6 / (36 + fan_out)) < linear.weight.abs().max() <= math.sqrt(6 / (36 + fan_out))
+    bridge = 1 / math.sqrt(192)  # torch's default for a linear layer
+    assert 0.97 * bridge < model.encoder_to_decoder.weight.abs().max() <= bridge
     patch = model.videomae.embeddings.patch_embeddings.projection
     conv = 1 / math.sqrt(3 * 2 * 8 * 8)  # torch's default for convolutions, bias included
     assert 0.97 * conv < patch.weight.abs().max() <= conv and 0 < patch.bias.abs().max() <= conv
