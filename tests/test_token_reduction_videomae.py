@@ -224,6 +224,14 @@ def test_every_block_merges_its_number_and_never_the_last_token(folder):
     assert load(folder, merge_per_layer=1000)(clips()).logits.isfinite().all()
 
 
+def test_only_reductions_that_are_asked_for_are_written(tmp_path):
+    ReducedVideoMAEConfig(merge_per_layer=8).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["merge_per_layer"] == 8 and not {"still_threshold", "run_lengths", "norm_eps"} & written.keys()
+    again = ReducedVideoMAEConfig.from_pretrained(tmp_path)
+    assert again.reduction == ReducedVideoMAEConfig(merge_per_layer=8).reduction
+
+
 def test_chosen_layers_come_alone(folder):
     model = load(folder, merge_per_layer=20)
     everything = model(clips(), output_hidden_states=True).hidden_states
