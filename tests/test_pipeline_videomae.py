@@ -14,9 +14,7 @@ import torch
 import transformers
 from support import TINY
 from transformers import pipeline
-from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import is_torchvision_available, logging
-from transformers.utils.import_utils import DummyObject
 from video_files import number_in, write_video
 
 from videomae import (
@@ -25,9 +23,7 @@ from videomae import (
     VideoMAEForVideoClassification,
     VideoMAEImageProcessor,
     VideoMAEVideoProcessor,
-    register_auto_classes,
 )
-from videomae.auto_videomae import _let_placeholders_find_video_processors
 from videomae.pipeline_videomae import VideoClassificationPipeline
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import VideoReadError, read_frames
@@ -62,18 +58,6 @@ def folder(model, processor, tmp_path_factory):
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     return str(write_video(tmp_path_factory.mktemp("videos") / "video.mp4", 130))
-
-
-@pytest.fixture
-def registered():
-    """transformers as `register_auto_classes` leaves it, put back afterwards."""
-    entry = PIPELINE_REGISTRY.supported_tasks["video-classification"]
-    before, raising = entry["impl"], DummyObject.__getattribute__
-    register_auto_classes()
-    register_auto_classes()  # a second time does no harm
-    yield
-    entry["impl"], DummyObject.__getattribute__ = before, raising
-    _let_placeholders_find_video_processors.cache_clear()
 
 
 def expected(model, processor, video, **options):
