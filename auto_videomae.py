@@ -4,16 +4,19 @@ this package for VideoMAE.
 Nothing changes in transformers until `register_auto_classes()` is called, and then only for `model_type: videomae`.
 """
 
+import functools
+
 from transformers import (
+    IMAGE_PROCESSOR_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
-    AutoVideoProcessor,
 )
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import DummyObject
 
 from .configuration_videomae import VideoMAEConfig
 from .image_processing_videomae import VideoMAEImageProcessor
@@ -34,9 +37,11 @@ def register_auto_classes() -> None:
     ):
         auto.register(VideoMAEConfig, model, exist_ok=True)
     both = {"pil": VideoMAEImageProcessor, "torchvision": VideoMAEImageProcessor}
-    AutoImageProcessor.register(VideoMAEConfig, image_processor_classes=both, exist_ok=True)
-    if is_torchvision_available():  # without it AutoVideoProcessor is a placeholder that raises
-        AutoVideoProcessor.register(VideoMAEConfig, VideoMAEVideoProcessor, exist_ok=True)
+    # Not AutoImageProcessor.register: it first looks up what it replaces, and that advises to install torchvision.
+    IMAGE_PROCESSOR_MAPPING.register(VideoMAEConfig, both, exist_ok=True)
+    AutoVideoProcessor.register(VideoMAEConfig, VideoMAEVideoProcessor, exist_ok=True)
+    if not is_torchvision_available():
+        _let_placeholders_find_video_processors()
     # Put in place by hand: PIPELINE_REGISTRY.register_pipeline would make every pipeline saved later write
     # `custom_pipelines` into its config, which transformers refuses to load without trusting remote code. The class
     # runs models of other types as the one of transformers does.
@@ -47,3 +52,21 @@ def register_auto_classes() -> None:
         "default": {},
         "type": "video",
     }
+
+
+@functools.cache  # once is enough
+def _let_placeholders_find_video_processors() -> None:
+    """Pass what is asked of a placeholder for AutoVideoProcessor on to the class itself.
+
+    Without torchvision `transformers.AutoVideoProcessor` is a placeholder that raises at any use, and user code may hold it
+    since before this call. The class needs no torchvision: it finds ours, and for every other model it raises
+    transformers' error of that model. Placeholders of other names still raise.
+    """
+    raising = DummyObject.__getattribute__
+
+    def passing_on(cls: type, name: str):
+        if type.__getattribute__(cls, "__name__") == "AutoVideoProcessor" and name in ("from_pretrained", "register"):
+            return getattr(AutoVideoProcessor, name)
+        return raising(cls, name)
+
+    DummyObject.__getattribute__ = passing_on

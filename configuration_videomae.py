@@ -1,14 +1,18 @@
 """What a VideoMAE model is: one configuration for V1, V2, classification and detection, and the released sizes.
 
 Every field of transformers' own VideoMAEConfig is here under the same name with the same default, so any `config.json`
-on the Hub loads, and what we write loads in transformers, which ignores the fields that only we have.
+on the Hub loads, and what we write loads in transformers, which ignores the fields that only we have. Those are written
+only where they differ from their default, so a plain model's `config.json` is transformers' own.
 """
 
+import dataclasses
 import warnings
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.videomae.configuration_videomae import VideoMAEConfig as StockVideoMAEConfig
 
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
@@ -66,8 +70,9 @@ class VideoMAEConfig(PreTrainedConfig):
     drop_path_rate (`float`, defaults to 0.0): stochastic depth of the last block; earlier blocks get less, linearly.
     head_dropout_prob (`float`, defaults to 0.0): dropout in front of the classifier.
     init_scale (`float`, defaults to 1.0): factor on a fresh classifier's weights; fine-tuning uses 0.001.
-    pixel_mean, pixel_std (`list[float]`, *optional*): how `pixel_values` were normalised, undone for the
-        reconstruction target. ImageNet's for three channels when unset; nothing is undone for other counts.
+    pixel_mean, pixel_std (`list[float]` or `float`, *optional*): how `pixel_values` were normalised, undone for the
+        reconstruction target; one number stands for all channels. ImageNet's for three channels when unset; nothing is
+        undone for other counts.
     pooled_features (`bool`, defaults to `False`): `VideoMAEModel` normalises the mean token into `pooler_output`,
         as the VideoMAE V2 feature extractors do.
     detection_family (`str`, defaults to `"videomae"`): `"videomae"` (VideoMAE-Action-Detection) or `"mmaction2"`.
@@ -109,8 +114,8 @@ class VideoMAEConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     head_dropout_prob: float | int = 0.0
     init_scale: float | int = 1.0
-    pixel_mean: list[float] | tuple[float, ...] | None = None
-    pixel_std: list[float] | tuple[float, ...] | None = None
+    pixel_mean: list[float] | tuple[float, ...] | float | None = None
+    pixel_std: list[float] | tuple[float, ...] | float | None = None
     pooled_features: bool = False
 
     detection_family: str = "videomae"
@@ -128,6 +133,16 @@ class VideoMAEConfig(PreTrainedConfig):
         if "qkv_bias" in kwargs:  # the name in a few old configs, as in transformers
             self.qv_bias = kwargs.pop("qkv_bias")
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, without the fields of our own that have their default."""
+        fields = super().to_dict()
+        stock = {field.name for field in dataclasses.fields(StockVideoMAEConfig)}
+        for field in dataclasses.fields(self):
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            if field.name not in stock and fields.get(field.name) == default:
+                fields.pop(field.name, None)
+        return fields
 
     @classmethod
     def preset(cls, name: str, *, head: str = "pretrain", version: int = 1, **overrides) -> "VideoMAEConfig":
@@ -155,7 +170,8 @@ class VideoMAEConfig(PreTrainedConfig):
             decoder_hidden_size=decoder_width,
             decoder_num_attention_heads=decoder_heads,
             decoder_num_hidden_layers=decoder_layers,
-            decoder_intermediate_size=4 * decoder_width,
+            # The release passes one MLP ratio to both: 4, and 48/11 in giant, whose decoder MLP is so 2234 wide.
+            decoder_intermediate_size=decoder_width * shape["mlp"] // shape["width"],
             layer_norm_eps=OFFICIAL_NORM_EPS,
             norm_eps=OFFICIAL_NORM_EPS,
             use_mean_pooling=head in ("classify", "features"),
@@ -192,9 +208,13 @@ class VideoMAEConfig(PreTrainedConfig):
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation that take `pixel_values` back to the range [0, 1], per channel."""
         imagenet = self.num_channels == len(IMAGENET_MEAN)
-        mean = self.pixel_mean or (IMAGENET_MEAN if imagenet else [0.0] * self.num_channels)
-        std = self.pixel_std or (IMAGENET_STD if imagenet else [1.0] * self.num_channels)
-        return list(mean), list(std)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (0.0, 1.0)
+        mean = mean if self.pixel_mean is None else self.pixel_mean
+        std = std if self.pixel_std is None else self.pixel_std
+        return self._per_channel(mean), self._per_channel(std)
+
+    def _per_channel(self, values: float | list[float] | tuple[float, ...]) -> list[float]:
+        return [float(values)] * self.num_channels if isinstance(values, (int, float)) else list(values)
 
     def check_buildable(self) -> None:
         """Raise for what no model can be built from, warn about what builds and is wrong.
@@ -223,12 +243,13 @@ class VideoMAEConfig(PreTrainedConfig):
             )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"unknown hidden_act {self.hidden_act!r}; the released models use 'gelu'")
-        for name in ("pixel_mean", "pixel_std"):
-            values = getattr(self, name)
-            if values is not None and len(values) != self.num_channels:
-                raise ValueError(f"{name} has {len(values)} values for num_channels={self.num_channels}; give one each")
-        if self.pixel_std is not None and min(self.pixel_std) <= 0:
-            raise ValueError(f"pixel_std must be positive, got {list(self.pixel_std)}")
+        for name, values in zip(("pixel_mean", "pixel_std"), self.pixel_statistics):
+            if len(values) != self.num_channels:
+                raise ValueError(
+                    f"{name} has {len(values)} values for num_channels={self.num_channels}; give one each, or one number"
+                )
+        if min(self.pixel_statistics[1]) <= 0:
+            raise ValueError(f"pixel_std must be positive, got {self.pixel_std}")
         for name in ("drop_path_rate", "head_dropout_prob"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")

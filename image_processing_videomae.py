@@ -134,7 +134,7 @@ class VideoMAEImageProcessor(BaseImageProcessor):
     A video is a list of frames (PIL, numpy, torch) or one array (T, H, W, C) or (T, C, H, W); a batch is a list of
     videos or a 5-D array. Integers are 0 to 255. Floats are 0 to 1, and `do_rescale` leaves them so; beyond that
     they are taken as 0 to 255, with a warning. `do_rescale=False` takes any values as they are. Grey frames become RGB and alpha is dropped
-    (`do_convert_rgb`), unless the mean has one value, for a model of one channel.
+    (`do_convert_rgb`), unless the mean has another number of values than three, for a model of so many channels.
 
     `antialias` is part of what is saved: True as in transformers, False as in the official test protocol.
     """
@@ -348,6 +348,11 @@ def list_videos(videos) -> list:
     return [videos]
 
 
+def is_frame(thing) -> bool:
+    """Whether this is one picture, so that a list of such is one video."""
+    return isinstance(thing, PIL.Image.Image) or getattr(thing, "ndim", 0) in (2, 3)
+
+
 def clip_tensors(video, input_data_format: str | None = None, *, convert_rgb: bool = True) -> list[torch.Tensor]:
     """One video -> its frames as (T, C, H, W) tensors, one for every stretch of equal size (usually one)."""
     if isinstance(video, (list, tuple)):
@@ -417,7 +422,8 @@ def _layout(clip: torch.Tensor) -> str:
 
 
 def _wants_rgb(settings: dict[str, Any]) -> bool:
-    return bool(settings["do_convert_rgb"]) and not (settings["do_normalize"] and len(settings["image_mean"]) == 1)
+    """`do_convert_rgb`, unless the mean says that the model has another number of channels."""
+    return bool(settings["do_convert_rgb"]) and not (settings["do_normalize"] and len(settings["image_mean"]) != 3)
 
 
 def _batch(clips: list[torch.Tensor], return_tensors: str | None) -> BatchFeature:

@@ -2,16 +2,16 @@
 
 Parameters bear the names and shapes of transformers' own VideoMAE, so checkpoints go both ways. What differs is the work
 done: only the patches that are needed are projected, only the positions that count get a target, masks become gather
-indices once, and nothing waits for the device when the caller gives the counts. Masks come from masking_videomae.py.
+indices once, and nothing waits for the device when the caller gives the counts. Masks come from masking_videomae.py,
+checks of pixels and masks from inputs_videomae.py.
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache, wraps
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
@@ -20,29 +20,27 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.models.videomae.modeling_videomae import VideoMAEForPreTrainingOutput
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_videomae import VideoMAEConfig
+from .inputs_videomae import (
+    Grid,
+    TokenSelection,
+    checked_mask,
+    hide_tokens,
+    select_patches,
+    token_grid,
+    visible_tokens,
+)
 
 logger = logging.get_logger(__name__)
 
 # B clips  T frames  C channels  H W pixels | t h w patch grid, N = t*h*w tokens | p pixels along a patch, u frames in a
 # tubelet | V visible, R decoded ("rebuilt") tokens | D width, E decoder width, A heads | P = u*p*p*C values of a target
-
-# glibc maps every allocation above 32 MiB anew and gives it back when freed, and each page of it faults at first touch;
-# pieces well below stay in the allocator's hands (docs/decisions.md).
-CPU_PIECE_BYTES = 2**23
-
-
-def cpu_pieces(rows: tuple[int, ...], width: int, like: torch.Tensor) -> int:
-    """Into how many pieces work on (rows, width) should be cut so that each stays below CPU_PIECE_BYTES.
-
-    One on other devices, and in a compiled graph: it has its own buffers, and pieces would tie it to one batch size.
-    """
-    if like.device.type != "cpu" or torch.compiler.is_compiling():
-        return 1
-    return max(1, math.ceil(math.prod(rows) * width * like.element_size() / CPU_PIECE_BYTES))
+Selected = bool | int | list[int] | None  # of the hidden states: all, none, or these layers
 
 
 # Released files store one q_bias and one v_bias; transformers renames them on the way in and out, but only for classes
@@ -62,7 +60,7 @@ register_checkpoint_conversion_mapping(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def sincos_table(length: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
+def sincos_table(length: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """The fixed 1-D sin-cos position table over all tokens, (length, width) float32: sine on even columns.
 
     The angles are float64, as in the official code: float32 angles of late positions are off by 1e-4.
@@ -93,13 +91,7 @@ def device_constant(build):
 
 
 @device_constant
-def position_table(
-    base: tuple[int, int, int],
-    grid: tuple[int, int, int],
-    width: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def position_table(base: Grid, grid: Grid, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Positions for the tokens of `grid`, (N, width), from the table of the configured grid `base`.
 
     Height and width are interpolated bicubically within each tubelet slot, as the released detectors do, and time
@@ -118,33 +110,21 @@ def position_table(
 
 
 @device_constant
-def channel_column(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+def channel_column(values: tuple[float, ...], device: torch.device) -> Tensor:
     """One float per channel, (C, 1); a fresh tensor from Python numbers would wait for the device at every step."""
     return torch.tensor(values, device=device)[:, None]
 
 
-def patchify(video: torch.Tensor, tubelet: int, patch_hw: tuple[int, int]) -> torch.Tensor:
+def patchify(video: Tensor, tubelet: int, patch_hw: tuple[int, int]) -> Tensor:
     """(B, T, C, H, W) -> (B, t, h, w, C, u, p, p), a view: the patches in token order, unflattened."""
     patches = video.unflatten(4, (-1, patch_hw[1])).unflatten(3, (-1, patch_hw[0])).unflatten(1, (-1, tubelet))
     return patches.permute(0, 1, 4, 6, 3, 2, 5, 7)
 
 
-def select_patches(patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Patches (B, t, h, w, ...) at token positions (B, K) -> (B, K, ...), copying nothing else."""
-    _, _, h, w = patches.shape[:4]
-    clip = torch.arange(patches.shape[0], device=positions.device)[:, None]
-    return patches[clip, positions // (h * w), positions // w % h, positions % w]
-
-
-def select_tokens(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Tokens (B, N, D) at positions (B, K) -> (B, K, D)."""
-    return tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[-1]))
-
-
 class VideoMAEPatchProjection(nn.Conv3d):
     """A convolution's weights used as what it is here: one matrix product per patch."""
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+    def forward(self, patches: Tensor) -> Tensor:
         """(..., C, u, p, p) -> (..., D)"""
         return F.linear(patches.flatten(-4), self.weight.flatten(1), self.bias)
 
@@ -156,7 +136,7 @@ class VideoMAEPatchEmbeddings(nn.Module):
         kernel = (config.tubelet_size, *config.patch_hw)
         self.projection = VideoMAEPatchProjection(config.num_channels, config.hidden_size, kernel, stride=kernel)
 
-    def forward(self, pixel_values: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, pixel_values: Tensor, positions: Tensor | None = None) -> Tensor:
         """Project the patches at `positions` (B, K), or all of them."""
         patches = patchify(pixel_values, self.tubelet_size, self.patch_hw)
         if positions is not None:
@@ -172,9 +152,7 @@ class VideoMAEEmbeddings(nn.Module):
         self.patch_embeddings = VideoMAEPatchEmbeddings(config)
         self.base_grid = config.grid
 
-    def forward(
-        self, pixel_values: torch.Tensor, grid: tuple[int, int, int], positions: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, pixel_values: Tensor, grid: Grid, positions: Tensor | None = None) -> Tensor:
         tokens = self.patch_embeddings(pixel_values, positions)
         table = position_table(self.base_grid, grid, tokens.shape[-1], tokens.device, tokens.dtype)
         return tokens + (table if positions is None else table[positions])
@@ -187,21 +165,20 @@ class VideoMAEEmbeddings(nn.Module):
 
 def eager_attention_forward(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Attention written out, for `output_attentions`; the softmax runs in float32. (B, A, K, d) -> (B, K, A, d)."""
     scores = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-        else:
-            scores = scores + attention_mask
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, dropout, module.training)
     return (weights @ value).transpose(1, 2), weights
@@ -221,46 +198,46 @@ class VideoMAESelfAttention(nn.Module):
         self.query = nn.Linear(width, width, bias=config.qv_bias)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=config.qv_bias)
-        for projection in (self.query, self.key, self.value):
-            # The release draws one (3D, D) matrix, so with the bound of that: sqrt(6 / (D + 3D)), not sqrt(6 / 2D).
-            projection.xavier_gain = 0.5**0.5
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         num_queries: int | None = None,
         output_attentions: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """(B, N, D) -> (B, K, D) for the last K = `num_queries` tokens (all if None), and the weights where asked."""
+        query, key, value = self.project(hidden_states, num_queries)
+        return self.attend(query, key, value, attention_mask, output_attentions)
+
+    def project(self, hidden_states: Tensor, num_queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, N, D) to queries (B, A, K, d), keys and values (B, A, N, d), where d = D / A."""
         asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
-        query, key, value = (
-            projection(tokens).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection, tokens in ((self.query, asking), (self.key, hidden_states), (self.value, hidden_states))
-        )
-        # Only the written-out attention has weights to show.
+        query, key, value = self.query(asking), self.key(hidden_states), self.value(hidden_states)
+        return tuple(each.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for each in (query, key, value))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """What each query gathers, (B, K, D), and the weights, which only the written-out attention has to show."""
         kind = "eager" if output_attentions else self.config._attn_implementation
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
-        context, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            is_causal=False,
-            scaling=self.scaling,
-            dropout=self.dropout_prob if self.training else 0.0,
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
+        dropout = self.dropout_prob if self.training else 0.0
+        context, weights = attention(
+            self, query, key, value, attention_mask, is_causal=False, scaling=self.scaling, dropout=dropout
         )
         return context.flatten(2), weights
 
 
-class VideoMAESelfOutput(nn.Module):
-    def __init__(self, config: VideoMAEConfig, width: int):
+class VideoMAEOutput(nn.Module):
+    """The last linear layer of a branch: of the attention, or of the MLP."""
+
+    def __init__(self, config: VideoMAEConfig, in_width: int, out_width: int):
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = nn.Linear(in_width, out_width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.dropout(self.dense(hidden_states))
 
 
@@ -268,9 +245,9 @@ class VideoMAEAttention(nn.Module):
     def __init__(self, config: VideoMAEConfig, width: int, heads: int):
         super().__init__()
         self.attention = VideoMAESelfAttention(config, width, heads)
-        self.output = VideoMAESelfOutput(config, width)
+        self.output = VideoMAEOutput(config, width, width)
 
-    def forward(self, hidden_states: torch.Tensor, **options) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden_states: Tensor, **options) -> tuple[Tensor, Tensor | None]:
         context, weights = self.attention(hidden_states, **options)
         return self.output(context), weights
 
@@ -281,18 +258,8 @@ class VideoMAEIntermediate(nn.Module):
         self.dense = nn.Linear(width, mlp_width)
         self.activation = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.activation(self.dense(hidden_states))
-
-
-class VideoMAEOutput(nn.Module):
-    def __init__(self, config: VideoMAEConfig, width: int, mlp_width: int):
-        super().__init__()
-        self.dense = nn.Linear(mlp_width, width)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.dense(hidden_states))
 
 
 class VideoMAEDropPath(nn.Module):
@@ -302,7 +269,7 @@ class VideoMAEDropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+    def forward(self, branch: Tensor) -> Tensor:
         if self.rate == 0.0 or not self.training:
             return branch
         kept = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(1.0 - self.rate)
@@ -319,18 +286,18 @@ class VideoMAELayer(GradientCheckpointingLayer):
         super().__init__()
         self.attention = VideoMAEAttention(config, width, heads)
         self.intermediate = VideoMAEIntermediate(config, width, mlp_width)
-        self.output = VideoMAEOutput(config, width, mlp_width)
+        self.output = VideoMAEOutput(config, mlp_width, width)
         self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.drop_path = VideoMAEDropPath(drop_path)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         num_queries: int | None = None,
         output_attentions: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """With `num_queries`, only the last tokens are carried on; the others serve as keys and values."""
         branch, weights = self.attention(
             self.layernorm_before(hidden_states),
@@ -341,54 +308,28 @@ class VideoMAELayer(GradientCheckpointingLayer):
         if num_queries is not None:
             hidden_states = hidden_states[:, -num_queries:]
         hidden_states = hidden_states + self.drop_path(branch)
-        branch = self.feed_forward(self.layernorm_after(hidden_states))
+        branch = self.output(self.intermediate(self.layernorm_after(hidden_states)))
         return hidden_states + self.drop_path(branch), weights
-
-    def feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The MLP; on a CPU in pieces whose inner activations the allocator keeps and the caches hold."""
-        pieces = cpu_pieces(hidden_states.shape[:-1], self.intermediate.dense.out_features, hidden_states)
-        if pieces == 1:
-            return self.output(self.intermediate(hidden_states))
-        parts = hidden_states.flatten(0, 1).chunk(pieces)
-        return torch.cat([self.output(self.intermediate(part)) for part in parts]).view_as(hidden_states)
 
 
 class VideoMAEEncoder(nn.Module):
-    def __init__(self, config: VideoMAEConfig):
+    def __init__(self, config: VideoMAEConfig, layer_class: type[VideoMAELayer] = VideoMAELayer):
         super().__init__()
-        count = config.num_hidden_layers
-        # linspace(0, rate, count), as the official fine-tuning does.
-        rates = [config.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
-        self.layer = nn.ModuleList(
-            VideoMAELayer(
-                config, config.hidden_size, config.num_attention_heads, config.intermediate_size, drop_path=rate
-            )
-            for rate in rates
-        )
+        last = max(config.num_hidden_layers - 1, 1)  # rates as linspace has them, which the official fine-tuning uses
+        rates = [config.drop_path_rate * index / last for index in range(config.num_hidden_layers)]
+        shape = config.hidden_size, config.num_attention_heads, config.intermediate_size
+        self.layer = nn.ModuleList(layer_class(config, *shape, drop_path=rate) for rate in rates)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-    ) -> tuple[torch.Tensor, tuple | None, tuple | None]:
-        """Returns the last hidden states, all of them (the embeddings first), and the attention weights."""
-        states = (hidden_states,) if output_hidden_states else None
-        attentions = () if output_attentions else None
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
+    ) -> Tensor:
         for layer in self.layer:
-            hidden_states, weights = layer(
-                hidden_states, attention_mask=attention_mask, output_attentions=output_attentions
-            )
-            if output_hidden_states:  # else each is freed as soon as the next one is there
-                states += (hidden_states,)
-            if output_attentions:
-                attentions += (weights,)
-        return hidden_states, states, attentions
+            hidden_states, _ = layer(hidden_states, attention_mask=attention_mask, output_attentions=output_attentions)
+        return hidden_states
 
 
 class VideoMAEPreTrainedModel(PreTrainedModel):
-    """Initialisation, checks at the door, and what transformers wants to know of these models."""
+    """Initialisation, and what transformers wants to know of these models."""
 
     config_class = VideoMAEConfig
     config: VideoMAEConfig
@@ -402,6 +343,7 @@ class VideoMAEPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": VideoMAELayer, "attentions": VideoMAESelfAttention}
 
     def __init__(self, config: VideoMAEConfig, *args, **kwargs):
         if not isinstance(config, VideoMAEConfig):  # transformers' own class lacks our fields
@@ -410,141 +352,64 @@ class VideoMAEPreTrainedModel(PreTrainedModel):
         super().__init__(config, *args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Fresh weights as the released training code makes them.
+        """Fresh weights as the released training code makes them; linears by `_init_linear`, their biases zero.
 
-        Pre-training: Xavier-uniform linears, with the bound of the fused (3D, D) matrix for q, k and v; a mask token
-        truncated at one deviation. Everything else: truncated normal linears, the classifier scaled by `init_scale`.
-        Biases start at zero, but the patch projection keeps torch's default for convolutions in both.
+        The patch projection keeps torch's default for convolutions, bias included.
         """
-        std = self.config.initializer_range
         if isinstance(module, nn.Conv3d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             bound = module.weight[0].numel() ** -0.5
             init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.Linear):
-            if getattr(self, "for_pretraining", False):
-                init.xavier_uniform_(module.weight, gain=getattr(module, "xavier_gain", 1.0))
-            else:
-                scale = self.config.init_scale if module is getattr(self, "classifier", None) else 1.0
-                init.trunc_normal_(module.weight, std=std * scale, a=-2 * scale, b=2 * scale)
+            self._init_linear(module)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, VideoMAEForPreTraining):
-            init.trunc_normal_(module.mask_token, std=std, a=-std, b=std)
 
-    def _grid_of(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool) -> tuple[int, int, int]:
-        """Check the shape and type of a batch of clips and return its token grid."""
-        config = self.config
-        if not isinstance(pixel_values, torch.Tensor):
-            raise TypeError(f"pixel_values must be a tensor, got {type(pixel_values).__name__}; a processor makes one")
-        shape = tuple(pixel_values.shape)
-        if len(shape) == 4:
-            raise ValueError(
-                f"pixel_values must be (batch, frames, channels, height, width), got 4 dimensions {shape}; "
-                "a single clip needs a batch dimension: pixel_values[None]"
-            )
-        if len(shape) != 5:
-            raise ValueError(f"pixel_values must be (batch, frames, channels, height, width), got shape {shape}")
-        if not pixel_values.is_floating_point():
-            raise TypeError(
-                f"pixel_values must be normalised floats, got {pixel_values.dtype}; pass the frames through a "
-                "VideoMAEImageProcessor or VideoMAEVideoProcessor first"
-            )
-        _, frames, channels, height, width = shape
-        if channels != config.num_channels:
-            hint = ""
-            if width == config.num_channels:
-                hint = "; the channels seem to come last: pixel_values.permute(0, 1, 4, 2, 3)"
-            elif frames == config.num_channels:
-                hint = "; channels and frames seem swapped: pixel_values.transpose(1, 2)"
-            raise ValueError(
-                f"pixel_values of shape {shape} have {channels} channels where the model has {config.num_channels}{hint}"
-            )
-        if frames % config.tubelet_size or frames == 0:
-            raise ValueError(
-                f"pixel_values have {frames} frames, which tubelets of {config.tubelet_size} do not fill; give a "
-                f"multiple of {config.tubelet_size}, as {config.num_frames}"
-            )
-        (patch_height, patch_width), (want_height, want_width) = config.patch_hw, config.image_hw
-        if height % patch_height or width % patch_width or 0 in (height, width):
-            raise ValueError(
-                f"pixel_values have frames of {height}x{width}, which patches of {patch_height}x{patch_width} do not "
-                f"tile; resize them to {want_height}x{want_width}"
-            )
-        if not interpolate_pos_encoding and (frames, height, width) != (config.num_frames, want_height, want_width):
-            raise ValueError(
-                f"pixel_values have {frames} frames of {height}x{width} where the model expects {config.num_frames} "
-                f"of {want_height}x{want_width}; resize the clip, or pass interpolate_pos_encoding=True"
-            )
-        return frames // config.tubelet_size, height // patch_height, width // patch_width
+    def _init_linear(self, linear: nn.Linear) -> None:
+        """As fine-tuning starts: truncated normal, the classifier scaled by `init_scale`."""
+        scale = self.config.init_scale if linear is getattr(self, "classifier", None) else 1.0
+        std = self.config.initializer_range * scale
+        init.trunc_normal_(linear.weight, std=std, a=-2 * scale, b=2 * scale)
 
-    def _wanted(self, output_attentions: bool | None, output_hidden_states: bool | None) -> tuple[bool, bool]:
-        attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return bool(attentions), bool(hidden)
+    def _recorded(self, output_attentions: bool | None, output_hidden_states: Selected) -> dict[str, Selected]:
+        """What the encoder should keep; the configuration decides where the caller does not."""
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        return {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
 
 
-def check_token_mask(name: str, mask: torch.Tensor, pixel_values: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """A boolean (B, N) mask on the pixels' device, or an error that says what came."""
-    how = "videomae.masking_videomae makes them (tube_mask, random_mask, ...)"
-    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-        kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-        raise TypeError(f"{name} must be a bool tensor, got {kind}; convert it with .bool(), or {how}")
-    expected = (pixel_values.shape[0], num_tokens)
-    if tuple(mask.shape) != expected:
-        raise ValueError(
-            f"{name} must have shape {expected}, one entry per clip and token, got {tuple(mask.shape)}; {how}"
-        )
-    return mask.to(pixel_values.device, non_blocking=True)
+def init_xavier(model: nn.Module, linear: nn.Linear) -> None:
+    """As pre-training starts: Xavier-uniform.
 
-
-@dataclass
-class TokenSelection:
-    """Which tokens of each clip are kept, in token order: gather indices, and which of them are real.
-
-    positions: (B, K) token indices. valid: (B, K) bool, False where a clip has fewer than K; None when all are real.
+    The release has one (3D, D) matrix for q, k and v, so these three have the bound of that: sqrt(6 / (D + 3D)), not
+    sqrt(6 / 2D).
     """
-
-    positions: torch.Tensor
-    valid: torch.Tensor | None
-
-
-def select_kept(keep: torch.Tensor, count: int | None, empty: str) -> TokenSelection:
-    """The True positions of (B, N) `keep`, in order. With `count` nothing is inspected, so nothing waits.
-
-    Without it the mask is read once; clips with none left raise the message `empty`, and unequal counts are padded.
-    """
-    # A stable sort puts the kept ones first and leaves their order alone; no shape depends on the data.
-    order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)
-    if count is not None:
-        return TokenSelection(order[:, :count], None)
-    counts = keep.sum(dim=1)
-    fewest, most = torch.stack([counts.min(), counts.max()]).tolist()
-    if fewest == 0:
-        clip = int(counts.argmin())
-        raise ValueError(empty.format(clip=clip))
-    valid = None
-    if fewest != most:
-        valid = torch.arange(most, device=keep.device) < counts[:, None]
-    return TokenSelection(order[:, :most], valid)
+    attentions = (module for module in model.modules() if isinstance(module, VideoMAESelfAttention))
+    fused = any(linear in (each.query, each.key, each.value) for each in attentions)
+    init.xavier_uniform_(linear.weight, gain=0.5**0.5 if fused else 1.0)
 
 
 class VideoMAEModel(VideoMAEPreTrainedModel):
     """The encoder: patches of the visible tokens, positions, blocks, and the final norm where the weights have one."""
 
-    def __init__(self, config: VideoMAEConfig, *, for_pretraining: bool = False, pooled: bool | None = None):
+    def __init__(
+        self,
+        config: VideoMAEConfig,
+        *,
+        for_pretraining: bool = False,
+        pooled: bool | None = None,
+        layer_class: type[VideoMAELayer] = VideoMAELayer,
+    ):
         super().__init__(config)
         config = self.config
-        self.for_pretraining = for_pretraining
+        self.for_pretraining = for_pretraining  # says how fresh weights are drawn, no more
         self.embeddings = VideoMAEEmbeddings(config)
-        self.encoder = VideoMAEEncoder(config)
+        self.encoder = VideoMAEEncoder(config, layer_class)
         # transformers' switch: mean-pooled classifiers have no norm here but `fc_norm` on the mean.
-        self.layernorm = (
-            None if config.use_mean_pooling else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        )
+        final_norm = not config.use_mean_pooling
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if final_norm else None
         pooled = config.pooled_features if pooled is None else pooled
         self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps) if pooled else None
         self.post_init()
@@ -552,40 +417,48 @@ class VideoMAEModel(VideoMAEPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
 
-    @can_return_tuple
+    def _init_linear(self, linear: nn.Linear) -> None:
+        if self.for_pretraining:
+            init_xavier(self, linear)
+        else:
+            super()._init_linear(linear)
+
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
-        pixel_values: torch.Tensor,
-        bool_masked_pos: torch.Tensor | None = None,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
         *,
         num_visible: int | None = None,
+        visible: TokenSelection | None = None,
         interpolate_pos_encoding: bool = False,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: Selected = None,
     ) -> BaseModelOutputWithPooling:
         """Encode clips (B, T, C, H, W), normalised as the processor does.
 
         `bool_masked_pos` (B, N): True = hidden; only the others are encoded, and `last_hidden_state` holds them in
         token order, (B, V, D). `num_visible` is V when it is the same for every clip and known: then the mask is not
-        inspected. With unequal counts each clip gets what it gets alone, followed by rows of zeros.
+        inspected. With unequal counts each clip gets what it gets alone, followed by rows of zeros. `visible`, in place
+        of a mask, holds tokens that the caller has selected already.
         `interpolate_pos_encoding` allows other frame counts and sizes. `pooler_output` is the normalised mean of the
-        tokens where the configuration has `pooled_features`.
+        tokens where the configuration has `pooled_features`. `output_hidden_states` may be a list of layers, 0 being
+        the embeddings: the others are then None.
         """
-        output_attentions, output_hidden_states = self._wanted(output_attentions, output_hidden_states)
-        grid = self._grid_of(pixel_values, interpolate_pos_encoding)
-        positions = valid = None
-        if bool_masked_pos is not None:
-            mask = check_token_mask("bool_masked_pos", bool_masked_pos, pixel_values, math.prod(grid))
-            kept = select_kept(
-                ~mask, num_visible, "bool_masked_pos hides every token of clip {clip}; leave some visible"
-            )
-            positions, valid = kept.positions, kept.valid
+        if visible is None:
+            grid = token_grid(pixel_values, self.config, interpolate_pos_encoding)
+            visible = TokenSelection(grid)
+            if bool_masked_pos is not None:
+                masked = checked_mask("bool_masked_pos", bool_masked_pos, pixel_values, grid)
+                visible = visible_tokens(masked, grid, num_visible)
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
 
-        tokens = self.embeddings(pixel_values, grid, positions)
-        attention_mask = None
+        tokens = self.embeddings(pixel_values, visible.grid, visible.positions)
+        valid, attention_mask = visible.valid, None
         if valid is not None:
             attention_mask = create_bidirectional_mask(self.config, inputs_embeds=tokens, attention_mask=valid)
-        tokens, states, attentions = self.encoder(tokens, attention_mask, output_attentions, output_hidden_states)
+        tokens = self.encoder(tokens, attention_mask, output_attentions)
         if self.layernorm is not None:
             tokens = self.layernorm(tokens)
         if valid is not None:
@@ -593,11 +466,9 @@ class VideoMAEModel(VideoMAEPreTrainedModel):
 
         pooled = None
         if self.fc_norm is not None:
-            count = tokens.shape[1] if valid is None else valid.sum(1, keepdim=True)
-            pooled = self.fc_norm(tokens.sum(1) / count if valid is not None else tokens.mean(1))
-        return BaseModelOutputWithPooling(
-            last_hidden_state=tokens, pooler_output=pooled, hidden_states=states, attentions=attentions
-        )
+            mean = tokens.mean(1) if valid is None else tokens.sum(1) / valid.sum(1, keepdim=True)
+            pooled = self.fc_norm(mean)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -618,9 +489,7 @@ class VideoMAEDecoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.head = nn.Linear(width, config.num_channels * config.tubelet_size * math.prod(config.patch_hw))
 
-    def forward(
-        self, hidden_states: torch.Tensor, num_decoded: int, attention_mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, num_decoded: int, attention_mask: Tensor | None = None) -> Tensor:
         """(B, V + R, E) -> (B, R, P): what the head says of the last R = `num_decoded` tokens."""
         last = len(self.decoder_layers) - 1
         for index, layer in enumerate(self.decoder_layers):
@@ -631,24 +500,8 @@ class VideoMAEDecoder(nn.Module):
         return self.head(self.norm(hidden_states[:, -num_decoded:]))
 
 
-@dataclass
-class VideoMAEForPreTrainingOutput(ModelOutput):
-    """
-    loss: mean squared error over the rebuilt positions that the encoder did not see.
-    logits: (B, R, P), one row per decoded position in token order; zeros after a clip's rows when counts differ.
-    hidden_states, attentions: the encoder's, where asked for.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
 class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
     """The masked autoencoder of VideoMAE (tube masks) and VideoMAE V2 (plus a decoder mask)."""
-
-    for_pretraining = True
 
     def __init__(self, config: VideoMAEConfig):
         super().__init__(config)
@@ -659,18 +512,30 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
         self.decoder = VideoMAEDecoder(config)
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            std = self.config.initializer_range
+            init.trunc_normal_(self.mask_token, std=std, a=-std, b=std)  # cut off at one deviation
+
+    def _init_linear(self, linear: nn.Linear) -> None:
+        if linear is self.encoder_to_decoder:  # the release leaves this one as nn.Linear makes it
+            init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
+        else:
+            init_xavier(self, linear)
+
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
-        bool_masked_pos: torch.Tensor | None = None,
-        bool_decoded_pos: torch.Tensor | None = None,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        bool_decoded_pos: Tensor | None = None,
         *,
         num_visible: int | None = None,
         num_decoded: int | None = None,
         interpolate_pos_encoding: bool = False,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: Selected = None,
     ) -> VideoMAEForPreTrainingOutput:
         """Hide, encode, decode, compare.
 
@@ -679,52 +544,20 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
         both. `num_visible` and `num_decoded` are the counts of visible and decoded tokens when they are the same for
         every clip and known (the collator knows): forward then never looks at a mask. Without them the masks are
         inspected once, impossible ones raise, and unequal counts are padded.
+
+        `logits` (B, R, P) has one row per decoded position in token order, zeros after a clip's rows when counts differ.
         """
-        if bool_masked_pos is None:
-            raise ValueError(
-                "bool_masked_pos is missing: pre-training needs a (batch, tokens) bool mask, True = hidden; "
-                f"for one clip of this model: tube_mask({self.config.grid}, 0.9)[None] of videomae.masking_videomae"
-            )
-        grid = self._grid_of(pixel_values, interpolate_pos_encoding)
-        masked = check_token_mask("bool_masked_pos", bool_masked_pos, pixel_values, math.prod(grid))
-        decoded = masked
-        if bool_decoded_pos is not None:
-            decoded = check_token_mask("bool_decoded_pos", bool_decoded_pos, pixel_values, math.prod(grid))
-        elif num_visible is not None:
-            num_decoded = math.prod(grid) - num_visible
-
-        visible = select_kept(
-            ~masked, num_visible, "bool_masked_pos hides every token of clip {clip}; leave some visible"
+        grid = token_grid(pixel_values, self.config, interpolate_pos_encoding)
+        visible, rebuilt, counted = hide_tokens(
+            pixel_values, grid, bool_masked_pos, bool_decoded_pos, num_visible, num_decoded
         )
-        if bool_decoded_pos is not None and num_decoded is None:
-            # Only the overlap can count in the loss; a batch without any has none.
-            select_kept(
-                decoded & masked,
-                None,
-                "bool_decoded_pos and bool_masked_pos share no position in clip {clip}, so nothing would be learnt from "
-                "it; decode some of the hidden tokens (V2: ~running_cell_mask(...))",
-            )
-        rebuilt = select_kept(
-            decoded, num_decoded, "bool_masked_pos hides no token of clip {clip}, so there is nothing to rebuild"
-        )
-        if num_visible is None and visible.valid is None:
-            num_visible = visible.positions.shape[1]
-
         encoded = self.videomae(
             pixel_values,
-            bool_masked_pos=masked,
-            num_visible=num_visible,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            visible=visible,
             return_dict=True,
+            **self._recorded(output_attentions, output_hidden_states),
         )
-        logits = self._decode(encoded.last_hidden_state, visible, rebuilt, grid)
-
-        counted = rebuilt.valid
-        if bool_decoded_pos is not None:
-            hidden = masked.gather(1, rebuilt.positions)
-            counted = hidden if counted is None else hidden & counted
+        logits = self.decode(encoded.last_hidden_state, visible, rebuilt)
         loss = self.reconstruction_loss(pixel_values, logits, rebuilt.positions, counted)
         if rebuilt.valid is not None:
             logits = logits * rebuilt.valid[..., None]
@@ -732,27 +565,21 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
 
-    def _decode(
-        self, encoded: torch.Tensor, visible: TokenSelection, rebuilt: TokenSelection, grid: tuple[int, int, int]
-    ) -> torch.Tensor:
+    def decode(self, encoded: Tensor, visible: TokenSelection, rebuilt: TokenSelection) -> Tensor:
+        """Encoded visible tokens (B, V, D) -> pixels of the rebuilt ones, (B, R, P)."""
         tokens = self.encoder_to_decoder(encoded)
-        table = position_table(self.config.grid, grid, tokens.shape[-1], tokens.device, tokens.dtype)
+        table = position_table(self.config.grid, visible.grid, tokens.shape[-1], tokens.device, tokens.dtype)
         seen = tokens + table[visible.positions]
         unseen = self.mask_token + table[rebuilt.positions]
         hidden_states = torch.cat([seen, unseen.to(seen.dtype)], dim=1)  # (B, V + R, E)
         attention_mask = None
         if visible.valid is not None or rebuilt.valid is not None:
-            valid = [
-                torch.ones_like(part.positions, dtype=torch.bool) if part.valid is None else part.valid
-                for part in (visible, rebuilt)
-            ]
-            attention_mask = create_bidirectional_mask(
-                self.config, inputs_embeds=hidden_states, attention_mask=torch.cat(valid, dim=1)
-            )
+            real = torch.cat([visible.real, rebuilt.real], dim=1)
+            attention_mask = create_bidirectional_mask(self.config, inputs_embeds=hidden_states, attention_mask=real)
         return self.decoder(hidden_states, rebuilt.positions.shape[1], attention_mask)
 
     @torch.no_grad()
-    def targets(self, pixel_values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def targets(self, pixel_values: Tensor, positions: Tensor) -> Tensor:
         """What the decoder should say at token positions (B, R): (B, R, P) float32, pixels of [0, 1].
 
         Inside a target the order is frame of the tubelet, row, column, channel. With `norm_pix_loss` each patch is
@@ -775,20 +602,14 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
         return pixels.permute(0, 1, 3, 4, 5, 2).flatten(2)
 
     def reconstruction_loss(
-        self, pixel_values: torch.Tensor, logits: torch.Tensor, positions: torch.Tensor, counted: torch.Tensor | None
-    ) -> torch.Tensor:
+        self, pixel_values: Tensor, logits: Tensor, positions: Tensor, counted: Tensor | None
+    ) -> Tensor:
         """Mean squared error in float32 over the positions (B, R) that count, or over all."""
-        pieces = cpu_pieces(logits.shape[:-1], logits.shape[-1], logits)
-        clips = math.ceil(logits.shape[0] / pieces)
-        total = 0.0
-        for number, part in enumerate(logits.split(clips)):
-            piece = slice(number * clips, (number + 1) * clips)
-            targets = self.targets(pixel_values[piece], positions[piece])
-            if counted is None:
-                total = total + F.mse_loss(part.float(), targets, reduction="sum")
-            else:
-                total = total + ((part.float() - targets).square().sum(-1) * counted[piece]).sum()
-        return total / (logits.numel() if counted is None else counted.sum() * logits.shape[-1])
+        targets = self.targets(pixel_values, positions)
+        if counted is None:
+            return F.mse_loss(logits.float(), targets, reduction="sum") / logits.numel()
+        errors = (logits.float() - targets).square().sum(-1)
+        return (errors * counted).sum() / (counted.sum() * logits.shape[-1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -798,6 +619,8 @@ class VideoMAEForPreTraining(VideoMAEPreTrainedModel):
 
 class VideoMAEForVideoClassification(VideoMAEPreTrainedModel):
     """The encoder with a linear head on the normalised mean of all tokens."""
+
+    layer_class = VideoMAELayer  # of the encoder; token_reduction_videomae.py has another
 
     def __init__(self, config: VideoMAEConfig):
         super().__init__(config)
@@ -809,7 +632,7 @@ class VideoMAEForVideoClassification(VideoMAEPreTrainedModel):
                 "token. V1 and V2 fine-tune on the mean of all tokens; set use_mean_pooling=True unless these weights "
                 "were trained this way."
             )
-        self.videomae = VideoMAEModel(config, pooled=False)
+        self.videomae = VideoMAEModel(config, pooled=False, layer_class=self.layer_class)
         self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps) if config.use_mean_pooling else None
         self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
@@ -818,12 +641,12 @@ class VideoMAEForVideoClassification(VideoMAEPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
         *,
         interpolate_pos_encoding: bool = False,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: Selected = None,
     ) -> ImageClassifierOutput:
         """Classify clips (B, T, C, H, W). `labels`: class indices (B,), or one score per class (B, num_labels).
 
@@ -835,9 +658,8 @@ class VideoMAEForVideoClassification(VideoMAEPreTrainedModel):
         encoded = self.videomae(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
             return_dict=True,
+            **self._recorded(output_attentions, output_hidden_states),
         )
         tokens = encoded.last_hidden_state
         features = self.fc_norm(tokens.mean(1)) if self.fc_norm is not None else tokens[:, 0]
@@ -848,22 +670,19 @@ class VideoMAEForVideoClassification(VideoMAEPreTrainedModel):
         )
 
 
-def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: VideoMAEConfig) -> torch.Tensor:
+def classification_loss(logits: Tensor, labels: Tensor, config: VideoMAEConfig) -> Tensor:
     """Cross-entropy, multi-label or regression, in float32; chosen by `problem_type`, else by the labels' type."""
-    num_labels = logits.shape[-1]
-    labels = labels.to(logits.device)
-    logits = logits.float()
-    problem = config.problem_type
-    if problem is None:
-        if num_labels == 1:
-            problem = "regression"
-        else:
-            problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-    per_class = labels.is_floating_point() and tuple(labels.shape) == tuple(logits.shape)
+    logits, labels, problem = logits.float(), labels.to(logits.device), config.problem_type
+    if problem is None and logits.shape[-1] == 1:
+        problem = "regression"
+    elif problem is None:
+        problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+    same_shape = tuple(labels.shape) == tuple(logits.shape)
+    per_class = labels.is_floating_point() and same_shape
     if problem == "regression":
         return F.mse_loss(logits.reshape(-1), labels.reshape(-1).float())
     if problem == "multi_label_classification":
-        if tuple(labels.shape) != tuple(logits.shape):
+        if not same_shape:
             raise ValueError(
                 f"multi-label targets must have shape {tuple(logits.shape)}, one 0/1 per class, got {tuple(labels.shape)}"
             )
@@ -876,9 +695,4 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, config: Vide
     return F.cross_entropy(logits, labels if per_class else labels.reshape(-1))
 
 
-__all__ = [
-    "VideoMAEForPreTraining",
-    "VideoMAEForVideoClassification",
-    "VideoMAEModel",
-    "VideoMAEPreTrainedModel",
-]
+__all__ = ["VideoMAEForPreTraining", "VideoMAEForVideoClassification", "VideoMAEModel", "VideoMAEPreTrainedModel"]

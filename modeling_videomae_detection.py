@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomae import DETECTION_FAMILIES, VideoMAEConfig
-from .modeling_videomae import VideoMAEModel, VideoMAEPreTrainedModel
+from .modeling_videomae import Selected, VideoMAEModel, VideoMAEPreTrainedModel
 from .roi_align_videomae import roi_max, widen_boxes
 
 # B clips  T frames  C channels  H W pixels | t h w patch grid | N boxes of all clips, in order | D width
@@ -123,7 +123,7 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         frame_sizes: list[tuple[int, int]] | None = None,
         widen: bool | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: Selected = None,
     ) -> VideoMAEForActionDetectionOutput:
         """Score every box of clips (B, T, C, H, W) of any height and width.
 
@@ -155,9 +155,8 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         encoded = self.videomae(
             pixel_values,
             interpolate_pos_encoding=True,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
             return_dict=True,
+            **self._recorded(output_attentions, output_hidden_states),
         )
         h, w = (size // patch for size, patch in zip(pixel_values.shape[-2:], config.patch_hw))
         feature_map = encoded.last_hidden_state.unflatten(1, (-1, h, w)).mean(1)  # (B, h, w, D)

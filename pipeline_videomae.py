@@ -17,10 +17,12 @@ from transformers import VideoClassificationPipeline as StockVideoClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import logging
 
-from .image_processing_videomae import SETTINGS, frame_at_size, normalized
+from .image_processing_videomae import SETTINGS, frame_at_size, is_frame, normalized
 from .sampling_videomae import ClipSampling
 from .video_io import Limits, iter_windows, probe
 from .video_processing_videomae import VideoMAEVideoProcessor
+
+logger = logging.get_logger(__name__)
 
 
 class VideoClassificationPipeline(StockVideoClassificationPipeline):
@@ -30,6 +32,7 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         pipe("video.mp4")                      # the model's clip
         pipe("video.mp4", views="test")        # all clips and crops of the published test, averaged
         pipe(["a.mp4", "b.mp4"], batch_size=2)
+        pipe([picture, picture, ...])          # decoded frames of one video, as PIL images or arrays
         for window in pipe.windows("long.mp4"): ...
 
     A video is whatever `VideoMAEVideoProcessor` opens. Models other than VideoMAE run as in transformers.
@@ -38,10 +41,20 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
     def __init__(self, model, *args, video_processor=None, image_processor=None, **kwargs):
         self._is_videomae = getattr(model.config, "model_type", None) == "videomae"
         if self._is_videomae:
-            video_processor = _with_policy(video_processor, image_processor, model)
+            older = kwargs.pop("feature_extractor", None)  # what image processors were called, as old notebooks have it
+            video_processor = _with_policy(video_processor, image_processor or older, model)
             # transformers batches only where one of its older kinds of processor is set, and saves only those.
             image_processor = video_processor
         super().__init__(model, *args, video_processor=video_processor, image_processor=image_processor, **kwargs)
+
+    def __call__(self, inputs, **kwargs):
+        """A video gives a list of labels with scores, best first; a list of videos gives a list of those."""
+        if self._is_videomae and isinstance(inputs, (list, tuple)):
+            if not inputs:
+                return []
+            if is_frame(inputs[0]):
+                return super().__call__([inputs], **kwargs)[0]
+        return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, views=None, errors=None, limits=None, **kwargs):
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
@@ -171,19 +184,35 @@ def _seconds(video) -> float | None:
 
 
 def _with_policy(video_processor, image_processor, model) -> VideoMAEVideoProcessor:
-    """The given video processor if it has a sampling policy; else ours, of the model's folder or the given settings."""
+    """The given video processor if it has a sampling policy; else ours, of the model's folder or the given settings.
+
+    A policy that nobody chose is named in a warning.
+    """
+    folder = getattr(model, "name_or_path", None)
+    processor = _processor_of(video_processor, image_processor, folder)
+    # Not VideoMAEVideoProcessor's own attribute alone: remote code has a class of its own.
+    if getattr(processor, "sampling_assumed", False):
+        policy = processor.sampling
+        logger.warning_once(
+            f"No sampling policy is saved with {folder or 'the model'}; {policy.strategy}, stride {policy.stride_frames}, is assumed, as "
+            "for Kinetics-400. Pass a VideoMAEVideoProcessor with another `sampling`, or save one with the model."
+        )
+    return processor
+
+
+def _processor_of(video_processor, image_processor, folder: str | None) -> VideoMAEVideoProcessor:
     if isinstance(video_processor, str):
         return VideoMAEVideoProcessor.from_pretrained(video_processor)
     if hasattr(video_processor, "sampling"):
         return video_processor
     if isinstance(image_processor, VideoMAEVideoProcessor):
         return image_processor
-    folder = getattr(model, "name_or_path", None)
     if folder:
         with contextlib.suppress(OSError):
             return VideoMAEVideoProcessor.from_pretrained(folder)
     given = video_processor or image_processor
     if given is None:
         raise ValueError("no video processor was given and the model's folder has none; pass video_processor")
-    settings = {name: value for name, value in given.to_dict().items() if name in SETTINGS}
-    return VideoMAEVideoProcessor(**settings)
+    return VideoMAEVideoProcessor.from_dict(
+        {name: value for name, value in given.to_dict().items() if name in SETTINGS}
+    )

@@ -16,19 +16,18 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import resolve_hidden_states_indices, selected_hidden_states
 
 from .configuration_videomae import VideoMAEConfig
+from .inputs_videomae import Grid, select_kept, select_tokens, token_grid
 from .modeling_videomae import (
+    Selected,
     VideoMAEForVideoClassification,
     VideoMAELayer,
     classification_loss,
     device_constant,
-    eager_attention_forward,
     patchify,
-    select_kept,
-    select_tokens,
 )
 
 # B clips  N tokens  D width  d width of a head | t h w patch grid, N <= t*h*w | p pixels along a patch, u frames in a
@@ -201,7 +200,10 @@ class TokenMergingLayer(VideoMAELayer):
         """Without `sizes` a plain block. With them returns tokens, weights and sizes; `padded`: some sizes are 0."""
         if sizes is None:
             return super().forward(hidden_states, attention_mask, num_queries, output_attentions)
-        branch, keys, weights = self._attend(self.layernorm_before(hidden_states), attention_mask, output_attentions)
+        attention = self.attention.attention
+        query, key, value = attention.project(self.layernorm_before(hidden_states))
+        context, weights = attention.attend(query, key, value, attention_mask, output_attentions)
+        branch, keys = self.attention.output(context), key.mean(1)  # what is compared: the heads' mean
         hidden_states = hidden_states + self.drop_path(branch)
         # An odd token is left even where every even one goes, and with padding a clip merges as many as it would alone.
         merge = min(merge, (hidden_states.shape[1] + 1) // 2) if hidden_states.shape[1] > 1 else 0
@@ -212,30 +214,8 @@ class TokenMergingLayer(VideoMAELayer):
             if padded:
                 hidden_states, sizes = padding_last(hidden_states, sizes)
             hidden_states = hidden_states.to(dtype)
-        branch = self.feed_forward(self.layernorm_after(hidden_states))
+        branch = self.output(self.intermediate(self.layernorm_after(hidden_states)))
         return hidden_states + self.drop_path(branch), weights, sizes
-
-    def _attend(
-        self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, output_attentions: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """What VideoMAEAttention computes, with the keys (B, N, d) averaged over heads beside it."""
-        attention = self.attention.attention
-        query, key, value = (
-            projection(tokens).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-            for projection in (attention.query, attention.key, attention.value)
-        )
-        kind = "eager" if output_attentions else attention.config._attn_implementation
-        context, weights = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)(
-            attention,
-            query,
-            key,
-            value,
-            attention_mask,
-            is_causal=False,
-            scaling=attention.scaling,
-            dropout=attention.dropout_prob if self.training else 0.0,
-        )
-        return self.attention.output(context.flatten(2)), key.mean(1), weights
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -252,14 +232,13 @@ class ReducedVideoMAEForVideoClassification(VideoMAEForVideoClassification):
 
     config_class = ReducedVideoMAEConfig
     config: ReducedVideoMAEConfig
+    layer_class = TokenMergingLayer
     _no_split_modules = ["VideoMAEEmbeddings", "VideoMAELayer", "TokenMergingLayer"]
 
     def __init__(self, config: VideoMAEConfig):
         if not isinstance(config, ReducedVideoMAEConfig):
             config = ReducedVideoMAEConfig.from_dict(config.to_dict())
         super().__init__(config)
-        for layer in self.videomae.encoder.layer:
-            layer.__class__ = TokenMergingLayer  # the parameters stay what and where they are; only forward differs
 
     @can_return_tuple
     def forward(
@@ -269,7 +248,7 @@ class ReducedVideoMAEForVideoClassification(VideoMAEForVideoClassification):
         *,
         interpolate_pos_encoding: bool = False,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: Selected = None,
     ) -> ImageClassifierOutput:
         """As VideoMAEForVideoClassification. Hidden states and attentions have as many tokens as each block was given.
 
@@ -285,49 +264,51 @@ class ReducedVideoMAEForVideoClassification(VideoMAEForVideoClassification):
                 output_hidden_states=output_hidden_states,
                 return_dict=True,
             )
-        output_attentions, output_hidden_states = self._wanted(output_attentions, output_hidden_states)
-        tokens, sizes, padded = self._embed(pixel_values, self._grid_of(pixel_values, interpolate_pos_encoding))
+        asked = self._recorded(output_attentions, output_hidden_states)
+        selected, shown = selected_hidden_states(asked["output_hidden_states"]), asked["output_attentions"]
+        if selected is None:
+            selected = range(len(self.config.merges) + 1) if asked["output_hidden_states"] else []
+        kept = resolve_hidden_states_indices(self, list(selected))
+        grid = token_grid(pixel_values, self.config, interpolate_pos_encoding)
+        tokens, sizes, padded = self._embed(pixel_values, grid)
         weighed = padded or self.config.run_lengths == "weigh"  # else all sizes are still 1
-        states = (tokens,) if output_hidden_states else None
-        attentions = () if output_attentions else None
-        for layer, merge in zip(self.videomae.encoder.layer, self.config.merges):
+        states, attentions = [tokens if 0 in kept else None], []
+        for number, (layer, merge) in enumerate(zip(self.videomae.encoder.layer, self.config.merges), start=1):
             mask = self._attention_mask(sizes, padded, tokens.dtype) if weighed else None
             tokens, weights, sizes = layer(
-                tokens,
-                attention_mask=mask,
-                output_attentions=output_attentions,
-                sizes=sizes,
-                merge=merge,
-                padded=padded,
+                tokens, attention_mask=mask, output_attentions=shown, sizes=sizes, merge=merge, padded=padded
             )
             weighed = weighed or merge > 0
-            if output_hidden_states:
-                states += (tokens,)
-            if output_attentions:
-                attentions += (weights,)
+            states.append(tokens if number in kept else None)
+            attentions.append(weights)
         mean = (tokens * sizes[..., None]).sum(1) / sizes.sum(1, keepdim=True)
         logits = self.classifier(self.dropout(self.fc_norm(mean.to(tokens.dtype))))
         loss = None if labels is None else classification_loss(logits, labels, self.config)
-        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=attentions)
+        return ImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=tuple(states) if kept else None,
+            attentions=tuple(attentions) if shown else None,
+        )
 
     def count_patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """How many patches of each clip (B,) are kept for the first block; all without `still_threshold`."""
-        return self._changed(pixel_values, self._grid_of(pixel_values, True)).flatten(1).sum(1)
+        return self._changed(pixel_values, token_grid(pixel_values, self.config, True)).flatten(1).sum(1)
 
-    def _changed(self, pixel_values: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+    def _changed(self, pixel_values: torch.Tensor, grid: Grid) -> torch.Tensor:
         config = self.config
         if config.still_threshold is None:
             return torch.ones(pixel_values.shape[0], *grid, dtype=torch.bool, device=pixel_values.device)
         return changed_patches(pixel_values, config.tubelet_size, config.patch_hw, config.still_threshold)
 
-    def _embed(self, pixel_values: torch.Tensor, grid: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    def _embed(self, pixel_values: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Tokens of the patches that are kept, their sizes, and whether some of them are padding."""
         embeddings, mode = self.videomae.embeddings, self.config.run_lengths
         if self.config.still_threshold is None:
             tokens = embeddings(pixel_values, grid)
             return tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.float32), False
         changed = self._changed(pixel_values, grid)
-        kept = select_kept(changed.flatten(1), None, "clip {clip} keeps no patch")  # the first slot always stays
+        kept = select_kept(changed.flatten(1), grid, None, "clip {clip} keeps no patch")  # the first slot always stays
         tokens = embeddings(pixel_values, grid, kept.positions)
         lengths = run_lengths(changed).flatten(1).gather(1, kept.positions) if mode != "ignore" else None
         if mode == "encode":

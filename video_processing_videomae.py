@@ -45,7 +45,8 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
 
     A video is a path, an http(s) URL, bytes, a binary file object, a dict with "bytes" or "path", or decoded frames
     as `VideoMAEImageProcessor` takes them; a batch is a list of those. Files are sampled by `sampling`. Decoded
-    frames are taken as they are, unless `do_sample_frames=True` and their number is not that of a clip.
+    frames are taken as they are, unless `do_sample_frames` is True, here or in the call, and their number is not that
+    of a clip.
 
     `num_frames` in a call changes how many frames a clip has, never which strategy chooses them: transformers'
     pipeline always passes the model's own number.
@@ -54,13 +55,20 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
     valid_kwargs = VideoMAEVideoKwargs
     model_input_names = ["pixel_values"]
     default_to_square = False
+    sampling_assumed = False  # True once loaded from files that say nothing of sampling
 
-    def __init__(self, sampling: ClipSampling | dict[str, Any] | None = None, **kwargs):
-        # What transformers' class saves of its own sampling; only the number of frames means something here.
+    def __init__(
+        self,
+        sampling: ClipSampling | dict[str, Any] | None = None,
+        do_sample_frames: bool | None = None,
+        **kwargs,
+    ):
+        # What transformers' class saves beside; only the number of frames means something here.
         num_frames = kwargs.pop("num_frames", None)
-        for name in ("do_sample_frames", "fps", "return_metadata", "video_metadata", "device"):
+        for name in ("fps", "return_metadata", "video_metadata", "device"):
             kwargs.pop(name, None)
         super().__init__(**kwargs)
+        self.do_sample_frames = do_sample_frames
         self.sampling = _policy(sampling, ClipSampling(num_frames=num_frames or ClipSampling().num_frames))
 
     def __call__(self, videos=None, *, images=None, **kwargs) -> BatchFeature:
@@ -95,6 +103,7 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
         if fps is not None:
             raise ValueError("fps is not how this model samples; pass sampling={'stride_frames': …} or another policy")
         settings = self._settings(kwargs)
+        sample_frames = self.do_sample_frames if do_sample_frames is None else do_sample_frames
         policy = _policy(sampling, self.sampling)
         if num_frames is not None:
             policy = dataclasses.replace(policy, num_frames=num_frames)
@@ -107,7 +116,7 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
             else:
                 groups = clip_tensors(video, settings["input_data_format"], convert_rgb=_wants_rgb(settings))
                 n = sum(len(group) for group in groups)
-                sampled = views == "test" or (do_sample_frames and n != policy.num_frames)
+                sampled = views == "test" or (sample_frames and n != policy.num_frames)
                 wanted = chosen = _choose(n, policy, views) if sampled else [list(range(n))]
                 known = VideoMetadata(total_num_frames=n)
             known.frames_indices = chosen if views == "test" else chosen[0]
@@ -123,10 +132,16 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
         if kwargs.get("sampling") is not None:  # a dict changes only the fields that it names
             stored = _policy(video_processor_dict.get("sampling"), ClipSampling())
             kwargs["sampling"] = _policy(kwargs["sampling"], stored)
-        return super().from_dict(video_processor_dict, **kwargs)
+        given = kwargs.get("sampling") is not None or video_processor_dict.get("sampling") is not None
+        loaded = super().from_dict(video_processor_dict, **kwargs)
+        processor = loaded[0] if isinstance(loaded, tuple) else loaded  # with return_unused_kwargs it is a pair
+        processor.sampling_assumed = not given
+        return loaded
 
     def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"sampling": self.sampling.to_dict()}
+        fields = super().to_dict() | {"sampling": self.sampling.to_dict()}
+        fields.pop("sampling_assumed", None)
+        return {name: value for name, value in fields.items() if name != "do_sample_frames" or value is not None}
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
         """Beside the video processor's file write that of the image processor, which older pipelines look for."""

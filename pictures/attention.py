@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videomae.inputs_videomae import token_grid
 from videomae.modeling_videomae import VideoMAEModel
 
 MEAN = "mean"  # of all heads
@@ -34,7 +35,7 @@ def attention_maps(
     `query` is the (slot, row, column) of the token whose view is asked for. Only the layers that are needed run, and
     of their weights no more than one layer's is held: all of a giant model would take 10 GB.
     """
-    config, grid = encoder.config, encoder._grid_of(pixel_values[None], True)
+    config, grid = encoder.config, token_grid(pixel_values[None], encoder.config, True)
     depth, width = config.num_hidden_layers, config.num_attention_heads
     wanted = [_place(layer, depth, "layer") for layer in layers]
     chosen = [head if head == MEAN else _place(head, width, "head") for head in heads]

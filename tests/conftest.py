@@ -9,6 +9,33 @@ _remote_code = tempfile.TemporaryDirectory(prefix="videomae-remote-code-")
 os.environ["HF_MODULES_CACHE"] = _remote_code.name
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def registered():
+    """transformers as `register_auto_classes` leaves it, put back afterwards."""
+    import transformers as hf
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
+    from transformers.pipelines import PIPELINE_REGISTRY
+    from transformers.utils.import_utils import DummyObject
+
+    from videomae import auto_videomae
+
+    models = (hf.MODEL_MAPPING, hf.MODEL_FOR_PRETRAINING_MAPPING, hf.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING)
+    mappings = (hf.CONFIG_MAPPING, *models, hf.IMAGE_PROCESSOR_MAPPING, VIDEO_PROCESSOR_MAPPING)
+    contents, tasks = [dict(mapping._extra_content) for mapping in mappings], PIPELINE_REGISTRY.supported_tasks
+    before, raising = {name: dict(task) for name, task in tasks.items()}, DummyObject.__getattribute__
+    auto_videomae.register_auto_classes()
+    auto_videomae.register_auto_classes()  # a second time does no harm
+    yield
+    for mapping, content in zip(mappings, contents):
+        mapping._extra_content = content
+    for name in set(tasks) - set(before):
+        del tasks[name]
+    tasks.update(before)
+    DummyObject.__getattribute__ = raising
+    auto_videomae._let_placeholders_find_video_processors.cache_clear()

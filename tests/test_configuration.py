@@ -10,6 +10,7 @@ import transformers
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
+from videomae.configuration_videomae import PRESETS
 
 
 def test_every_field_of_transformers_is_here_with_its_default():
@@ -28,6 +29,94 @@ def test_a_config_goes_both_ways_through_its_json(tmp_path):
     stock.save_pretrained(tmp_path / "stock")
     again = VideoMAEConfig.from_pretrained(tmp_path / "stock")
     assert again.to_diff_dict() == ours.to_diff_dict() | {"transformers_version": transformers.__version__}
+
+
+# Our own fields as version 0.1.0 wrote them into every config.json, up to 2026-11-28.
+ONCE_WRITTEN = {
+    "norm_eps": 1e-05,
+    "drop_path_rate": 0.0,
+    "head_dropout_prob": 0.0,
+    "init_scale": 1.0,
+    "pixel_mean": None,
+    "pixel_std": None,
+    "pooled_features": False,
+    "detection_family": "videomae",
+    "roi_output_size": 7,
+    "roi_aligned": False,
+    "roi_sampling_ratio": 0,
+    "detection_size_rule": "pad",
+    "box_test_scale": [0.1, 0.05],
+    "box_train_jitter": [0.2, 0.1, 0.1, 0.05],
+    "detection_stride_frames": 4,
+    "detection_frame_rate": None,
+    "detection_short_side": 256,
+}
+
+
+def test_a_plain_config_json_is_transformers_own(tmp_path):
+    ours, stock = VideoMAEConfig(num_labels=3), transformers.VideoMAEConfig(num_labels=3)
+    assert ours.to_dict() == stock.to_dict()
+    ours.save_pretrained(tmp_path)
+    (tmp_path / "stock").mkdir()
+    stock.save_pretrained(tmp_path / "stock")
+    assert (tmp_path / "config.json").read_text() == (tmp_path / "stock" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("head", ["classify", "detect", "features"])
+def test_of_our_own_fields_only_those_that_say_something_are_written(tmp_path, head):
+    family = {"detection_family": "mmaction2"} if head == "detect" else {}
+    config = VideoMAEConfig.preset("small", head=head, **family)
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    expected = {
+        "classify": {"norm_eps", "init_scale"},
+        "features": {"norm_eps", "pooled_features"},
+        "detect": {
+            "norm_eps",
+            "head_dropout_prob",
+            "detection_family",
+            "roi_output_size",
+            "roi_aligned",
+            "detection_size_rule",
+            "box_test_scale",
+            "box_train_jitter",
+            "detection_frame_rate",
+        },
+    }
+    assert written.keys() & ONCE_WRITTEN.keys() == expected[head]
+    assert VideoMAEConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_a_config_json_with_every_field_spelt_out_loads_as_the_same(tmp_path):
+    """As version 0.1.0 wrote them, giant's narrower decoder MLP of that time included."""
+    config = VideoMAEConfig(num_labels=3, decoder_intermediate_size=2048)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict() | ONCE_WRITTEN))
+    again = VideoMAEConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict() and again.decoder_intermediate_size == 2048
+    detector = {"detection_family": "mmaction2", "roi_aligned": True, "box_test_scale": [0.0, 0.0]}
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict() | ONCE_WRITTEN | detector))
+    again = VideoMAEConfig.from_pretrained(tmp_path)
+    assert again.to_dict().items() >= detector.items() and again.roi_output_size == 7
+
+
+def test_a_folder_with_every_field_spelt_out_loads_with_the_same_outputs(tmp_path):
+    model = VideoMAEForVideoClassification(VideoMAEConfig(**TINY, num_labels=3)).eval()
+    model.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | ONCE_WRITTEN))
+    again = VideoMAEForVideoClassification.from_pretrained(tmp_path)
+    video = torch.randn(1, 16, 3, 32, 32)
+    assert torch.equal(model(video).logits, again(video).logits)
+    again.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == written
+
+
+def test_one_number_stands_for_the_statistics_of_all_channels():
+    config = VideoMAEConfig(**TINY, pixel_mean=0.5, pixel_std=0.25)
+    assert config.pixel_statistics == ([0.5] * 3, [0.25] * 3)
+    assert VideoMAEConfig(pixel_mean=[0.1, 0.2, 0.3]).pixel_statistics[0] == [0.1, 0.2, 0.3]
+    config.pixel_std = 1e-10  # what transformers' tests write into every field with _std in its name
+    VideoMAEModel(config)
 
 
 def test_an_old_hub_config_loads(tmp_path):
@@ -64,6 +153,13 @@ def test_giant_has_patches_of_14_and_2048_tokens():
     assert config.grid == (8, 16, 16) and config.num_patches == 2048
 
 
+def test_decoder_mlps_have_the_encoders_ratio_as_in_the_release():
+    widths = {name: VideoMAEConfig.preset(name, version=2).decoder_intermediate_size for name in PRESETS}
+    assert widths == {"small": 768, "base": 1536, "large": 2048, "huge": 2048, "giant": 2234}  # int(512 * 48 / 11)
+    first = {name: VideoMAEConfig.preset(name).decoder_intermediate_size for name in ("large", "huge")}
+    assert first == {"large": 2048, "huge": 2560}
+
+
 def test_unknown_presets_say_what_exists():
     with pytest.raises(ValueError, match="unknown preset 'tiny'; choose one of small, base, large, huge, giant"):
         VideoMAEConfig.preset("tiny")
@@ -89,6 +185,7 @@ def test_unknown_presets_say_what_exists():
         (dict(hidden_act="gelo"), "unknown hidden_act 'gelo'"),
         (dict(pixel_mean=[0.5]), "pixel_mean has 1 values for num_channels=3"),
         (dict(pixel_std=[0.5, 0.0, 0.5]), "pixel_std must be positive"),
+        (dict(pixel_std=0.0), "pixel_std must be positive, got 0.0"),
         (dict(drop_path_rate=1.5), r"drop_path_rate must lie in \[0, 1\), got 1.5"),
     ],
 )
@@ -115,6 +212,7 @@ def test_a_small_model_with_sixteen_heads_is_named():
 def test_a_classifier_that_reads_one_token_is_named(caplog, monkeypatch):
     from transformers.utils import logging
 
+    logging.warning_once.cache_clear()  # another test may have drawn the warning already
     monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
     monkeypatch.setattr(logging.get_logger("videomae.modeling_videomae"), "propagate", True)
     VideoMAEForVideoClassification(VideoMAEConfig(**TINY, use_mean_pooling=False))

@@ -15,9 +15,9 @@ from transformers import VideoMAEForPreTraining as StockForPreTraining
 from transformers import VideoMAEForVideoClassification as StockForVideoClassification
 from transformers import VideoMAEModel as StockModel
 
-from videomae import convert_original_checkpoint
+from videomae import VideoMAEConfig, convert_original_checkpoint
 from videomae.conversion import plan as planning
-from videomae.conversion import reference as reference
+from videomae.conversion import reference
 from videomae.conversion.layouts import official_state
 from videomae.conversion.plan import plan
 from videomae.conversion.weight_files import open_checkpoint
@@ -314,10 +314,10 @@ def test_each_family_keeps_its_own_pixel_statistics_and_size(tmp_path, name, mea
         assert saved["image_mean"] == pytest.approx(mean, abs=1e-6) and saved["image_std"] == pytest.approx(std)
         assert saved["size"] == {"shortest_edge": first_resize}
         assert saved["do_center_crop"] == ("detection" not in name)
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config = VideoMAEConfig.from_pretrained(tmp_path / "out")
     rules = {"action_detection": ("pad", 7, False), "mmaction2_detection": ("drop", 8, True)}
     if name in rules:
-        assert (config["detection_size_rule"], config["roi_output_size"], config["roi_aligned"]) == rules[name]
+        assert (config.detection_size_rule, config.roi_output_size, config.roi_aligned) == rules[name]
 
 
 def small_classifier(path: Path, num_labels: int = 400) -> Path:

@@ -1,7 +1,7 @@
 """A guard against slowness that needs no clock: calls, waits, graph breaks, decoded frames and copied bytes are counted.
 
-The numbers in `CALLS` are what a step does today. More is an error: look what came in, and raise the number only for a
-reason. Less is welcome: lower it. Counting itself (FLOPs, bytes kept) is benchmarks/_cost.py, checked here against torch.
+The numbers in `CALLS` are what a step does today under one version of torch, whose operators they are. More is an error:
+look what came in, and raise the number only for a reason. Less is welcome: lower it. Counting itself (FLOPs, bytes kept) is benchmarks/_cost.py, checked here against torch.
 """
 
 from collections import Counter
@@ -35,8 +35,9 @@ from videomae.video_io import VideoReader
 
 BATCH, LABELS = 2, 5
 KINDS = ("pretrain", "pretrain-dual", "classify", "detect")
-# Of one forward and backward pass of the tiny model (3 blocks, and 2 in the decoder), with the counts given.
-CALLS = {"pretrain": 254, "pretrain-dual": 264, "classify": 130, "detect": 359}
+# Of one forward and backward pass of the tiny model (3 blocks, and 2 in the decoder), with the counts given; by torch's
+# major and minor version, since another one may take other operators for the same work.
+CALLS = {"2.13": {"pretrain": 247, "pretrain-dual": 257, "classify": 130, "detect": 359}}
 # What makes the CPU wait for a device, or leaves the size of a result to the data.
 WAITS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "_unique2"}
 COPIES = {"clone", "_to_copy", "copy_", "contiguous", "cat", "stack", "index", "index_select", "gather"}
@@ -104,6 +105,9 @@ def counted(kind: str) -> Calls:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pass_makes_no_more_calls_than_it_did(kind):
+    version = ".".join(torch.__version__.split(".")[:2])
+    if version not in CALLS:
+        pytest.skip(f"no numbers for torch {version}; those for {', '.join(CALLS)} are in CALLS")
     calls = counted(kind)
     views = {
         "view",
@@ -119,7 +123,7 @@ def test_a_pass_makes_no_more_calls_than_it_did(kind):
         "permute",
     }
     work = {name: count for name, count in calls.counts.items() if name not in views}
-    assert sum(work.values()) <= CALLS[kind], f"{sum(work.values())} calls: {sorted(work.items())}"
+    assert sum(work.values()) <= CALLS[version][kind], f"{sum(work.values())} calls: {sorted(work.items())}"
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "pretrain-dual", "classify"])

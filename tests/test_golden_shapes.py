@@ -38,14 +38,6 @@ NAMES = (
     (r"output\.dense\.", "mlp.fc2."),
 )
 # Kinds of parameters that are not yet the official ones.
-FIXED_ELSEWHERE = [
-    ("VideoMAEv2 pretrain giant", "shapes", f"decoder.blocks.#.mlp.{part}")
-    for part in ("fc1.weight", "fc1.bias", "fc2.weight")
-] + [
-    (f"{tree} pretrain {size}", "initial", "encoder_to_decoder.weight")
-    for tree in ("VideoMAE", "VideoMAEv2")
-    for size in ("small", "base")
-]
 
 
 def preset_of(name: str) -> VideoMAEConfig:
@@ -113,13 +105,7 @@ def assert_same_start(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_preset_has_the_shapes_of_the_official_model(name):
-    skipped = {kind for which, table, kind in FIXED_ELSEWHERE if (which, table) == (name, "shapes")}
-    assert TABLE[name]["shapes"].keys() == shapes(name).keys()
-    official, ours = (
-        {kind: shape for kind, shape in table.items() if kind not in skipped}
-        for table in (TABLE[name]["shapes"], shapes(name))
-    )
-    assert ours == official
+    assert shapes(name) == TABLE[name]["shapes"]
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -133,15 +119,5 @@ def test_a_preset_has_the_heads_and_the_epsilon_of_the_official_model(name):
 
 @pytest.mark.parametrize("name", [name for name in TABLE if "initial" in TABLE[name]])
 def test_fresh_weights_are_spread_as_the_official_ones(name):
-    skipped = {kind for which, table, kind in FIXED_ELSEWHERE if (which, table) == (name, "initial")}
-    for kind in TABLE[name]["initial"].keys() - skipped:
-        assert_same_start(name, kind)
-
-
-@pytest.mark.xfail(strict=True, reason="fixed on another branch")
-@pytest.mark.parametrize("name, table, kind", FIXED_ELSEWHERE)
-def test_what_is_fixed_on_another_branch(name, table, kind):
-    if table == "shapes":
-        assert shapes(name)[kind] == TABLE[name]["shapes"][kind]
-    else:
+    for kind in TABLE[name]["initial"]:
         assert_same_start(name, kind)

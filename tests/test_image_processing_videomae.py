@@ -206,6 +206,16 @@ def test_grey_frames_become_rgb_and_alpha_is_dropped():
     assert torch.equal(small()([PIL.Image.fromarray(f) for f in alpha], return_tensors="pt")["pixel_values"], expected)
 
 
+@pytest.mark.parametrize("kind", ["array", "pictures"])
+def test_a_model_of_four_channels_keeps_all_four(kind):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 4), dtype=np.uint8)
+    video = frames if kind == "array" else [PIL.Image.fromarray(frame) for frame in frames]
+    options = dict(do_resize=False, do_center_crop=False, return_tensors="pt", input_data_format="channels_last")
+    out = VideoMAEImageProcessor()(video, image_mean=(0.0,) * 4, image_std=(1.0,) * 4, **options)["pixel_values"]
+    assert torch.allclose(out[0], torch.from_numpy(frames).permute(0, 3, 1, 2) / 255)
+    assert VideoMAEImageProcessor()(video, **options)["pixel_values"].shape == (1, 4, 3, 16, 16)
+
+
 def test_a_model_of_one_channel_keeps_grey_frames_grey():
     out = small(image_mean=[0.5], image_std=[0.5])(natural(2)[..., :1], return_tensors="pt")["pixel_values"]
     assert out.shape == (1, 2, 1, 32, 32)

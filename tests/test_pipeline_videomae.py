@@ -8,20 +8,21 @@ import threading
 import tracemalloc
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import transformers
 from support import TINY
 from transformers import pipeline
-from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import is_torchvision_available, logging
 from video_files import number_in, write_video
 
 from videomae import (
     VideoMAEConfig,
+    VideoMAEFeatureExtractor,
     VideoMAEForVideoClassification,
     VideoMAEImageProcessor,
     VideoMAEVideoProcessor,
-    register_auto_classes,
 )
 from videomae.pipeline_videomae import VideoClassificationPipeline
 from videomae.sampling_videomae import ClipSampling
@@ -57,17 +58,6 @@ def folder(model, processor, tmp_path_factory):
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     return str(write_video(tmp_path_factory.mktemp("videos") / "video.mp4", 130))
-
-
-@pytest.fixture
-def registered():
-    """transformers as `register_auto_classes` leaves it, put back afterwards."""
-    entry = PIPELINE_REGISTRY.supported_tasks["video-classification"]
-    before = entry["impl"]
-    register_auto_classes()
-    register_auto_classes()  # a second time does no harm
-    yield
-    entry["impl"] = before
 
 
 def expected(model, processor, video, **options):
@@ -108,11 +98,41 @@ def test_the_auto_classes_give_ours_for_new_and_old_folders(registered, folder, 
     assert type(transformers.AutoConfig.from_pretrained(folder)) is VideoMAEConfig
     assert type(transformers.AutoModelForVideoClassification.from_pretrained(folder)) is VideoMAEForVideoClassification
     assert type(transformers.AutoImageProcessor.from_pretrained(folder)) is VideoMAEImageProcessor
+    assert type(transformers.AutoVideoProcessor.from_pretrained(folder)) is VideoMAEVideoProcessor
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "videomae"}))
     stored = {"feature_extractor_type": "VideoMAEFeatureExtractor", "size": 40}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(stored))
     old = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     assert type(old) is VideoMAEImageProcessor and old.size == {"shortest_edge": 40}
+    old = transformers.AutoVideoProcessor.from_pretrained(tmp_path)
+    assert type(old) is VideoMAEVideoProcessor and old.size == {"shortest_edge": 40}
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="with torchvision they load")
+@pytest.mark.parametrize(
+    "stored, error, message",
+    [
+        (
+            {"video_processor_type": "Qwen2VLVideoProcessor"},
+            ImportError,
+            "Qwen2VLVideoProcessor requires the Torchvision",
+        ),
+        ({"size": {"shortest_edge": 40}}, ValueError, "requires `torchvision` to be installed"),
+    ],
+)
+def test_video_processors_of_other_models_raise_transformers_own_error_without_torchvision(
+    registered, tmp_path, stored, error, message
+):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(stored))
+    with pytest.raises(error, match=message):
+        transformers.AutoVideoProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="with torchvision there are no placeholders")
+def test_placeholders_of_other_names_go_on_raising(registered):
+    with pytest.raises(ImportError, match="Qwen2VLVideoProcessor requires the Torchvision library"):
+        transformers.Qwen2VLVideoProcessor.from_pretrained("anything")
 
 
 def test_registering_leaves_other_models_to_transformers(registered, tmp_path, video):
@@ -154,6 +174,33 @@ def test_the_processor_is_found_in_the_models_folder_or_made_of_given_settings(m
     assert built.crop_size == {"height": 32, "width": 32} and built.sampling == ClipSampling()
     with pytest.raises(ValueError, match="pass video_processor"):
         VideoClassificationPipeline(model=model)
+
+
+def test_an_old_feature_extractor_makes_a_pipeline(registered, model, video):
+    images = VideoMAEFeatureExtractor(size={"shortest_edge": 32}, crop_size=32)
+    for pipe in (
+        pipeline("video-classification", model=model, feature_extractor=images),
+        VideoClassificationPipeline(model=model, feature_extractor=images),
+    ):
+        assert pipe.video_processor.size == {"shortest_edge": 32}
+        assert agrees(pipe(video), expected(model, pipe.video_processor, video))
+
+
+def test_a_policy_that_nobody_chose_is_named(model, folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.get_logger("videomae.pipeline_videomae"), "propagate", True)
+    logging.warning_once.cache_clear()
+    images = VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    model.save_pretrained(tmp_path)
+    images.save_pretrained(tmp_path)  # as a trainer of transformers does with an image processor
+    VideoClassificationPipeline(model=VideoMAEForVideoClassification.from_pretrained(folder))
+    VideoClassificationPipeline(model=model, video_processor=VideoMAEVideoProcessor())
+    assert "sampling policy" not in caplog.text
+    VideoClassificationPipeline(model=VideoMAEForVideoClassification.from_pretrained(tmp_path))
+    assert f"No sampling policy is saved with {tmp_path}; dense, stride 4, is assumed" in caplog.text
+    caplog.clear()
+    VideoClassificationPipeline(model=model, image_processor=images)
+    assert "No sampling policy is saved with the model; dense, stride 4, is assumed" in caplog.text
 
 
 def test_test_views_are_averaged_as_probabilities(model, processor, video):
@@ -204,7 +251,8 @@ from importlib.machinery import PathFinder
 find, absent = PathFinder.find_spec, ("torchvision", "decord", "torchcodec", "cv2")
 hidden = lambda name, *rest: None if name.split(".")[0] in absent else find(name, *rest)
 PathFinder.find_spec = staticmethod(hidden)
-from transformers import pipeline
+import transformers
+from transformers import AutoVideoProcessor, pipeline
 import videomae
 folder, video = sys.argv[1:]
 model = videomae.VideoMAEForVideoClassification.from_pretrained(folder)
@@ -212,6 +260,8 @@ processor = videomae.VideoMAEVideoProcessor.from_pretrained(folder)
 by_objects = pipeline("video-classification", model=model, video_processor=processor)(video)
 videomae.register_auto_classes()
 by_name = pipeline("video-classification", model=folder)(video)
+found = [auto.from_pretrained(folder) for auto in (AutoVideoProcessor, transformers.AutoVideoProcessor)]
+print("PROCESSORS", {type(processor) for processor in found} == {videomae.VideoMAEVideoProcessor})
 print("RESULT", [(e["label"], round(e["score"], 5)) for e in by_objects] == [(e["label"], round(e["score"], 5)) for e in by_name])
 print("LABEL", by_name[0]["label"])
 """
@@ -221,7 +271,8 @@ def test_a_bare_environment_labels_a_file_by_objects_and_by_name(folder, model, 
     environment = os.environ | {"PATH": "", "HF_HUB_OFFLINE": "1"}  # no ffmpeg binary either
     command = [sys.executable, "-c", BARE, folder, video]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert "RESULT True" in done.stdout, done.stderr[-2000:]
+    assert "RESULT True" in done.stdout and "PROCESSORS True" in done.stdout, done.stderr[-2000:]
+    assert "torchvision" not in done.stderr  # no advice to install what nothing needs
     best = expected(model, processor, video).argmax().item()
     assert f"LABEL {LABELS[best]}" in done.stdout
 
@@ -241,8 +292,6 @@ def test_windows_score_overlapping_clips_with_their_times(model, video):
 
 
 def test_windows_work_where_progress_bars_are_switched_off(model, video):
-    from transformers.utils import logging
-
     pipe = VideoClassificationPipeline(
         model=model, video_processor=VideoMAEVideoProcessor(size={"shortest_edge": 32}, crop_size=32)
     )
@@ -312,4 +361,10 @@ def test_decoded_frames_can_be_classified(model, processor, video):
     pipe = VideoClassificationPipeline(model=model, video_processor=processor)
     assert agrees(pipe(frames), expected(model, processor, frames))
     assert agrees(pipe(frames.numpy()), expected(model, processor, frames))
+    pictures = [PIL.Image.fromarray(frame) for frame in frames.numpy()]
+    for one_video in (pictures, tuple(pictures), list(frames), list(frames.numpy())):
+        assert agrees(pipe(one_video), expected(model, processor, frames))
+    both = pipe([pictures, pictures], batch_size=2)
+    assert len(both) == 2 and all(agrees(result, expected(model, processor, frames)) for result in both)
+    assert pipe([]) == []
     assert number_in(np.asarray(frames[3])) == 3

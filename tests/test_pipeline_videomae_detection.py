@@ -219,12 +219,9 @@ def test_wrong_options_are_named(pipe, video, options, message):
         pipe(str(video), **options)
 
 
-def test_the_task_is_registered_and_a_saved_folder_is_enough(pipe, video, tmp_path):
+def test_the_task_is_registered_and_a_saved_folder_is_enough(registered, pipe, video, tmp_path):
     from transformers import pipeline
 
-    from videomae import register_auto_classes
-
-    register_auto_classes()
     pipe.model.save_pretrained(tmp_path)
     again = pipeline("video-action-detection", model=str(tmp_path), device="cpu")
     assert isinstance(again, VideoActionDetectionPipeline) and isinstance(again, Pipeline)

@@ -26,6 +26,7 @@ from videomae.publishing.upload import publish
 CODE = {
     "configuration_videomae.py",
     "image_processing_videomae.py",
+    "inputs_videomae.py",
     "modeling_videomae.py",
     "sampling_videomae.py",
     "video_io.py",

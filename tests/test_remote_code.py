@@ -37,6 +37,7 @@ def test_a_module_brings_what_it_imports_from_beside_it():
     files = code_files({"AutoModel": "modeling_videomae_detection.VideoMAEForActionDetection"})
     assert set(files) == {
         "configuration_videomae.py",
+        "inputs_videomae.py",
         "modeling_videomae.py",
         "modeling_videomae_detection.py",
         "roi_align_videomae.py",

@@ -224,6 +224,23 @@ def test_every_block_merges_its_number_and_never_the_last_token(folder):
     assert load(folder, merge_per_layer=1000)(clips()).logits.isfinite().all()
 
 
+def test_only_reductions_that_are_asked_for_are_written(tmp_path):
+    ReducedVideoMAEConfig(merge_per_layer=8).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["merge_per_layer"] == 8 and not {"still_threshold", "run_lengths", "norm_eps"} & written.keys()
+    again = ReducedVideoMAEConfig.from_pretrained(tmp_path)
+    assert again.reduction == ReducedVideoMAEConfig(merge_per_layer=8).reduction
+
+
+def test_chosen_layers_come_alone(folder):
+    model = load(folder, merge_per_layer=20)
+    everything = model(clips(), output_hidden_states=True).hidden_states
+    states = model(clips(), output_hidden_states=[0, -1]).hidden_states
+    assert [state is None for state in states] == [False, True, True, False]
+    assert torch.equal(states[0], everything[0]) and torch.equal(states[3], everything[3])
+    assert model(clips()).hidden_states is None
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_proportional_attention_weighs_by_size_in_every_implementation(folder, attention):
     reference = load(folder, merge_per_layer=30, attn_implementation="sdpa")(clips()).logits

@@ -116,6 +116,35 @@ def test_decoded_frames_are_taken_as_they_are_unless_there_are_too_many():
     assert shown(small()(pictures, return_tensors="pt")["pixel_values"][0]) == list(range(16))
 
 
+def test_do_sample_frames_can_be_set_on_the_processor_and_is_kept(tmp_path, video):
+    frames = np.stack([numbered_frame(i) for i in range(40)])
+    policy = {"stride_frames": 2, "rule": "exact"}
+    small(sampling=policy).save_pretrained(tmp_path)
+    assert "do_sample_frames" not in json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    processor = VideoMAEVideoProcessor.from_pretrained(tmp_path, do_sample_frames=True)
+    assert shown(processor(frames, return_tensors="pt")["pixel_values"][0]) == list(range(4, 36, 2))
+    as_given = processor(frames, do_sample_frames=False, return_tensors="pt")["pixel_values"]
+    assert shown(as_given[0]) == list(range(40))
+    processor.save_pretrained(tmp_path)
+    assert VideoMAEVideoProcessor.from_pretrained(tmp_path).do_sample_frames is True
+    processor.do_sample_frames = False  # files are always sampled: Hub folders of transformers say False
+    assert shown(processor(frames, return_tensors="pt")["pixel_values"][0]) == list(range(40))
+    assert shown(processor(video, return_tensors="pt")["pixel_values"][0]) == inference_clip(N, processor.sampling)
+
+
+def test_a_processor_knows_whether_its_policy_was_saved(tmp_path):
+    VideoMAEImageProcessor().save_pretrained(tmp_path)
+    assumed = VideoMAEVideoProcessor.from_pretrained(tmp_path)
+    assert assumed.sampling_assumed and assumed.sampling == ClipSampling()
+    assert not VideoMAEVideoProcessor.from_pretrained(tmp_path, sampling={"clips": 2}).sampling_assumed
+    assert not VideoMAEVideoProcessor().sampling_assumed
+    assumed.save_pretrained(tmp_path)
+    assert "sampling_assumed" not in json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    assert not VideoMAEVideoProcessor.from_pretrained(tmp_path).sampling_assumed
+    processor, unused = VideoMAEVideoProcessor.from_pretrained(tmp_path, return_unused_kwargs=True, other=1)
+    assert not processor.sampling_assumed and unused["other"] == 1
+
+
 def test_a_policy_can_be_changed_for_one_call(video):
     processor = small()
     out = processor(video, sampling={"strategy": "spread", "num_frames": 4}, return_tensors="pt")["pixel_values"]
