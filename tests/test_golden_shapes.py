@@ -37,7 +37,6 @@ NAMES = (
     (r"intermediate\.dense\.", "mlp.fc1."),
     (r"output\.dense\.", "mlp.fc2."),
 )
-# Kinds of parameters that are not yet the official ones.
 
 
 def preset_of(name: str) -> VideoMAEConfig:
