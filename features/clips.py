@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers.utils import logging as transformers_logging
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
 from videomae.image_processing_videomae import frame_at_size, normalized
 from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
-from videomae.models import DTYPES, open_config, open_processor, weights_sha256
+from videomae.models import DTYPES, open_config, open_model, open_processor, weights_sha256
 from videomae.sampling_videomae import ClipSampling, inference_clip, test_clips
 from videomae.video_io import Limits, VideoReader, VideoReadError, iter_frames, walk_windows
 
@@ -262,24 +261,11 @@ class FeatureEncoder:
         written = (self.config.architectures or [""])[0]
         classifier = written.endswith("ForVideoClassification")
         kind = VideoMAEForVideoClassification if classifier else VideoMAEModel
-        transformers_logging.disable_progress_bar()
-        verbosity = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # that a decoder or a head is left out is the point here
-        try:
-            loaded, report = kind.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(
-                f"{model} has no weights for {len(missing)} parameters of the encoder, such as {missing[0]}; "
-                "`videomae doctor` looks the folder over"
-            )
+        loaded = open_model(kind, model)
         self.name, self.device, self.dtype = model, torch.device(device), dtype
         self.weights_sha256 = weights_sha256(loaded)
-        self.model = (loaded.videomae if classifier else loaded).eval().to(self.device)
-        self.norm = loaded.fc_norm
-        if self.norm is not None:
-            self.norm = self.norm.eval().to(self.device)
+        loaded.to(self.device)
+        self.model, self.norm = loaded.videomae if classifier else loaded, loaded.fc_norm
         self.pooling = "mean of tokens" if self.norm is None else "fc_norm(mean of tokens)"
 
     @torch.inference_mode()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 import videomae
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD, OFFICIAL_NORM_EPS, PRESETS, VideoMAEConfig
@@ -23,7 +22,7 @@ from videomae.conversion.plan import preset_of
 from videomae.conversion.proof import proof_inputs, proof_outputs
 from videomae.files import sha256_of
 from videomae.model_cards.cards import HEADS, head_of
-from videomae.models import WEIGHTS, open_config, weights_sha256
+from videomae.models import WEIGHTS, load_with_report, open_config, weights_sha256
 from videomae.publishing.publication import UNNAMED_LABEL
 from videomae.remote_code import PROCESSOR_MAPS
 from videomae.training.checkpoints import MANIFEST, damage
@@ -237,16 +236,11 @@ def _check_labels(config: VideoMAEConfig, written: Mapping[str, Any], head: str,
 
 def _check_weights(folder: Path, head: str, facts: dict[str, Any], findings: Findings, *, forward: bool) -> None:
     kind = getattr(videomae, HEADS[head].model_class if head != "features" else "VideoMAEModel")
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would warn of is found below
     try:
-        model, loading = kind.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+        model, loading = load_with_report(kind, folder, ignore_mismatched_sizes=True)
     except Exception as error:  # safetensors and torch have error classes of their own
         findings.problem(f"the weights cannot be loaded: {str(error).splitlines()[0]}", "save or convert them again")
         return
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     reasons = {
         "missing_keys": "the weights lack {}; they would be random",
         "unexpected_keys": "the weights hold {} that this model has no place for",

@@ -458,7 +458,7 @@ def test_an_encoder_with_missing_weights_is_refused(tmp_path, videos, capsys):
     del tensors["fc_norm.weight"]
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
     assert run(model, videos, tmp_path / "out") == 2
-    assert "has no weights for 1 parameters of the encoder, such as fc_norm.weight" in capsys.readouterr().err
+    assert "of VideoMAEForVideoClassification, such as fc_norm.weight; `videomae doctor`" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------- files
