@@ -108,7 +108,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def open_classifier(model: str, argument: str = "model") -> "VideoMAEForVideoClassification":
-    """The classifier of a folder or Hub name in float32; one that merges or leaves out tokens where its folder says so."""
+    """The classifier of a folder or Hub name in float32; one that merges or leaves out tokens where its configuration asks for it."""
     from videomae.modeling_videomae import VideoMAEForVideoClassification
     from videomae.token_reduction_videomae import ReducedVideoMAEForVideoClassification
 
@@ -134,7 +134,9 @@ def _check_folder(folder: Path, named: str, weights: bool) -> None:
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{named}: config.json is not JSON ({error}); the folder was not written to its end") from None
+        raise ValueError(
+            f"{named}: config.json is not JSON ({error}); it may be cut off, save the model again"
+        ) from None
     if weights and not any((folder / name).is_file() for name in WEIGHTS):
         raise FileNotFoundError(f"{named} has no weights (model.safetensors); the folder is not complete")
 

@@ -1,4 +1,4 @@
-"""What the page of app.py answers about a video: labels over time, reconstructions, attention, actions. No gradio here.
+"""What page.py shows of a video: labels over time, reconstructions, attention, actions; without gradio.
 
 Each answer is a class that loads its model once and is called with the path of a file and the settings of the page.
 """
@@ -31,7 +31,7 @@ HEIGHT = 192  # of a frame in the films
 
 @dataclass(frozen=True)
 class Drawn:
-    """A film (MP4 bytes), the same frames side by side as an image, and what is to be said of both."""
+    """A film (MP4 bytes), the same frames side by side as an image, and the notes on both."""
 
     film: bytes
     picture: Any
@@ -119,7 +119,7 @@ class Attention:
 
 
 class Actions:
-    """Who does what, when and where; persons from a detector, or the whole frame for one."""
+    """Who does what, when and where; persons from a detector, or the whole frame as one."""
 
     def __init__(
         self, model: str, device: torch.device, person_detector: str | None = None, *, names: str | None = None
@@ -145,7 +145,7 @@ class Actions:
     ) -> list[list[Any]]:
         """Write the video with boxes to `overlay`; rows of second, person, action and score."""
         info = probe(video)
-        found = []
+        key_frames = []
         for key_frame in self.pipe.stream(
             video,
             boxes=None if self.persons else WHOLE_FRAME,
@@ -153,19 +153,19 @@ class Actions:
             action_score=action_score,
             top_k=top_k,
         ):
-            found.append(key_frame)
+            key_frames.append(key_frame)
             progress(min(key_frame["seconds"] / info.duration_seconds, 1.0) if info.duration_seconds else 1.0)
-        draw_overlay(Path(video), overlay, found, info, reach=every_seconds)
+        draw_overlay(Path(video), overlay, key_frames, info, reach=every_seconds)
         return [
             [round(key_frame["seconds"], 2), number + 1, action["label"], round(action["score"], 3)]
-            for key_frame in found
+            for key_frame in key_frames
             for number, person in enumerate(key_frame["persons"])
             for action in person["actions"]
         ]
 
 
 def make_examples(folder: Path) -> list[str]:
-    """Three clips made from nothing, each of several motions one after the other, so that labels change over time."""
+    """Three drawn clips, each of several motions one after the other, so that labels change over time."""
     spec = SyntheticSet(num_frames=48, height=144, width=192)
     paths = []
     for number, order in enumerate(((0, 4, 3), (6, 1, 5), (2, 7, 0))):

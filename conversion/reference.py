@@ -225,7 +225,7 @@ def axis_samples(start: Tensor, end: Tensor, *, size: int, cells: int, aligned: 
     return torch.stack(rows)
 
 
-# --- inputs that anybody can make again -------------------------------------------------------------------------------
+# --- inputs that are the same on every machine ------------------------------------------------------------------------
 
 
 def fixed_clip(num_frames: int, num_channels: int, height: int, width: int) -> Tensor:

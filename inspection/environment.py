@@ -1,4 +1,8 @@
-"""The installation looked over: packages, memory, devices, codecs."""
+"""The installation checked: packages, memory, devices, codecs.
+
+torch.utils.collect_env has few of these facts (the versions of Python and torch, the names of GPUs), and starts a dozen
+programs to collect others.
+"""
 
 import importlib
 import importlib.metadata
@@ -27,9 +31,7 @@ CODECS = {
     "Motion JPEG": ("mjpeg",),
 }
 
-
 OPTIONAL = ("torchvision", "matplotlib", "gradio", "peft")
-
 
 GIB = 2**30
 
@@ -121,7 +123,7 @@ def _machine(findings: Findings) -> dict[str, Any]:
 
 
 def _container_limit() -> int | None:
-    """The memory that a container may use, where it says so."""
+    """The memory that a container may use, where it has a limit."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             return int(Path(path).read_text())

@@ -1,6 +1,6 @@
-"""Look a model folder over: head, shapes, epsilons, pooling, labels, processor, files, and one forward pass.
+"""Check a model folder: head, shapes, epsilons, pooling, labels, processor, files, and one forward pass.
 
-commands/doctor.py prints what is found here; environment.py looks at the installation.
+commands/doctor.py prints these findings; environment.py looks at the installation.
 """
 
 import json
@@ -17,13 +17,13 @@ import torch
 
 import videomae
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD, OFFICIAL_NORM_EPS, PRESETS, VideoMAEConfig
-from videomae.conversion.layouts import listed
 from videomae.conversion.plan import preset_of
 from videomae.conversion.proof import proof_inputs, proof_outputs
+from videomae.data.lists.label_names import names_of
+from videomae.data.lists.manifests import some_of
 from videomae.files import sha256_of
 from videomae.model_cards.cards import HEADS, head_of
 from videomae.models import WEIGHTS, load_with_report, open_config, weights_sha256
-from videomae.publishing.publication import UNNAMED_LABEL
 from videomae.remote_code import PROCESSOR_MAPS
 from videomae.training.checkpoints import MANIFEST, damage
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
@@ -220,18 +220,18 @@ def _check_labels(config: VideoMAEConfig, written: Mapping[str, Any], head: str,
         return
     names = [str(config.id2label[index]) for index in sorted(config.id2label)]
     fix = "set id2label and label2id in config.json, or convert with --labels"
-    if all(UNNAMED_LABEL.fullmatch(name) for name in names):
+    if names_of(dict(enumerate(names))) is None:
         findings.note(f"the {len(names)} classes have no names", fix)
         return
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    if doubled:
-        findings.problem(f"{len(doubled)} class names stand there twice: {listed(doubled)}", fix)
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
+    if duplicates:
+        findings.problem(f"{len(duplicates)} class names are duplicates: {some_of(duplicates)}", fix)
     if sorted(config.id2label) != list(range(len(names))):
         findings.problem(f"the classes are not numbered 0 to {len(names) - 1}", fix)
     inverse = written.get("label2id") or {}
     wrong = [name for name, index in inverse.items() if str(config.id2label.get(index)) != name]
-    if wrong and not doubled:
-        findings.problem(f"label2id contradicts id2label for {len(wrong)} classes: {listed(wrong)}", fix)
+    if wrong and not duplicates:
+        findings.problem(f"label2id contradicts id2label for {len(wrong)} classes: {some_of(sorted(wrong))}", fix)
 
 
 def _check_weights(folder: Path, head: str, facts: dict[str, Any], findings: Findings, *, forward: bool) -> None:
@@ -247,15 +247,15 @@ def _check_weights(folder: Path, head: str, facts: dict[str, Any], findings: Fin
     }
     for name, text in reasons.items():
         if keys := sorted(loading[name]):
-            findings.problem(text.format(f"{len(keys)} tensors ({listed(keys)})"), _which_head(keys, head))
+            findings.problem(text.format(f"{len(keys)} tensors ({some_of(keys)})"), _which_head(keys, head))
     for key, stored, wanted in sorted(loading["mismatched_keys"]):
         findings.problem(f"{key} is {list(stored)} in the weights and {list(wanted)} by config.json")
     bad = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     if bad:
-        findings.problem(f"{len(bad)} tensors hold NaN or infinity: {listed(bad)}", "use an earlier checkpoint")
+        findings.problem(f"{len(bad)} tensors hold NaN or infinity: {some_of(bad)}", "use an earlier checkpoint")
     zero = [name for name, tensor in model.named_parameters() if tensor.dim() > 1 and not tensor.any()]
     if zero:
-        findings.note(f"{len(zero)} matrices are zero throughout: {listed(zero)}")
+        findings.note(f"{len(zero)} matrices are zero throughout: {some_of(zero)}")
     facts |= {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),

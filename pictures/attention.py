@@ -31,7 +31,7 @@ def attention_maps(
 ) -> dict[tuple[int, int | str], Tensor]:
     """(layer, head) -> (t, h, w) for one clip (T, C, H, W) of any size; layers count from 0, or from the end if negative.
 
-    `query` is the (slot, row, column) of the token whose view is asked for. Only the layers that are needed run, and
+    `query` is the (slot, row, column) of the token whose attention is asked for. Only the layers that are needed run, and
     of their weights no more than one layer's is held: all of a giant model would take 10 GB.
     """
     config, grid = encoder.config, encoder._grid_of(pixel_values[None], True)
@@ -44,7 +44,7 @@ def attention_maps(
         raise ValueError(
             f"query must be a slot, row and column below {', '.join(map(str, grid))}, not {', '.join(map(str, query))}"
         )
-    found, training = {}, encoder.training
+    maps, training = {}, encoder.training
     encoder.eval()
     try:
         tokens = encoder.embeddings(pixel_values[None], grid)
@@ -57,10 +57,10 @@ def attention_maps(
             received = (weights.mean(1) if number is None else weights[:, number]) * weights.shape[-1]  # (A, N)
             for head in chosen:
                 view = received.mean(0) if head == MEAN else received[head]
-                found[layer, head] = view.float().view(grid).cpu()
+                maps[layer, head] = view.float().view(grid).cpu()
     finally:
         encoder.train(training)
-    return {(layer, head): found[layer, head] for layer in wanted for head in chosen}
+    return {(layer, head): maps[layer, head] for layer in wanted for head in chosen}
 
 
 def overlay(video: Tensor, attention: Tensor, query: tuple[int, int, int] | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """Rows of frames as one picture, panels side by side as a film, and both as files. Pillow's own font; nothing to load.
 
-What is shown comes from reconstruction.py and attention.py; here it gets its titles and its notes.
+The rows come from reconstruction.py and attention.py; titles and notes are added here.
 """
 
 import io

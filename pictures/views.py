@@ -21,7 +21,7 @@ TITLES = {
 
 
 def open_pretrained(model: str) -> VideoMAEForPreTraining:
-    """A pre-trained model with its decoder; a folder without one would show what random weights say."""
+    """A pre-trained model with its decoder; a folder without one is an error."""
     way_out = "its decoder is not whole, so it can rebuild nothing; give a model that was saved with its decoder"
     return open_model(VideoMAEForPreTraining, model, way_out=way_out)
 
@@ -63,7 +63,7 @@ def rebuilt_clip(
 
 
 def reconstruction_views(made: Reconstruction, statistics: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Input, what was seen, and the rebuilt clip by each way of putting statistics back; with what is to be said."""
+    """Input, what was seen, and the rebuilt clip by each way of putting statistics back; and the notes."""
     rows: list[Row] = [("input", made.input()), ("seen", made.seen())]
     notes = []
     for name in statistics:
@@ -87,7 +87,7 @@ def attention_views(
     heads: Sequence[int | str] = (MEAN,),
     query: tuple[int, int, int] | None = None,
 ) -> tuple[list[Row], list[str], list[tuple[int, int | str, torch.Tensor]]]:
-    """The input and an overlay for each layer and head, what is to be said, and the maps (layer, head, (t, h, w))."""
+    """The input and an overlay for each layer and head, the notes, and the maps (layer, head, (t, h, w))."""
     maps = attention_maps(
         encoder, clip.pixel_values.to(encoder.device, encoder.dtype), layers=layers, heads=heads, query=query
     )

@@ -1,10 +1,9 @@
 """What a published repository holds: a model folder read and checked, and the files made of it.
 
-Nothing here talks to the Hub; publish.py shows, checks and uploads what `prepare` returns.
+Nothing here connects to the Hub; upload.py shows, checks and uploads what `prepare` returns.
 """
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import videomae
 from videomae.data.lists.label_files import class_names
+from videomae.data.lists.label_names import names_of
 from videomae.model_cards import build, cards, run_cards
 from videomae.model_cards.results import Result, eval_results_files, recorded_results
 from videomae.model_cards.zoo import entry
@@ -23,12 +23,11 @@ from videomae.remote_code import PROCESSOR_MAPS, auto_map, code_files
 from videomae.training.checkpoints import checkpoints
 
 IMAGE_PROCESSOR = "preprocessor_config.json"
-# Records that say how the weights came about; they are published beside them.
+# Records of how the weights were made; they are published beside them.
 CONVERSION = "conversion.json"
 PROOFS = (CONVERSION, run_cards.RECORD)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-UNNAMED_LABEL = re.compile(r"LABEL_\d+")
-MISSING = ("license", "labels")  # what --allow_missing can let pass
+MISSING = ("license", "labels")  # what --allow_missing accepts
 
 
 @dataclass
@@ -78,7 +77,8 @@ def prepare(
 ) -> Publication:
     """Check a model folder and collect what will be published of it, all but the recorded output.
 
-    `labels` names the classes: a file, or a list that the Hub has. `results` are files that `videomae evaluate` wrote about this model; their numbers go into the card.
+    `labels` names the classes: a file, or a list that the Hub has. `results` are files that `videomae evaluate` wrote
+    about this model; their numbers go into the card.
     """
     config = read_config(folder)
     head = cards.head_of(config)
@@ -102,12 +102,12 @@ def prepare(
     if publication.license is None and "license" not in allow_missing:
         raise ValueError(
             f"{folder} names no licence; say under which terms others may use the weights (--license apache-2.0, "
-            "--license cc-by-nc-4.0, ...), or --allow_missing license, which lets nobody use them"
+            "--license cc-by-nc-4.0, ...), or give --allow_missing license: then others may not use them"
         )
     if license and publication.license != license:
         raise ValueError(
-            f"--license {license} contradicts the card, which says {publication.license}: terms of weights that others made "
-            "go on to what is made of them. Leave the option out, or correct the card"
+            f"--license {license} contradicts the card, which says {publication.license}: weights that were "
+            "trained from those of others keep their terms. Leave the option out, or correct the card"
         )
     publication.files["README.md"] = content.encode()
     for picture in sorted(folder.glob("*.png")):
@@ -182,14 +182,14 @@ def _no_weights(folder: Path, name: str) -> str:
 
 
 def check_labels(config: Mapping[str, Any], head: str) -> None:
-    """Refuse a classifier whose classes have no names: nobody else could read its answers."""
+    """Refuse a classifier whose classes have no names: others could not read its answers."""
     if head not in ("classify", "detect"):
         return
     labels = config.get("id2label") or {}
-    if not labels or all(UNNAMED_LABEL.fullmatch(str(label)) for label in labels.values()):
+    texts = [str(label) for label in labels.values()]
+    if names_of(dict(enumerate(texts))) is None:
         raise ValueError(
-            f"the classes of the model have no names (id2label holds {', '.join(list(map(str, labels.values()))[:3]) or 'nothing'}"
-            "); set model.config.id2label and label2id and save it again, convert with --labels, or --allow_missing labels"
+            f"the classes of the model have no names (id2label holds {', '.join(texts[:3]) or 'nothing'}); set model.config.id2label and label2id and save it again, convert with --labels, or --allow_missing labels"
         )
 
 
@@ -260,10 +260,10 @@ def card_of(
         if publication.head in ("detect", "features") and "trust_remote_code" not in written:
             raise ValueError(
                 f"{readme} does not say that this model needs trust_remote_code=True or the videomae package; without them "
-                "transformers loads another class and says nothing. Add it to the first lines"
+                "transformers loads another class without a warning. Add it to the first lines"
             )
         return set_licence(written, license) if license and not data.get("license") else written, []
-    publication.notes.append("the folder has no record of a training, so the card says only what the files show")
+    publication.notes.append("the folder has no record of a training, so the card holds only what the files show")
     conversion = read_json(folder / CONVERSION)
     facts = list(build.conversion_facts(conversion)) if conversion else []
     content = run_cards.render_plain_card(folder, name=name, license=license, facts=facts, measured=measured)
@@ -299,7 +299,7 @@ def recorded_card(
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What `videomae evaluate` wrote, or an error that says what the file is."""
+    """What `videomae evaluate` wrote, or an error that names the file."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         recorded_results([results])

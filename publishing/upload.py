@@ -91,9 +91,9 @@ def listing(publication: Publication) -> str:
     lines = [f"{publication.name}: {len(sizes)} files, {_bytes(sum(sizes.values()))}"]
     lines += [f"  {_bytes(size):>9}  {path}" for path, size in sizes.items()]
     if publication.left_out:
-        shown = publication.left_out[:6]
-        more = f" and {len(publication.left_out) - len(shown)} more" if len(publication.left_out) > len(shown) else ""
-        lines.append(f"stays here: {', '.join(shown)}{more}")
+        first = publication.left_out[:6]
+        more = f" and {len(publication.left_out) - len(first)} more" if len(publication.left_out) > len(first) else ""
+        lines.append(f"not uploaded: {', '.join(first)}{more}")
     return "\n".join(lines)
 
 
@@ -223,7 +223,7 @@ class Target:
 
 
 def look_up(name: str, *, update: bool) -> Target:
-    """Ask the Hub who we are and what is there; errors for what would only stop a finished check later."""
+    """Ask the Hub who we are and what is there; errors for what would stop the upload after all checks."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
