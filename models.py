@@ -58,9 +58,9 @@ def open_config(
             f"{named} is of model_type {model_type!r}, not 'videomae'; `videomae convert` makes a folder of released weights"
         )
     config = VideoMAEConfig.from_pretrained(model)
-    written = (config.architectures or [""])[0]
-    if kind and written and not written.endswith(kind):
-        raise ValueError(f"{named} is {written}, and a VideoMAE{kind} is needed")
+    architecture = (config.architectures or [""])[0]
+    if kind and architecture and not architecture.endswith(kind):
+        raise ValueError(f"{named} is {architecture}, and a VideoMAE{kind} is needed")
     return config
 
 

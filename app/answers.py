@@ -77,7 +77,7 @@ class Labels:
         for _, _, scores in windows:
             for label, score in scores.items():
                 best[label] = max(score, best.get(label, score))
-        chosen = sorted(best, key=best.get, reverse=True)[:top_k]
+        labels = sorted(best, key=best.get, reverse=True)[:top_k]
         if len(windows) == 1:
             start, end, scores = windows[0]
             points = [(start, scores), (end, scores)]
@@ -86,7 +86,7 @@ class Labels:
         return [
             {"seconds": round(at, 3), "label": label, "score": scores[label]}
             for at, scores in points
-            for label in chosen
+            for label in labels
         ]
 
 
@@ -100,9 +100,9 @@ class Rebuilding:
 
     def __call__(self, video: str, *, mask: str, mask_ratio: float, statistics: str, seed: int = 0) -> Drawn:
         clip = read_clip(video, self.processor, self.config)
-        made = rebuilt_clip(self.model, clip, mask=mask, mask_ratio=mask_ratio, seed=seed)
-        rows, notes = reconstruction_views(made, [statistics])
-        hidden = f"{int(made.hidden.sum())} of {len(made.hidden)} tokens are hidden."
+        reconstruction = rebuilt_clip(self.model, clip, mask=mask, mask_ratio=mask_ratio, seed=seed)
+        rows, notes = reconstruction_views(reconstruction, [statistics])
+        hidden = f"{int(reconstruction.hidden.sum())} of {len(reconstruction.hidden)} tokens are hidden."
         return Drawn.of(rows, [hidden, *notes], clip.seconds, clip.frame_seconds)
 
 

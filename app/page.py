@@ -153,7 +153,7 @@ def reconstruction_tab(gradio, rebuilding: Rebuilding, video, scratch) -> dict[s
     def draw(path: str, mask: str, ratio: float, statistics: str) -> Drawn:
         return rebuilding(path, mask=mask, mask_ratio=ratio, statistics=STATISTICS[statistics])
 
-    event = dict(fn=shown(gradio, draw, scratch), inputs=[video, mask, ratio, statistics], outputs=outputs)
+    event = dict(fn=drawing_event(gradio, draw, scratch), inputs=[video, mask, ratio, statistics], outputs=outputs)
     gradio.on([ratio.release, mask.change, statistics.change], **event, api_visibility="private")
     return event
 
@@ -170,7 +170,7 @@ def attention_tab(gradio, attention: Attention, video, scratch) -> dict[str, Any
     def draw(path: str, layer: int, head: str) -> Drawn:
         return attention(path, layer=int(layer), head=MEAN if head == heads[0] else int(head))
 
-    event = dict(fn=shown(gradio, draw, scratch), inputs=[video, layer, head], outputs=outputs)
+    event = dict(fn=drawing_event(gradio, draw, scratch), inputs=[video, layer, head], outputs=outputs)
     gradio.on([layer.release, head.change], **event, api_visibility="private")
     return event
 
@@ -219,7 +219,7 @@ def drawn_outputs(gradio) -> list:
     ]
 
 
-def shown(gradio, draw: Callable[..., Drawn], scratch) -> Callable[..., Iterator[tuple]]:
+def drawing_event(gradio, draw: Callable[..., Drawn], scratch) -> Callable[..., Iterator[tuple]]:
     """`draw` as an event: film, picture and notes; nothing without a video."""
 
     def show(path: str | None, *settings) -> Iterator[tuple]:

@@ -56,13 +56,13 @@ def write_space(folder: str | Path, **models: str | None) -> Path:
         for name, value in given.items():
             if Path(value).is_dir():
                 copy_model(Path(value), beside / name)
-                shown = name
+                word = name
             elif name == "actions":
-                shown = shutil.copy(value, beside / f"actions{Path(value).suffix}").name
+                word = shutil.copy(value, beside / f"actions{Path(value).suffix}").name
             else:
-                shown = value
+                word = value
                 names.append(value)
-            arguments += [shown] if name == "model" else [f"--{name}", shown]
+            arguments += [word] if name == "model" else [f"--{name}", word]
         write_atomic(beside / "app.py", APP.format(arguments=[*arguments, "--host", "0.0.0.0"]))
         write_atomic(beside / "requirements.txt", "".join(f"{line}\n" for line in requirements()))
         write_atomic(beside / "README.md", readme(names, given))

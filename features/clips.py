@@ -258,8 +258,8 @@ class FeatureEncoder:
         self.config = open_config(model, "MODEL")
         if self.config.num_channels != 3:
             raise ValueError(f"{model} takes {self.config.num_channels} channels; features are read from RGB video")
-        written = (self.config.architectures or [""])[0]
-        classifier = written.endswith("ForVideoClassification")
+        architecture = (self.config.architectures or [""])[0]
+        classifier = architecture.endswith("ForVideoClassification")
         kind = VideoMAEForVideoClassification if classifier else VideoMAEModel
         loaded = open_model(kind, model)
         self.name, self.device, self.dtype = model, torch.device(device), dtype

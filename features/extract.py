@@ -103,11 +103,11 @@ def entries_of(manifest: Manifest) -> list[Entry]:
         source, path = manifest.source(index), _writable(manifest.path(index))
         stretch = (source.first, source.count) if isinstance(source, FrameFolder) else ()
         videos.setdefault((path, *stretch), (source, path))
-    taken: Counter[str] = Counter(_without_suffix(path) for _, path in videos.values())
+    counts: Counter[str] = Counter(_without_suffix(path) for _, path in videos.values())
     paths = Counter(path for _, path in videos.values())
     entries = []
     for source, path in videos.values():
-        name = _without_suffix(path) if taken[_without_suffix(path)] == 1 else path
+        name = _without_suffix(path) if counts[_without_suffix(path)] == 1 else path
         if paths[path] > 1:
             name = f"{path}.{source.first}-{source.first + source.count - 1}"
         entries.append(Entry(source, path, name))
@@ -448,9 +448,9 @@ def _encode(
     pixel_values = plan.pixels.values(batch.frames.to(encoder.device, non_blocking=True))
     vectors, tokens = encoder(pixel_values)
     vectors = vectors.cpu().numpy()
-    kept = None
+    token_rows = None
     if plan.level == "token":
-        kept = tokens.to(getattr(torch, plan.save_dtype)).cpu().numpy()
+        token_rows = tokens.to(getattr(torch, plan.save_dtype)).cpu().numpy()
     for row, (entry, clip) in enumerate(zip(batch.entries, batch.clips)):
         if not np.isfinite(vectors[row]).all():
             raise ValueError(
@@ -461,4 +461,4 @@ def _encode(
             continue
         if entry.name not in under_way:
             under_way[entry.name] = VideoFeatures(folder, entry, plan, encoder)
-        under_way[entry.name].add(clip, vectors[row], None if kept is None else kept[row])
+        under_way[entry.name].add(clip, vectors[row], None if token_rows is None else token_rows[row])

@@ -86,13 +86,13 @@ def quantize_int8(
     for name, linear in linears.items():
         model.set_submodule(name, Int8Linear(linear))
     try:
-        found = agreement(before, logits_of(model, clips, batch_size), model.config.problem_type)
-        found.require(min_agreement, max_score_difference, "int8", "the model is unchanged; bf16 loses far less")
+        compared = agreement(before, logits_of(model, clips, batch_size), model.config.problem_type)
+        compared.require(min_agreement, max_score_difference, "int8", "the model is unchanged; bf16 loses far less")
     except BaseException:
         for name, linear in linears.items():
             model.set_submodule(name, linear)
         raise
-    return found
+    return compared
 
 
 __all__ = ["Int8Linear", "quantize_int8"]

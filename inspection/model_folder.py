@@ -79,8 +79,8 @@ def look_at_model(folder: Path, *, forward: bool = True) -> tuple[dict[str, Any]
     facts["files"] = _files(folder, findings)
     if (folder / "conversion.json").is_file():
         record = json.loads((folder / "conversion.json").read_text("utf-8"))
-        kept = ("name", "source_file", "source_sha256", "largest_relative_difference")
-        facts["converted_from"] = {name: record.get(name) for name in kept}
+        names = ("name", "source_file", "source_sha256", "largest_relative_difference")
+        facts["converted_from"] = {name: record.get(name) for name in names}
     if not check_config(config, head, findings):
         return facts, findings
     _check_processor(folder, config, head, facts, findings)

@@ -36,8 +36,8 @@ def attention_maps(
     """
     config, grid = encoder.config, encoder._grid_of(pixel_values[None], True)
     depth, width = config.num_hidden_layers, config.num_attention_heads
-    wanted = [_place(layer, depth, "layer") for layer in layers]
-    chosen = [head if head == MEAN else _place(head, width, "head") for head in heads]
+    layer_numbers = [_place(layer, depth, "layer") for layer in layers]
+    head_numbers = [head if head == MEAN else _place(head, width, "head") for head in heads]
     if query is not None and (
         len(query) != 3 or not all(0 <= place < size for place, size in zip(query, grid, strict=True))
     ):
@@ -48,19 +48,19 @@ def attention_maps(
     encoder.eval()
     try:
         tokens = encoder.embeddings(pixel_values[None], grid)
-        for layer, block in enumerate(encoder.encoder.layer[: max(wanted) + 1]):
-            tokens, weights = block(tokens, output_attentions=layer in wanted)
+        for layer, block in enumerate(encoder.encoder.layer[: max(layer_numbers) + 1]):
+            tokens, weights = block(tokens, output_attentions=layer in layer_numbers)
             if weights is None:
                 continue
             weights = weights[0]  # (A, N, N): a row for each token that asks
             number = None if query is None else (query[0] * grid[1] + query[1]) * grid[2] + query[2]
             received = (weights.mean(1) if number is None else weights[:, number]) * weights.shape[-1]  # (A, N)
-            for head in chosen:
+            for head in head_numbers:
                 view = received.mean(0) if head == MEAN else received[head]
                 maps[layer, head] = view.float().view(grid).cpu()
     finally:
         encoder.train(training)
-    return {(layer, head): maps[layer, head] for layer in wanted for head in chosen}
+    return {(layer, head): maps[layer, head] for layer in layer_numbers for head in head_numbers}
 
 
 def overlay(video: Tensor, attention: Tensor, query: tuple[int, int, int] | None = None) -> Tensor:

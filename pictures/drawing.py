@@ -33,8 +33,8 @@ def grid_picture(
     A note that begins with a word in capitals is a warning and is printed in red.
     """
     font = _font(12)
-    chosen = _spread(len(rows[0][1]), columns)
-    tiles = [[_tile(video[index], height) for index in chosen] for _, video in rows]
+    frame_numbers = _spread(len(rows[0][1]), columns)
+    tiles = [[_tile(video[index], height) for index in frame_numbers] for _, video in rows]
     titles = max(_text_size(title, font)[0] for title, _ in rows) + 2 * MARGIN
     width = titles + max(sum(tile.width + GAP for tile in row) for row in tiles)
     head = _text_size("0", font)[1] + 2 * MARGIN if seconds else 0
@@ -48,7 +48,7 @@ def grid_picture(
             left = titles + column * (frame.width + GAP)
             canvas.paste(frame, (left, top))
             if seconds and row == 0:
-                time = f"{seconds[chosen[column]]:.2f} s"
+                time = f"{seconds[frame_numbers[column]]:.2f} s"
                 draw.text((left + frame.width // 2, head // 2), time, fill=INK, font=font, anchor="mm")
     _write_notes(draw, below, canvas.height - foot, font)
     return canvas

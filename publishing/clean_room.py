@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
     record = json.loads((args.folder / RECORD).read_text())
     head, expected = record["head"], record["outputs"]
-    given = torch.load(args.inputs, weights_only=True)
+    example = torch.load(args.inputs, weights_only=True)
     class_name = WITH_CODE[head] if args.trust_remote_code else STOCK.get(head, "AutoModel")
     options = {"trust_remote_code": True} if args.trust_remote_code else {}
     model, loading = getattr(transformers, class_name).from_pretrained(
@@ -92,14 +92,16 @@ def main(argv: list[str] | None = None) -> int:
     keys = {name: sorted(loading[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     report = {"class": type(model).__name__, "module": type(model).__module__, **keys}
 
-    inputs = given["model"]
+    inputs = example["model"]
     if not args.trust_remote_code:
         inputs.pop("bool_decoded_pos", None)  # transformers' class has one mask
     computed = answers(model, inputs) if args.trust_remote_code or head in STOCK else {}
     processor = AutoImageProcessor.from_pretrained(args.folder, **options)
     report["processor"] = type(processor).__name__
     if "pixel_values" in expected:
-        computed["pixel_values"] = recorded(processor(list(given["frames"].numpy()), return_tensors="pt").pixel_values)
+        computed["pixel_values"] = recorded(
+            processor(list(example["frames"].numpy()), return_tensors="pt").pixel_values
+        )
     report["differences"] = differences(computed, expected)
     print(json.dumps(report))
     return 0

@@ -97,7 +97,7 @@ def prepare(
             publication.files[proof] = folder / proof
 
     measured = [read_results(path) for path in results]
-    content, shown = card_of(publication, license, measured)
+    content, card_results = card_of(publication, license, measured)
     publication.license = cards.licence_of(content)
     if publication.license is None and "license" not in allow_missing:
         raise ValueError(
@@ -114,7 +114,7 @@ def prepare(
         if picture.name in content:
             publication.files[picture.name] = picture
     publication.files |= {
-        path: text.encode() for path, text in eval_results_files(shown, date=date.today().isoformat()).items()
+        path: text.encode() for path, text in eval_results_files(card_results, date=date.today().isoformat()).items()
     }
     publication.left_out = sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not _is_in(path, publication)
@@ -245,24 +245,24 @@ def card_of(
     """
     folder, name = publication.folder, publication.name
     readme = folder / "README.md"
-    written = readme.read_text(encoding="utf-8") if readme.is_file() else None
+    existing = readme.read_text(encoding="utf-8") if readme.is_file() else None
     if recorded := recorded_card(folder, name, license, measured):
-        if written is None or written == recorded.untouched:
+        if existing is None or existing == recorded.untouched:
             return recorded.content, recorded.results
         publication.notes.append("README.md was changed by hand and is published as it is")
-    if written is not None and measured:
+    if existing is not None and measured:
         raise ValueError(f"{readme} was written by hand, so --results cannot be put into it; write them there yourself")
-    if written is not None:
+    if existing is not None:
         try:
-            data = cards.check_card(written, where=str(readme))
+            data = cards.check_card(existing, where=str(readme))
         except ValueError as error:
             raise ValueError(f"{error}. Without the file, a plain card is written") from None
-        if publication.head in ("detect", "features") and "trust_remote_code" not in written:
+        if publication.head in ("detect", "features") and "trust_remote_code" not in existing:
             raise ValueError(
                 f"{readme} does not say that this model needs trust_remote_code=True or the videomae package; without them "
                 "transformers loads another class without a warning. Add it to the first lines"
             )
-        return set_licence(written, license) if license and not data.get("license") else written, []
+        return set_licence(existing, license) if license and not data.get("license") else existing, []
     publication.notes.append("the folder has no record of a training, so the card holds only what the files show")
     conversion = read_json(folder / CONVERSION)
     facts = list(build.conversion_facts(conversion)) if conversion else []

@@ -160,10 +160,10 @@ def check_in_clean_process(publication: Publication) -> list[str]:
         what = (
             f"{report['class']} ({'code of the repository' if with_code else 'transformers'}) and {report['processor']}"
         )
-        wanted = HEADS[publication.head]
-        if with_code or wanted.in_stock:
+        kind = HEADS[publication.head]
+        if with_code or kind.in_stock:
             lost = {key: report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]}
-            if report["class"] != wanted.model_class or lost:
+            if report["class"] != kind.model_class or lost:
                 raise ValueError(f"{publication.folder} loads as {what}, with {lost or 'another class than it should'}")
         limits = {"pixel_values": TOLERANCE if with_code else STOCK_PIXELS_TOLERANCE}
         wrong = {

@@ -1,4 +1,4 @@
-"""Features: against the published script restated, frame by frame, stopped and gone on with, and over processes."""
+"""Features: against the published script restated, frame by frame, interrupted and resumed, and over processes."""
 
 import json
 import os
