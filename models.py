@@ -1,26 +1,34 @@
-"""What a command line calls a model or a device, looked at before anything is loaded or computed.
+"""What a command line calls a model or a device, validated before anything is loaded or computed.
 
-transformers loads a folder of another architecture with a warning and random weights, and reports a misspelt folder as a
-network problem; here both are one sentence.
+transformers loads a folder of another architecture, or one without some weights, with a warning and random numbers, and
+reports a misspelt folder as a network problem; here each is an error of one sentence. Classes of models and processors
+are imported inside the functions that need them, so that asking for a configuration stays cheap.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers.utils import logging as transformers_logging
 
 from videomae.configuration_videomae import VideoMAEConfig
-from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.sampling_videomae import ClipSampling
-from videomae.token_reduction_videomae import ReducedVideoMAEForVideoClassification
-from videomae.video_processing_videomae import VideoMAEVideoProcessor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from videomae.modeling_videomae import VideoMAEForVideoClassification
+    from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Model = TypeVar("Model", bound="PreTrainedModel")
 
 
 def open_config(
@@ -50,14 +58,60 @@ def open_config(
             f"{named} is of model_type {model_type!r}, not 'videomae'; `videomae convert` makes a folder of released weights"
         )
     config = VideoMAEConfig.from_pretrained(model)
-    written = (config.architectures or [""])[0]
-    if kind and written and not written.endswith(kind):
-        raise ValueError(f"{named} is {written}, and a VideoMAE{kind} is needed")
+    architecture = (config.architectures or [""])[0]
+    if kind and architecture and not architecture.endswith(kind):
+        raise ValueError(f"{named} is {architecture}, and a VideoMAE{kind} is needed")
     return config
 
 
-def open_classifier(model: str, argument: str = "model") -> VideoMAEForVideoClassification:
-    """The classifier of a folder or Hub name in float32; one that merges or leaves out tokens where its folder says so."""
+def open_model(
+    kind: type[Model],
+    model: str | os.PathLike,
+    *,
+    may_lack: str | None = None,
+    way_out: str = "`videomae doctor` reports what is wrong with the folder",
+) -> Model:
+    """The model of that class from a folder or Hub name, in float32 and evaluation mode, without warnings.
+
+    Parameters that the folder has no weights for are an error, unless their whole name matches the pattern `may_lack`.
+    Weights that the class has no place for, such as a head, are left out.
+    """
+    opened, report = load_with_report(kind, model, dtype=torch.float32)
+    missing = sorted(name for name in report["missing_keys"] if not (may_lack and re.fullmatch(may_lack, name)))
+    if missing:
+        raise ValueError(
+            f"{model} has no weights for {len(missing)} of {len(opened.state_dict())} parameters of {kind.__name__}, such as "
+            f"{missing[0]}; {way_out}"
+        )
+    return opened.eval()
+
+
+def load_with_report(kind: type[Model], model: str | os.PathLike, **options: Any) -> tuple[Model, dict[str, Any]]:
+    """`from_pretrained` of that class with its report on the keys, which the caller judges instead of a warning.
+
+    transformers' bars of progress stay off from then on.
+    """
+    transformers_logging.disable_progress_bar()
+    with quiet_loading():
+        return kind.from_pretrained(model, output_loading_info=True, **options)
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No warnings of transformers inside."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def open_classifier(model: str, argument: str = "model") -> "VideoMAEForVideoClassification":
+    """The classifier of a folder or Hub name in float32; one that merges or leaves out tokens where its configuration asks for it."""
+    from videomae.modeling_videomae import VideoMAEForVideoClassification
+    from videomae.token_reduction_videomae import ReducedVideoMAEForVideoClassification
+
     config = open_config(model, argument, kind="ForVideoClassification")
     reduced = "ReducedVideoMAEForVideoClassification" in (config.architectures or [])
     kind = ReducedVideoMAEForVideoClassification if reduced else VideoMAEForVideoClassification
@@ -80,7 +134,9 @@ def _check_folder(folder: Path, named: str, weights: bool) -> None:
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{named}: config.json is not JSON ({error}); the folder was not written to its end") from None
+        raise ValueError(
+            f"{named}: config.json is not JSON ({error}); it may be cut off, save the model again"
+        ) from None
     if weights and not any((folder / name).is_file() for name in WEIGHTS):
         raise FileNotFoundError(f"{named} has no weights (model.safetensors); the folder is not complete")
 
@@ -100,11 +156,13 @@ def open_device(name: str | None) -> torch.device:
 
 def open_processor(
     model: str | os.PathLike, config: VideoMAEConfig, *, say: Callable[[str], object] = lambda text: None
-) -> VideoMAEVideoProcessor:
+) -> "VideoMAEVideoProcessor":
     """The processor of a model folder; where it has none, one of the model's size, pixel scaling and dense clips.
 
-    `say` is told when that happens.
+    `say` is called with a sentence when that happens.
     """
+    from videomae.video_processing_videomae import VideoMAEVideoProcessor
+
     try:
         return VideoMAEVideoProcessor.from_pretrained(model)
     except OSError:
@@ -123,10 +181,6 @@ def open_processor(
         )
 
 
-# V views  K classes  (B, T, C, H, W) clips
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
 def weights_sha256(model: torch.nn.Module) -> str:
     """A hash of every parameter and buffer, by name, wherever they came from."""
     digest = hashlib.sha256()
@@ -134,13 +188,3 @@ def weights_sha256(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)

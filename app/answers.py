@@ -1,4 +1,4 @@
-"""What the page of app.py answers about a video: labels over time, reconstructions, attention, actions. No gradio here.
+"""What page.py shows of a video: labels over time, reconstructions, attention, actions; without gradio.
 
 Each answer is a class that loads its model once and is called with the path of a file and the settings of the page.
 """
@@ -31,7 +31,7 @@ HEIGHT = 192  # of a frame in the films
 
 @dataclass(frozen=True)
 class Drawn:
-    """A film (MP4 bytes), the same frames side by side as an image, and what is to be said of both."""
+    """A film (MP4 bytes), the same frames side by side as an image, and the notes on both."""
 
     film: bytes
     picture: Any
@@ -77,7 +77,7 @@ class Labels:
         for _, _, scores in windows:
             for label, score in scores.items():
                 best[label] = max(score, best.get(label, score))
-        chosen = sorted(best, key=best.get, reverse=True)[:top_k]
+        labels = sorted(best, key=best.get, reverse=True)[:top_k]
         if len(windows) == 1:
             start, end, scores = windows[0]
             points = [(start, scores), (end, scores)]
@@ -86,7 +86,7 @@ class Labels:
         return [
             {"seconds": round(at, 3), "label": label, "score": scores[label]}
             for at, scores in points
-            for label in chosen
+            for label in labels
         ]
 
 
@@ -100,9 +100,9 @@ class Rebuilding:
 
     def __call__(self, video: str, *, mask: str, mask_ratio: float, statistics: str, seed: int = 0) -> Drawn:
         clip = read_clip(video, self.processor, self.config)
-        made = rebuilt_clip(self.model, clip, mask=mask, mask_ratio=mask_ratio, seed=seed)
-        rows, notes = reconstruction_views(made, [statistics])
-        hidden = f"{int(made.hidden.sum())} of {len(made.hidden)} tokens are hidden."
+        reconstruction = rebuilt_clip(self.model, clip, mask=mask, mask_ratio=mask_ratio, seed=seed)
+        rows, notes = reconstruction_views(reconstruction, [statistics])
+        hidden = f"{int(reconstruction.hidden.sum())} of {len(reconstruction.hidden)} tokens are hidden."
         return Drawn.of(rows, [hidden, *notes], clip.seconds, clip.frame_seconds)
 
 
@@ -119,7 +119,7 @@ class Attention:
 
 
 class Actions:
-    """Who does what, when and where; persons from a detector, or the whole frame for one."""
+    """Who does what, when and where; persons from a detector, or the whole frame as one."""
 
     def __init__(
         self, model: str, device: torch.device, person_detector: str | None = None, *, names: str | None = None
@@ -145,7 +145,7 @@ class Actions:
     ) -> list[list[Any]]:
         """Write the video with boxes to `overlay`; rows of second, person, action and score."""
         info = probe(video)
-        found = []
+        key_frames = []
         for key_frame in self.pipe.stream(
             video,
             boxes=None if self.persons else WHOLE_FRAME,
@@ -153,19 +153,19 @@ class Actions:
             action_score=action_score,
             top_k=top_k,
         ):
-            found.append(key_frame)
+            key_frames.append(key_frame)
             progress(min(key_frame["seconds"] / info.duration_seconds, 1.0) if info.duration_seconds else 1.0)
-        draw_overlay(Path(video), overlay, found, info, reach=every_seconds)
+        draw_overlay(Path(video), overlay, key_frames, info, reach=every_seconds)
         return [
             [round(key_frame["seconds"], 2), number + 1, action["label"], round(action["score"], 3)]
-            for key_frame in found
+            for key_frame in key_frames
             for number, person in enumerate(key_frame["persons"])
             for action in person["actions"]
         ]
 
 
 def make_examples(folder: Path) -> list[str]:
-    """Three clips made from nothing, each of several motions one after the other, so that labels change over time."""
+    """Three drawn clips, each of several motions one after the other, so that labels change over time."""
     spec = SyntheticSet(num_frames=48, height=144, width=192)
     paths = []
     for number, order in enumerate(((0, 4, 3), (6, 1, 5), (2, 7, 0))):

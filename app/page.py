@@ -1,12 +1,12 @@
-"""A page to try models in the browser: choose a video and see what they make of it. Needs `videomae[demo]`.
+"""A page to try models in the browser: choose a video and see the answers. Needs `videomae[demo]`.
 
     videomae app FOLDER                                  # a classifier: labels over time, attention
     videomae app FOLDER --pretrained PRETRAINED          # and what a pre-trained model rebuilds
     videomae app FOLDER --action_detector DETECTOR       # and who does what
     videomae app FOLDER --write_space SPACE              # the files of a Space on the Hub that shows this page
 
-Nothing is fetched from elsewhere and nothing is reported to anyone; what is uploaded stays in a temporary folder that is
-emptied every hour and removed at the end.
+The page downloads nothing and reports nothing; uploads stay in a temporary folder that is emptied every hour and removed
+at the end.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ STATISTICS = {
 STYLE = """
 .gradio-container { width: 100% !important; max-width: 1280px !important; margin: auto; }
 footer { display: none !important; }
-button[aria-label^="Trim video"] { display: none; } /* it would fetch its tool from elsewhere */
+button[aria-label^="Trim video"] { display: none; } /* it would download its tool */
 @media (max-width: 640px) {
   .gradio-container .main.fillable { padding: 8px 12px !important; }
   .tab-container button { padding: 0 7px !important; } /* else some tabs hide in a menu */
@@ -94,7 +94,7 @@ def build_page(
                 if acting:
                     with gradio.Tab("Actions"):
                         actions_tab(gradio, acting, video, scratch)
-        # One after the other, so that a file that is no video is complained of once.
+        # One after the other, so that a file that is no video gives one error.
         event = None
         for step in steps:
             event = (event.success if event else video.change)(**step, api_visibility="private")
@@ -102,7 +102,7 @@ def build_page(
 
 
 def import_gradio():
-    """gradio, told beforehand to report nothing to its makers."""
+    """gradio, with its analytics switched off, which works only before the import."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
@@ -124,7 +124,7 @@ def labels_tab(gradio, labels: Labels, video) -> dict[str, Any]:
     def show(path: str | None, all_views: bool, top_k: int, progress=gradio.Progress()):  # noqa: B008
         if not path:
             return None, ""
-        with explained(gradio, path):
+        with page_errors(gradio, path):
             best = labels.whole(path, all_views=all_views, top_k=int(top_k))
             rows = labels.over_time(
                 path, top_k=int(top_k), progress=lambda share: progress(share, desc="looking through the video")
@@ -153,7 +153,7 @@ def reconstruction_tab(gradio, rebuilding: Rebuilding, video, scratch) -> dict[s
     def draw(path: str, mask: str, ratio: float, statistics: str) -> Drawn:
         return rebuilding(path, mask=mask, mask_ratio=ratio, statistics=STATISTICS[statistics])
 
-    event = dict(fn=shown(gradio, draw, scratch), inputs=[video, mask, ratio, statistics], outputs=outputs)
+    event = dict(fn=drawing_event(gradio, draw, scratch), inputs=[video, mask, ratio, statistics], outputs=outputs)
     gradio.on([ratio.release, mask.change, statistics.change], **event, api_visibility="private")
     return event
 
@@ -170,7 +170,7 @@ def attention_tab(gradio, attention: Attention, video, scratch) -> dict[str, Any
     def draw(path: str, layer: int, head: str) -> Drawn:
         return attention(path, layer=int(layer), head=MEAN if head == heads[0] else int(head))
 
-    event = dict(fn=shown(gradio, draw, scratch), inputs=[video, layer, head], outputs=outputs)
+    event = dict(fn=drawing_event(gradio, draw, scratch), inputs=[video, layer, head], outputs=outputs)
     gradio.on([layer.release, head.change], **event, api_visibility="private")
     return event
 
@@ -181,7 +181,7 @@ def actions_tab(gradio, actions: Actions, video, scratch) -> None:
         score = gradio.Slider(0.05, 0.95, value=0.3, step=0.05, label="Smallest score of an action", min_width=240)
         every = gradio.Slider(0.5, 5, value=1, step=0.5, label="Seconds between looks", min_width=240)
     if not actions.persons:
-        gradio.Markdown("No person detector was given, so the whole frame is taken for one person.")
+        gradio.Markdown("No person detector was given, so the whole frame is taken as one person.")
     if actions.note:
         gradio.Markdown(actions.note[0].upper() + actions.note[1:] + ".")
     find = gradio.Button("Find actions", variant="primary")
@@ -191,7 +191,7 @@ def actions_tab(gradio, actions: Actions, video, scratch) -> None:
     def show(path: str | None, score: float, every: float, progress=gradio.Progress()) -> Iterator[tuple]:  # noqa: B008
         if not path:
             raise gradio.Error("Choose a video first.", print_exception=False)
-        with tempfile.TemporaryDirectory(dir=scratch) as folder, explained(gradio, path):
+        with tempfile.TemporaryDirectory(dir=scratch) as folder, page_errors(gradio, path):
             rows = actions(
                 path,
                 Path(folder) / "overlay.mp4",
@@ -219,14 +219,14 @@ def drawn_outputs(gradio) -> list:
     ]
 
 
-def shown(gradio, draw: Callable[..., Drawn], scratch) -> Callable[..., Iterator[tuple]]:
+def drawing_event(gradio, draw: Callable[..., Drawn], scratch) -> Callable[..., Iterator[tuple]]:
     """`draw` as an event: film, picture and notes; nothing without a video."""
 
     def show(path: str | None, *settings) -> Iterator[tuple]:
         if not path:
             yield None, "", None
             return
-        with explained(gradio, path):
+        with page_errors(gradio, path):
             drawn = draw(path, *settings)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             film = Path(folder) / "film.mp4"
@@ -237,8 +237,8 @@ def shown(gradio, draw: Callable[..., Drawn], scratch) -> Callable[..., Iterator
 
 
 @contextlib.contextmanager
-def explained(gradio, path: str) -> Iterator[None]:
-    """What a user can cause becomes one sentence on the page, about the file by the name that it has for a visitor."""
+def page_errors(gradio, path: str) -> Iterator[None]:
+    """Show errors that a user can cause as one sentence on the page, with the file's name instead of its path here."""
     try:
         yield
     except (ValueError, TypeError, OSError) as problem:
@@ -252,7 +252,7 @@ def explained(gradio, path: str) -> Iterator[None]:
 def start(page, *, host: str, port: int, scratch: str | Path | None = None) -> str:
     """Serve the page in the background; returns its address."""
     gradio = import_gradio()
-    fonts = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # those of the machine: none is fetched
+    fonts = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the machine: none is downloaded
     try:
         _, address, _ = page.launch(
             server_name=host,

@@ -1,4 +1,4 @@
-"""The files of a Hub Space that shows the page of app.py: app.py, requirements.txt, README.md, and what they need.
+"""The files of a Hub Space that shows the page of page.py: app.py, requirements.txt, README.md, and what they need.
 
 The package itself goes along as a folder, since a Space can install only what an index has; so do models that are
 folders. Models that are names stay names.
@@ -15,8 +15,7 @@ from videomae.files import new_folder, write_atomic
 from videomae.models import check_name, open_config
 
 KINDS = {"model": "ForVideoClassification", "pretrained": "ForPreTraining", "action_detector": "ForActionDetection"}
-# What a Space installs of its own accord has no place in its requirements.
-GIVEN = {"gradio"}
+PREINSTALLED = {"gradio"}  # in a Space of that sdk, so not among its requirements
 TEXT = (".py", ".yaml", ".md", ".jinja")
 APP = '''"""The page of `videomae app`, as a Space."""
 
@@ -57,13 +56,13 @@ def write_space(folder: str | Path, **models: str | None) -> Path:
         for name, value in given.items():
             if Path(value).is_dir():
                 copy_model(Path(value), beside / name)
-                shown = name
+                word = name
             elif name == "actions":
-                shown = shutil.copy(value, beside / f"actions{Path(value).suffix}").name
+                word = shutil.copy(value, beside / f"actions{Path(value).suffix}").name
             else:
-                shown = value
+                word = value
                 names.append(value)
-            arguments += [shown] if name == "model" else [f"--{name}", shown]
+            arguments += [word] if name == "model" else [f"--{name}", word]
         write_atomic(beside / "app.py", APP.format(arguments=[*arguments, "--host", "0.0.0.0"]))
         write_atomic(beside / "requirements.txt", "".join(f"{line}\n" for line in requirements()))
         write_atomic(beside / "README.md", readme(names, given))
@@ -92,7 +91,7 @@ def sdk_version() -> str:
 def requirements() -> list[str]:
     """What the package depends on, as its own metadata says."""
     lines = importlib.metadata.requires("videomae") or []
-    return [line for line in lines if ";" not in line and re.match(r"[\w-]+", line)[0] not in GIVEN]
+    return [line for line in lines if ";" not in line and re.match(r"[\w-]+", line)[0] not in PREINSTALLED]
 
 
 def copy_model(source: Path, folder: Path) -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from videomae.configuration_videomae import VideoMAEConfig
-from videomae.conversion import reference as reference
-from videomae.conversion.layouts import listed
+from videomae.conversion import reference
 from videomae.conversion.plan import Plan, model_class
 from videomae.conversion.weight_files import open_checkpoint
+from videomae.data.lists.manifests import some_of
 
 TOLERANCE = 1e-4  # relative to the largest output
 
@@ -35,7 +35,7 @@ def proof_inputs(config: VideoMAEConfig, head: str, version: int = 1) -> dict[st
 
 @torch.no_grad()
 def proof_outputs(model: torch.nn.Module, head: str, version: int = 1) -> dict[str, Tensor]:
-    """What a model (of ours, or transformers' own) says of the fixed clip."""
+    """What a model (of ours, or transformers' own) computes for the fixed clip."""
     config = (
         model.config if isinstance(model.config, VideoMAEConfig) else VideoMAEConfig.from_dict(model.config.to_dict())
     )
@@ -74,13 +74,13 @@ def _transformers_outputs(planned: Plan) -> dict[str, Tensor]:
         None, config=config, state_dict=tensors, output_loading_info=True, dtype=torch.float32
     )
     if info["missing_keys"] or info["unexpected_keys"]:
-        lost = listed([*info["missing_keys"], *info["unexpected_keys"]])
-        raise ValueError(f"transformers {transformers.__version__} does not load {planned.source.path} whole: {lost}")
+        lost = some_of(sorted([*info["missing_keys"], *info["unexpected_keys"]]))
+        raise ValueError(f"transformers {transformers.__version__} does not load all of {planned.source.path}: {lost}")
     return proof_outputs(model, planned.layout.head)
 
 
 def source_config(planned: Plan) -> dict[str, Any]:
-    """A transformers folder's own configuration, with the head counts that were settled on."""
+    """A transformers folder's own configuration, with the numbers of heads of the plan."""
     config = planned.config
     heads = dict(
         num_attention_heads=config.num_attention_heads, decoder_num_attention_heads=config.decoder_num_attention_heads
@@ -93,7 +93,8 @@ def prove(planned: Plan, folder: Path) -> dict[str, Any]:
     head = planned.layout.head
     model, info = model_class(planned.layout).from_pretrained(folder, output_loading_info=True)
     if info["missing_keys"] or info["unexpected_keys"]:
-        raise ValueError(f"{folder} does not load whole: {listed([*info['missing_keys'], *info['unexpected_keys']])}")
+        lost = some_of(sorted([*info["missing_keys"], *info["unexpected_keys"]]))
+        raise ValueError(f"{folder} has missing or unexpected weights: {lost}")
     ours = proof_outputs(model, head, planned.version)
     del model
     theirs = reference_outputs(planned)

@@ -225,7 +225,7 @@ def axis_samples(start: Tensor, end: Tensor, *, size: int, cells: int, aligned: 
     return torch.stack(rows)
 
 
-# --- inputs that anybody can make again -------------------------------------------------------------------------------
+# --- inputs that are the same on every machine ------------------------------------------------------------------------
 
 
 def fixed_clip(num_frames: int, num_channels: int, height: int, width: int) -> Tensor:
@@ -247,6 +247,15 @@ def fixed_mask(grid: tuple[int, int, int], ratio: float = 0.9) -> Tensor:
 def fixed_boxes(height: int, width: int) -> Tensor:
     """(2, 4): a person-shaped box inside the frame and one that reaches its border."""
     return torch.tensor([[0.15, 0.1, 0.45, 0.9], [0.4, 0.25, 1.0, 1.0]]) * torch.tensor([width, height, width, height])
+
+
+def fixed_frames(num_frames: int, height: int, width: int) -> Tensor:
+    """(T, H, W, 3) uint8 for processors: slopes in whole numbers, which every way of resizing renders nearly the same."""
+    sizes = (num_frames, height, width, 3)
+    t, y, x, channel = (
+        torch.arange(size).view([-1 if a == axis else 1 for a in range(4)]) for axis, size in enumerate(sizes)
+    )
+    return (255 - ((2 * x + y + 8 * t + 85 * channel) % 510 - 255).abs()).to(torch.uint8)
 
 
 def random_weights(

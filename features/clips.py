@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers.utils import logging as transformers_logging
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
 from videomae.image_processing_videomae import frame_at_size, normalized
 from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
-from videomae.models import DTYPES, open_config, open_processor, weights_sha256
+from videomae.models import DTYPES, open_config, open_model, open_processor, weights_sha256
 from videomae.sampling_videomae import ClipSampling, inference_clip, test_clips
 from videomae.video_io import Limits, VideoReader, VideoReadError, iter_frames, walk_windows
 
@@ -120,12 +119,12 @@ class SlidingWindows:
         return facts, self._clips(windows, facts, offsets)
 
     def _clips(self, windows, facts: VideoFacts, offsets: list[int]) -> Iterator[Clip]:
-        found = False
+        empty = True
         for window in windows:
-            found = True
+            empty = False
             times = (None, None) if facts.fps is None else (window.start_seconds, window.end_seconds)
             yield Clip(torch.stack(window.frames), window.first_frame, window.last_frame, *times)
-        if not found:
+        if empty:
             raise VideoReadError(
                 f"it has {facts.num_frames} frames, fewer than the {offsets[-1] + 1} of a window, and short ends are left "
                 "out (--partial drop, or --reference)"
@@ -134,7 +133,7 @@ class SlidingWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyClips:
-    """The clips of the model's own sampling policy: the one of `processor(path)`, or `clips` as the test spaces them."""
+    """The clips of the model's own sampling policy: that of `processor(path)`, or `clips` of them spaced as in the test."""
 
     sampling: ClipSampling
     clips: int | None = None
@@ -151,21 +150,21 @@ class PolicyClips:
         with open_clip(source, LIMITS) as video:
             facts = VideoFacts(video.num_frames, getattr(video, "fps", None) or fps)
             try:
-                chosen = (
+                clips = (
                     test_clips(video.num_frames, dataclasses.replace(self.sampling, clips=self.clips))
                     if self.clips
                     else [inference_clip(video.num_frames, self.sampling)]
                 )
             except ValueError as error:
                 raise VideoReadError(str(error)) from None
-            union = sorted({index for clip in chosen for index in clip})
-            kept = {index: pixels.frame(frame) for index, frame in zip(union, video.read(union).numpy())}
-        return facts, (self._clip(clip, kept, facts.fps) for clip in chosen)
+            union = sorted({index for clip in clips for index in clip})
+            frames = {index: pixels.frame(frame) for index, frame in zip(union, video.read(union).numpy())}
+        return facts, (self._clip(clip, frames, facts.fps) for clip in clips)
 
-    def _clip(self, indices: list[int], kept: dict[int, torch.Tensor], fps: float | None) -> Clip:
+    def _clip(self, indices: list[int], frames: dict[int, torch.Tensor], fps: float | None) -> Clip:
         first, last = min(indices), max(indices)
         times = (None, None) if fps is None else (first / fps, (last + 1) / fps)
-        return Clip(torch.stack([kept[index] for index in indices]), first, last, *times)
+        return Clip(torch.stack([frames[index] for index in indices]), first, last, *times)
 
 
 def _frames_of(source: Source, fps: float | None, threads: int):
@@ -230,7 +229,7 @@ class ReferencePixels:
 
 
 def model_pixels(model: str, config: VideoMAEConfig, *, squash: bool = False) -> tuple[Pixels, ClipSampling, list[str]]:
-    """The pixel settings and the sampling policy saved with a model, at the size that it takes; and what to say of it."""
+    """The pixel settings and the sampling policy saved with a model, at the size that it takes; and notes on what was changed."""
     notes: list[str] = []
     processor = open_processor(model, config, say=notes.append)
     settings = processor._settings({})
@@ -259,27 +258,14 @@ class FeatureEncoder:
         self.config = open_config(model, "MODEL")
         if self.config.num_channels != 3:
             raise ValueError(f"{model} takes {self.config.num_channels} channels; features are read from RGB video")
-        written = (self.config.architectures or [""])[0]
-        classifier = written.endswith("ForVideoClassification")
+        architecture = (self.config.architectures or [""])[0]
+        classifier = architecture.endswith("ForVideoClassification")
         kind = VideoMAEForVideoClassification if classifier else VideoMAEModel
-        transformers_logging.disable_progress_bar()
-        verbosity = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # that a decoder or a head is left out is the point here
-        try:
-            loaded, report = kind.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(
-                f"{model} has no weights for {len(missing)} parameters of the encoder, such as {missing[0]}; "
-                "`videomae doctor` looks the folder over"
-            )
+        loaded = open_model(kind, model)
         self.name, self.device, self.dtype = model, torch.device(device), dtype
         self.weights_sha256 = weights_sha256(loaded)
-        self.model = (loaded.videomae if classifier else loaded).eval().to(self.device)
-        self.norm = loaded.fc_norm
-        if self.norm is not None:
-            self.norm = self.norm.eval().to(self.device)
+        loaded.to(self.device)
+        self.model, self.norm = loaded.videomae if classifier else loaded, loaded.fc_norm
         self.pooling = "mean of tokens" if self.norm is None else "fc_norm(mean of tokens)"
 
     @torch.inference_mode()

@@ -1,8 +1,8 @@
 """Features of videos from a frozen model: `videomae features MODEL DATA OUTPUT`.
 
-Every video becomes one array: a vector a window, a vector in all, or all tokens. Each frame is decoded once. Videos are
-shared out between the processes of a launch; what is done lies in OUTPUT and is not done again. Batches never depend on
-processes, so the same command gives the same files however often it was stopped.
+Every video becomes one array: a vector per window, a vector per video, or all tokens. Each frame is decoded once. Videos
+are divided among the processes of a launch. Videos whose features OUTPUT holds are skipped, so the same command resumes;
+batches do not depend on processes, so it writes the same files however often it was interrupted.
 
 Exit codes: 0 every video has its features; 1 some videos could not be read (they are listed, the others are there);
 2 nothing was done, because the model, the data or an option is wrong.
@@ -102,11 +102,11 @@ def entries_of(manifest: Manifest) -> list[Entry]:
         source, path = manifest.source(index), _writable(manifest.path(index))
         stretch = (source.first, source.count) if isinstance(source, FrameFolder) else ()
         videos.setdefault((path, *stretch), (source, path))
-    taken: Counter[str] = Counter(_without_suffix(path) for _, path in videos.values())
+    counts: Counter[str] = Counter(_without_suffix(path) for _, path in videos.values())
     paths = Counter(path for _, path in videos.values())
     entries = []
     for source, path in videos.values():
-        name = _without_suffix(path) if taken[_without_suffix(path)] == 1 else path
+        name = _without_suffix(path) if counts[_without_suffix(path)] == 1 else path
         if paths[path] > 1:
             name = f"{path}.{source.first}-{source.first + source.count - 1}"
         entries.append(Entry(source, path, name))
@@ -128,7 +128,7 @@ def _without_suffix(path: str) -> str:
 
 
 def stamp_of(source: Source) -> dict[str, int] | None:
-    """By what a source is taken for the same as before; None where it cannot be found."""
+    """What shows whether a source has changed; None where it cannot be found."""
     path = (
         source.shard if isinstance(source, TarMember) else source.folder if isinstance(source, FrameFolder) else source
     )
@@ -166,7 +166,7 @@ class Broken(NamedTuple):
 
 
 def read_unit(unit: list[Entry], plan: Plan, num_frames: int, threads: int = 1) -> Iterator[Batch | Finished | Broken]:
-    """The clips of some videos in batches, each video in order, and then what became of each."""
+    """The clips of some videos in batches, each video in order, and then for each whether it could be read."""
     waiting: list[tuple[Entry, Clip]] = []
     ends: list[Finished | Broken] = []
 
@@ -251,7 +251,7 @@ def read_ahead(units: Iterable[Any], read: Callable[[Any], Iterator[Any]], worke
 
 
 class FeatureFolder:
-    """OUTPUT: `features/NAME.npy` and, of each, `index/NAME.json`; `manifest.json` says of what, and lists them."""
+    """OUTPUT: `features/NAME.npy` and, of each, `index/NAME.json`; `manifest.json` holds the identity and lists the files."""
 
     def __init__(self, path: str | os.PathLike, save_as: str):
         self.path, self.save_as = Path(path), save_as
@@ -264,7 +264,7 @@ class FeatureFolder:
         return self.path / "index" / f"{entry.name}.json"
 
     def is_done(self, entry: Entry) -> bool:
-        """Whether its features are there, of this very file."""
+        """Whether its features are there and the source has not changed since."""
         try:
             record = json.loads(self.index(entry).read_text("utf-8"))
         except (OSError, ValueError):
@@ -272,12 +272,12 @@ class FeatureFolder:
         return record["source"] == stamp_of(entry.source) and self.features(entry).is_file()
 
     def forget(self, entry: Entry) -> None:
-        """Delete what lies here under its name: of an earlier file that is no more."""
+        """Delete what is stored under its name: the source has changed since."""
         self.index(entry).unlink(missing_ok=True)
         self.features(entry).unlink(missing_ok=True)
 
     def claim(self, identity: dict[str, Any], *, overwrite: bool) -> None:
-        """Make the folder one of `identity`; a folder of other features is an error."""
+        """Create the folder for this identity, or validate that it was created for the same one."""
         if overwrite:
             for name in ("features", "index"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
@@ -296,13 +296,13 @@ class FeatureFolder:
             leftover.unlink(missing_ok=True)
 
     def records(self) -> list[dict[str, Any]]:
-        """One line about each video whose features lie here; the places of its windows stay in its index."""
-        found = []
+        """One record of each video whose features are stored here; the places of its windows stay in its index."""
+        records = []
         for path in sorted((self.path / "index").rglob("*.json")):
             record = json.loads(path.read_text("utf-8"))
             record = {name: value for name, value in record.items() if name not in ("windows", "source")}
-            found.append({**record, "index": path.relative_to(self.path).as_posix()})
-        return found
+            records.append({**record, "index": path.relative_to(self.path).as_posix()})
+        return records
 
 
 def differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -447,17 +447,17 @@ def _encode(
     pixel_values = plan.pixels.values(batch.frames.to(encoder.device, non_blocking=True))
     vectors, tokens = encoder(pixel_values)
     vectors = vectors.cpu().numpy()
-    kept = None
+    token_rows = None
     if plan.level == "token":
-        kept = tokens.to(getattr(torch, plan.save_dtype)).cpu().numpy()
+        token_rows = tokens.to(getattr(torch, plan.save_dtype)).cpu().numpy()
     for row, (entry, clip) in enumerate(zip(batch.entries, batch.clips)):
         if not np.isfinite(vectors[row]).all():
             raise ValueError(
                 f"{entry.path}: the features of frames {clip.first_frame} to {clip.last_frame} are not finite in "
-                f"{encoder.dtype}; `videomae doctor` looks over the weights, --dtype float32 is the safest"
+                f"{encoder.dtype}; use --dtype float32, or check the weights with `videomae doctor`"
             )
         if entry.name in done:
             continue
         if entry.name not in under_way:
             under_way[entry.name] = VideoFeatures(folder, entry, plan, encoder)
-        under_way[entry.name].add(clip, vectors[row], None if kept is None else kept[row])
+        under_way[entry.name].add(clip, vectors[row], None if token_rows is None else token_rows[row])

@@ -4,33 +4,36 @@ What is in a folder of features, and when it may be added to, is extract.py's pa
 """
 
 import contextlib
-import json
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from videomae.files import new_file
 
 FORMATS = ("npy", "safetensors")
-SAVE_DTYPES = {"float32": "F32", "float16": "F16"}
+SAVE_DTYPES = ("float32", "float16")
 TENSOR = "features"  # the name of the array in a safetensors file
 
 
 class RowFile:
-    """One array in a .npy or .safetensors file; it takes its place when it is closed, whole, or not at all.
+    """One array in a .npy or .safetensors file, written row by row; it takes its place when it is closed, or not at all.
 
-    The header is written first at its greatest length and again at the end, when the number of rows is known.
-    `single` writes the one row as the array, without an axis of rows.
+    `single` writes the one row as the array, without an axis of rows. The header of a .npy file is written again at the
+    end, when the number of rows is known. Rows of a .safetensors file wait in a temporary file and are copied through a
+    memory map. So neither format holds the array in memory (safetensors before 0.8 does, while it copies).
     """
 
     def __init__(self, path: Path, dtype: str, *, single: bool = False, metadata: dict[str, str] | None = None):
         self.path, self.dtype, self.single, self.metadata = path, np.dtype(dtype), single, metadata or {}
         self.count, self.row_shape = 0, None
         self._stack = contextlib.ExitStack()
-        beside = self._stack.enter_context(new_file(path))
-        self._file = self._stack.enter_context(open(beside, "wb"))  # noqa: SIM115 (closed by the stack)
+        self._beside = self._stack.enter_context(new_file(path))
+        opened = open(self._beside, "wb") if path.suffix == ".npy" else tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
+        self._file = self._stack.enter_context(opened)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -39,8 +42,8 @@ class RowFile:
     def add(self, row: np.ndarray) -> None:
         if self.row_shape is None:
             self.row_shape = row.shape
-            self._header_bytes = self._write_header()
-        with np.errstate(over="ignore"):  # looked at below
+            self._write_npy_header()
+        with np.errstate(over="ignore"):  # checked below
             stored = np.ascontiguousarray(row, self.dtype)
         if not np.isfinite(stored).all():
             raise ValueError(f"{self.path}: a value does not fit into {self.dtype}; use --save_dtype float32")
@@ -48,9 +51,13 @@ class RowFile:
         self.count += 1
 
     def close(self) -> None:
-        self._file.seek(0)
-        if self._write_header() != self._header_bytes:
-            raise RuntimeError(f"{self.path}: the header of {self.count} rows does not fit its place")
+        if self.path.suffix == ".npy":
+            self._file.seek(0)
+            self._write_npy_header()
+        else:
+            self._file.flush()
+            rows = np.memmap(self._file, self.dtype, "r", shape=self.shape)
+            save_file({TENSOR: rows}, self._beside, self.metadata)
         self._stack.close()
 
     def abort(self) -> None:
@@ -58,19 +65,11 @@ class RowFile:
         with contextlib.suppress(_Aborted), self._stack:
             raise _Aborted
 
-    def _write_header(self) -> int:
-        if self.path.suffix == ".npy":  # numpy pads its headers, so that the first axis can grow
-            descr = np.lib.format.dtype_to_descr(self.dtype)
-            header = {"descr": descr, "fortran_order": False, "shape": self.shape}
-            np.lib.format.write_array_header_1_0(self._file, header)
-            return self._file.tell()
-        size = int(np.prod(self.shape)) * self.dtype.itemsize
-        entry = {"dtype": SAVE_DTYPES[self.dtype.name], "shape": self.shape, "data_offsets": [0, size]}
-        text = json.dumps({"__metadata__": self.metadata, TENSOR: entry}).encode()
-        room = len(json.dumps(self.metadata).encode()) + 512  # blanks after the header are part of the format
-        room += -room % 8
-        self._file.write(room.to_bytes(8, "little") + text.ljust(room))
-        return self._file.tell()
+    def _write_npy_header(self) -> None:
+        """Of one length whatever the number of rows: numpy pads it, so that the first axis can grow."""
+        if self.path.suffix == ".npy":
+            described = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(self._file, described)
 
 
 class _Aborted(Exception):

@@ -40,8 +40,8 @@ def read_set(path: str) -> tuple[np.ndarray, dict[str, Any] | None]:
 def check_comparable(first: dict[str, Any] | None, second: dict[str, Any] | None) -> None:
     if first is None or second is None:
         return
-    kept = [{name: identity[name] for name in MUST_AGREE} for identity in (first, second)]
-    if changes := differing(*kept):
+    compared = [{name: identity[name] for name in MUST_AGREE} for identity in (first, second)]
+    if changes := differing(*compared):
         raise ValueError(
             f"the two sets were made in different ways ({'; '.join(changes).replace(', now ', ' against ')}); make both "
             "with one model and the same options"

@@ -70,10 +70,10 @@ def logits_of(model: torch.nn.Module, clips: torch.Tensor, batch_size: int = 4) 
 def example_clips(
     folder: str | os.PathLike, videos: Sequence[str | os.PathLike] | None = None, *, count: int = 16
 ) -> torch.Tensor:
-    """Clips (B, T, C, H, W) as the model of that folder wants them: one of each video, or `count` drawn from nothing.
+    """Clips (B, T, C, H, W) as the model of that folder takes them: one of each video, or `count` drawn ones.
 
-    Drawn clips (moving shapes) always are the same and need no files, but a trained model has little to say of them:
-    use videos of your own to judge it.
+    Drawn clips (moving shapes) are the same everywhere and need no files, but scores on them mean little for a trained
+    model: judge it with videos of your own.
     """
     config = VideoMAEConfig.from_pretrained(folder)
     processor = open_processor(folder, config)
@@ -83,7 +83,7 @@ def example_clips(
         frames = [render_clip(MOTIONS[seed % len(MOTIONS)], drawing, seed) for seed in range(count)]
         return processor(list(map(_as_list, frames)), return_tensors="pt")["pixel_values"]
     if not videos:
-        raise ValueError("no videos were given; give some, or None for clips drawn from nothing")
+        raise ValueError("no videos were given; give some, or None for drawn clips")
     sources = [os.fspath(video) for video in videos]
     return torch.cat(
         [processor(video, num_frames=config.num_frames, return_tensors="pt")["pixel_values"] for video in sources]

@@ -1,7 +1,7 @@
 """8-bit inference: the blocks' linear layers with int8 weights and activations, behind a gate that compares answers.
 
     model = VideoMAEForVideoClassification.from_pretrained("FOLDER")
-    print(quantize_int8(model, example_clips("FOLDER", videos)))     # in place; raises and puts all back if answers differ
+    print(quantize_int8(model, example_clips("FOLDER", videos)))     # in place; restored, with an error, if answers differ
 
 Weights are rounded once, one scale per output channel; activations at every call, one scale per token. Patch projection,
 norms, attention and the classifier stay as they are. torch.ao's dynamic quantisation is not used: it is deprecated, and
@@ -70,11 +70,11 @@ def quantize_int8(
     max_score_difference: float = 0.1,
     batch_size: int = 4,
 ) -> Agreement:
-    """Put a classifier into int8 in place, and say how well its answers on `clips` (B, T, C, H, W) agree with before.
+    """Convert a classifier to int8 in place; returns how well its answers on `clips` (B, T, C, H, W) agree with before.
 
     Where fewer than `min_agreement` of the clips get the same class, or a score moves by more than
-    `max_score_difference`, everything is put back and ValueError says what was seen. The more clips, and the more like
-    those to come, the more this is worth.
+    `max_score_difference`, the model is restored and a ValueError gives the numbers. The comparison is the more reliable,
+    the more clips there are and the more similar they are to those of the application.
     """
     linears = block_linears(model)
     if not linears:
@@ -86,13 +86,13 @@ def quantize_int8(
     for name, linear in linears.items():
         model.set_submodule(name, Int8Linear(linear))
     try:
-        found = agreement(before, logits_of(model, clips, batch_size), model.config.problem_type)
-        found.require(min_agreement, max_score_difference, "int8", "the model is left as it was; bf16 loses far less")
+        compared = agreement(before, logits_of(model, clips, batch_size), model.config.problem_type)
+        compared.require(min_agreement, max_score_difference, "int8", "the model is unchanged; bf16 loses far less")
     except BaseException:
         for name, linear in linears.items():
             model.set_submodule(name, linear)
         raise
-    return found
+    return compared
 
 
 __all__ = ["Int8Linear", "quantize_int8"]

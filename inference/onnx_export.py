@@ -1,8 +1,9 @@
 """A classifier as an ONNX file: `videomae export FOLDER OUTPUT`, with proof that it answers as the model does.
 
-OUTPUT is a folder: model.onnx (beyond 1.8 GB its weights lie beside it), export.json (input, classes, pixels, sampling, what the
-proof found), and config.json and processor files as in FOLDER, so that VideoMAEVideoProcessor.from_pretrained(OUTPUT) makes
-the input. Nothing is written unless ONNX Runtime gives the model's answers, or is not installed, which is said.
+OUTPUT is a folder: model.onnx (beyond 1.8 GB its weights are a file beside it), export.json (input, classes, pixels,
+sampling, result of the proof), and config.json and processor files as in FOLDER, so that
+VideoMAEVideoProcessor.from_pretrained(OUTPUT) makes the input. Nothing is written if ONNX Runtime gives other answers than
+the model; where it is not installed, export.json has no proof.
 
     import onnxruntime
     pixel_values = VideoMAEVideoProcessor.from_pretrained("OUTPUT")("video.mp4", return_tensors="np")["pixel_values"]
@@ -51,7 +52,7 @@ class LogitsOnly(torch.nn.Module):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """torch and ONNX Runtime warn of their own internals while they export; what matters is compared afterwards."""
+    """torch and ONNX Runtime warn about their internals while they export; the answers are compared afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -121,7 +122,7 @@ def quantize_onnx(path: Path, output: Path, *, large: bool = False) -> None:
 
 
 def onnx_logits(path: Path, clips: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
-    """What ONNX Runtime's CPU says of the clips: (B, K)."""
+    """The logits (B, K) of the clips, computed by ONNX Runtime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
@@ -158,21 +159,23 @@ def export(
         processor = open_processor(folder, config)
         config.save_pretrained(beside)
         processor.save_pretrained(beside)
-        found = None
+        compared = None
         if find_spec("onnxruntime") is not None:
             clips = proof_clips(folder, videos, count=16 if int8 else 4, multiple_of=batch_size or 1)
-            found = agreement(
+            compared = agreement(
                 logits_of(model, clips), onnx_logits(beside / MODEL, clips, batch_size), config.problem_type
             )
-            found.require(min_agreement, limit, f"the exported model{' (int8)' if int8 else ''}", WAY_OUT[int8])
+            compared.require(min_agreement, limit, f"the exported model{' (int8)' if int8 else ''}", WAY_OUT[int8])
         record = describe(model, processor, opset=opset, batch_size=batch_size, int8=int8)
-        record["proof"] = None if found is None else {"on": "videos" if videos else "drawn clips", **asdict(found)}
+        record["proof"] = (
+            None if compared is None else {"on": "videos" if videos else "drawn clips", **asdict(compared)}
+        )
         write_json(beside / RECORD, record)
     return record
 
 
 WAY_OUT = {
-    False: "nothing was written; try another --opset, or say with --max_score_difference how much may differ",
+    False: "nothing was written; try another --opset, or allow a larger difference with --max_score_difference",
     True: "nothing was written; leave --int8 out, or lower --min_agreement or raise --max_score_difference if that is enough",
 }
 

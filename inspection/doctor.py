@@ -1,8 +1,8 @@
-"""The one check-up: `videomae doctor [FOLDER|LIST ...]` looks at the installation, at model folders and at data.
+"""What `videomae doctor [FOLDER|LIST ...]` checks beside the installation: which targets are models, and the data.
 
-Without arguments the installation alone. A folder with a model, a run folder (its newest checkpoint) or a Hub name is
-looked over and run once; anything else is data, for which `videomae check-data` has more options. With both, the data's
-class names are compared with the model's.
+Without arguments only the installation is checked. A folder with a model, a run folder (its newest checkpoint) or a Hub
+name is checked and run once; anything else is data, for which `videomae check-data` has more options. With both, the
+data's class names are compared with the model's.
 
 Exit codes: 0 nothing is wrong; 1 problems were found; 2 what was named cannot be opened at all.
 """
@@ -64,7 +64,7 @@ def is_model(path: Path) -> bool:
 
 
 def model_folder(target: str) -> tuple[Path | None, str]:
-    """The model folder that a target means, or None for data; and what to say of the choice."""
+    """The model folder that a target means, or None for data; and a remark on the choice."""
     path = Path(target)
     if is_model(path):
         return path, ""

@@ -1,4 +1,8 @@
-"""The installation looked over: packages, memory, devices, codecs."""
+"""The installation checked: packages, memory, devices, codecs.
+
+torch.utils.collect_env has few of these facts (the versions of Python and torch, the names of GPUs), and starts a dozen
+programs to collect others.
+"""
 
 import importlib
 import importlib.metadata
@@ -27,9 +31,7 @@ CODECS = {
     "Motion JPEG": ("mjpeg",),
 }
 
-
 OPTIONAL = ("torchvision", "matplotlib", "gradio", "peft")
-
 
 GIB = 2**30
 
@@ -51,14 +53,14 @@ def _packages(findings: Findings) -> dict[str, str | None]:
     """The versions of what is needed, and of the optional packages that are there."""
     try:
         needed = importlib.metadata.requires("videomae") or []
-        found = {"videomae": importlib.metadata.version("videomae")}
+        versions = {"videomae": importlib.metadata.version("videomae")}
     except importlib.metadata.PackageNotFoundError:
         findings.problem("videomae is not installed, only imported from a folder", "pip install -e . in the checkout")
         return {}
     for requirement in map(Requirement, needed):
         if requirement.marker and "extra" in str(requirement.marker):
             continue
-        found[requirement.name] = version = _version(requirement.name)
+        versions[requirement.name] = version = _version(requirement.name)
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             have = "missing" if version is None else f"{version}, too old or too new"
             findings.problem(
@@ -66,16 +68,16 @@ def _packages(findings: Findings) -> dict[str, str | None]:
             )
     for name in OPTIONAL:
         if (version := _version(name)) is not None:
-            found[name] = version
-    if "torchvision" in found:  # transformers imports it where it is there
+            versions[name] = version
+    if "torchvision" in versions:  # transformers imports it where it is there
         try:
             importlib.import_module("torchvision")
         except Exception as error:  # a build for another torch fails in many ways
             findings.problem(
-                f"torchvision {found['torchvision']} does not fit torch {found['torch']}: {str(error).splitlines()[0]}",
+                f"torchvision {versions['torchvision']} does not fit torch {versions['torch']}: {str(error).splitlines()[0]}",
                 "pip uninstall torchvision (nothing here needs it), or install the one made for this torch",
             )
-    return found
+    return versions
 
 
 def _version(name: str) -> str | None:
@@ -121,7 +123,7 @@ def _machine(findings: Findings) -> dict[str, Any]:
 
 
 def _container_limit() -> int | None:
-    """The memory that a container may use, where it says so."""
+    """The memory that a container may use, where it has a limit."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             return int(Path(path).read_text())
@@ -167,17 +169,17 @@ def _codecs(findings: Findings) -> dict[str, bool]:
     """Which kinds of video can be decoded; a small one is written and read back."""
     import av
 
-    known = {name: any(decoder in av.codecs_available for decoder in CODECS[name]) for name in CODECS}
-    if lacking := [name for name, there in known.items() if not there]:
+    decodable = {name: any(decoder in av.codecs_available for decoder in CODECS[name]) for name in CODECS}
+    if lacking := [name for name, there in decodable.items() if not there]:
         report = findings.problem if "H.264" in lacking else findings.note
         report(f"this PyAV has no decoder for {', '.join(lacking)}", "pip install -U av (its wheels carry FFmpeg)")
     try:
         frames = [np.full((32, 48, 3), 8 * i, np.uint8) for i in range(8)]
-        shown = read_frames(encode_video(frames, 25), [0, 7]).float().mean((1, 2, 3))
-        if not (shown - torch.tensor([0.0, 56.0])).abs().max() < 8:
+        greys = read_frames(encode_video(frames, 25), [0, 7]).float().mean((1, 2, 3))
+        if not (greys - torch.tensor([0.0, 56.0])).abs().max() < 8:
             findings.problem(
-                f"a video of greys 0 and 56 reads as {shown.tolist()}", "pip install -U --force-reinstall av"
+                f"a video of greys 0 and 56 reads as {greys.tolist()}", "pip install -U --force-reinstall av"
             )
     except Exception as error:  # whatever stops it, videos cannot be read
         findings.problem(f"writing and reading a small video fails: {error}", "pip install -U --force-reinstall av")
-    return known
+    return decodable

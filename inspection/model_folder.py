@@ -1,6 +1,6 @@
-"""Look a model folder over: head, shapes, epsilons, pooling, labels, processor, files, and one forward pass.
+"""Check a model folder: head, shapes, epsilons, pooling, labels, processor, files, and one forward pass.
 
-commands/doctor.py prints what is found here; environment.py looks at the installation.
+commands/doctor.py prints these findings; environment.py looks at the installation.
 """
 
 import json
@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 import videomae
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD, OFFICIAL_NORM_EPS, PRESETS, VideoMAEConfig
-from videomae.conversion.layouts import listed
 from videomae.conversion.plan import preset_of
 from videomae.conversion.proof import proof_inputs, proof_outputs
 from videomae.data.lists.label_names import are_placeholders
+from videomae.data.lists.manifests import some_of
 from videomae.files import sha256_of
 from videomae.model_cards.cards import HEADS, head_of
-from videomae.models import WEIGHTS, open_config, weights_sha256
+from videomae.models import WEIGHTS, load_with_report, open_config, weights_sha256
 from videomae.remote_code import PROCESSOR_MAPS
 from videomae.training.checkpoints import MANIFEST, damage
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
@@ -80,8 +79,8 @@ def look_at_model(folder: Path, *, forward: bool = True) -> tuple[dict[str, Any]
     facts["files"] = _files(folder, findings)
     if (folder / "conversion.json").is_file():
         record = json.loads((folder / "conversion.json").read_text("utf-8"))
-        kept = ("name", "source_file", "source_sha256", "largest_relative_difference")
-        facts["converted_from"] = {name: record.get(name) for name in kept}
+        names = ("name", "source_file", "source_sha256", "largest_relative_difference")
+        facts["converted_from"] = {name: record.get(name) for name in names}
     if not check_config(config, head, findings):
         return facts, findings
     _check_processor(folder, config, head, facts, findings)
@@ -224,44 +223,39 @@ def _check_labels(config: VideoMAEConfig, written: Mapping[str, Any], head: str,
     if are_placeholders(names):
         findings.note(f"the {len(names)} classes have no names", fix)
         return
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    if doubled:
-        findings.problem(f"{len(doubled)} class names stand there twice: {listed(doubled)}", fix)
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
+    if duplicates:
+        findings.problem(f"{len(duplicates)} class names are duplicates: {some_of(duplicates)}", fix)
     if sorted(config.id2label) != list(range(len(names))):
         findings.problem(f"the classes are not numbered 0 to {len(names) - 1}", fix)
     inverse = written.get("label2id") or {}
     wrong = [name for name, index in inverse.items() if str(config.id2label.get(index)) != name]
-    if wrong and not doubled:
-        findings.problem(f"label2id contradicts id2label for {len(wrong)} classes: {listed(wrong)}", fix)
+    if wrong and not duplicates:
+        findings.problem(f"label2id contradicts id2label for {len(wrong)} classes: {some_of(sorted(wrong))}", fix)
 
 
 def _check_weights(folder: Path, head: str, facts: dict[str, Any], findings: Findings, *, forward: bool) -> None:
     kind = getattr(videomae, HEADS[head].model_class if head != "features" else "VideoMAEModel")
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would warn of is found below
     try:
-        model, loading = kind.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+        model, loading = load_with_report(kind, folder, ignore_mismatched_sizes=True)
     except Exception as error:  # safetensors and torch have error classes of their own
         findings.problem(f"the weights cannot be loaded: {str(error).splitlines()[0]}", "save or convert them again")
         return
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     reasons = {
         "missing_keys": "the weights lack {}; they would be random",
         "unexpected_keys": "the weights hold {} that this model has no place for",
     }
     for name, text in reasons.items():
         if keys := sorted(loading[name]):
-            findings.problem(text.format(f"{len(keys)} tensors ({listed(keys)})"), _which_head(keys, head))
+            findings.problem(text.format(f"{len(keys)} tensors ({some_of(keys)})"), _which_head(keys, head))
     for key, stored, wanted in sorted(loading["mismatched_keys"]):
         findings.problem(f"{key} is {list(stored)} in the weights and {list(wanted)} by config.json")
     bad = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     if bad:
-        findings.problem(f"{len(bad)} tensors hold NaN or infinity: {listed(bad)}", "use an earlier checkpoint")
+        findings.problem(f"{len(bad)} tensors hold NaN or infinity: {some_of(bad)}", "use an earlier checkpoint")
     zero = [name for name, tensor in model.named_parameters() if tensor.dim() > 1 and not tensor.any()]
     if zero:
-        findings.note(f"{len(zero)} matrices are zero throughout: {listed(zero)}")
+        findings.note(f"{len(zero)} matrices are zero throughout: {some_of(zero)}")
     facts |= {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -32,36 +32,36 @@ def attention_maps(
 ) -> dict[tuple[int, int | str], Tensor]:
     """(layer, head) -> (t, h, w) for one clip (T, C, H, W) of any size; layers count from 0, or from the end if negative.
 
-    `query` is the (slot, row, column) of the token whose view is asked for. Only the layers that are needed run, and
+    `query` is the (slot, row, column) of the token whose attention is asked for. Only the layers that are needed run, and
     of their weights no more than one layer's is held: all of a giant model would take 10 GB.
     """
     config, grid = encoder.config, token_grid(pixel_values[None], encoder.config, True)
     depth, width = config.num_hidden_layers, config.num_attention_heads
-    wanted = [_place(layer, depth, "layer") for layer in layers]
-    chosen = [head if head == MEAN else _place(head, width, "head") for head in heads]
+    layer_numbers = [_place(layer, depth, "layer") for layer in layers]
+    head_numbers = [head if head == MEAN else _place(head, width, "head") for head in heads]
     if query is not None and (
         len(query) != 3 or not all(0 <= place < size for place, size in zip(query, grid, strict=True))
     ):
         raise ValueError(
             f"query must be a slot, row and column below {', '.join(map(str, grid))}, not {', '.join(map(str, query))}"
         )
-    found, training = {}, encoder.training
+    maps, training = {}, encoder.training
     encoder.eval()
     try:
         tokens = encoder.embeddings(pixel_values[None], grid)
-        for layer, block in enumerate(encoder.encoder.layer[: max(wanted) + 1]):
-            tokens, weights = block(tokens, output_attentions=layer in wanted)
+        for layer, block in enumerate(encoder.encoder.layer[: max(layer_numbers) + 1]):
+            tokens, weights = block(tokens, output_attentions=layer in layer_numbers)
             if weights is None:
                 continue
             weights = weights[0]  # (A, N, N): a row for each token that asks
             number = None if query is None else (query[0] * grid[1] + query[1]) * grid[2] + query[2]
             received = (weights.mean(1) if number is None else weights[:, number]) * weights.shape[-1]  # (A, N)
-            for head in chosen:
+            for head in head_numbers:
                 view = received.mean(0) if head == MEAN else received[head]
-                found[layer, head] = view.float().view(grid).cpu()
+                maps[layer, head] = view.float().view(grid).cpu()
     finally:
         encoder.train(training)
-    return {(layer, head): found[layer, head] for layer in wanted for head in chosen}
+    return {(layer, head): maps[layer, head] for layer in layer_numbers for head in head_numbers}
 
 
 def overlay(video: Tensor, attention: Tensor, query: tuple[int, int, int] | None = None) -> Tensor:

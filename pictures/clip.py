@@ -43,15 +43,15 @@ def read_clip(
 ) -> Clip:
     """One clip of a file, trimmed to whole patches: the policy's own, or every `stride_frames`-th frame from a second.
 
-    A file that ends inside a clip with a given start goes on with its last frame.
+    In a file that ends inside a clip with a given start, the last frame is repeated.
     """
     policy = replace(processor.sampling, num_frames=config.num_frames)
     if stride_frames is not None:
         policy = replace(policy, stride_frames=stride_frames)
     if start_seconds is None:
         batch = processor(str(video), sampling=policy, return_metadata=True, return_tensors="pt")
-        known = batch["video_metadata"][0]
-        indices, fps = known.frames_indices, known.fps
+        metadata = batch["video_metadata"][0]
+        indices, fps = metadata.frames_indices, metadata.fps
     else:
         with VideoReader(video) as reader:
             info = reader.info

@@ -1,9 +1,10 @@
 """Rows of frames as one picture, panels side by side as a film, and both as files. Pillow's own font; nothing to load.
 
-What is shown comes from reconstruction.py and attention.py; here it gets its titles and its notes.
+The rows come from reconstruction.py and attention.py; titles and notes are added here.
 """
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from videomae.data.encoding import encode_video
 # T frames  H W pixels  C channels
 Row = tuple[str, Tensor]  # a title, which may have several lines, and frames (T, H, W, C) of [0, 1]
 GAP, MARGIN = 2, 6
-OWN = INK, PAPER, WARNING = (20, 20, 20), (255, 255, 255), (176, 0, 32)
+INK, PAPER, WARNING = (20, 20, 20), (255, 255, 255), (176, 0, 32)
 
 
 def grid_picture(
@@ -32,8 +33,8 @@ def grid_picture(
     A note that begins with a word in capitals is a warning and is printed in red.
     """
     font = _font(12)
-    chosen = _spread(len(rows[0][1]), columns)
-    tiles = [[_tile(video[index], height) for index in chosen] for _, video in rows]
+    frame_numbers = _spread(len(rows[0][1]), columns)
+    tiles = [[_tile(video[index], height) for index in frame_numbers] for _, video in rows]
     titles = max(_text_size(title, font)[0] for title, _ in rows) + 2 * MARGIN
     width = titles + max(sum(tile.width + GAP for tile in row) for row in tiles)
     head = _text_size("0", font)[1] + 2 * MARGIN if seconds else 0
@@ -47,7 +48,7 @@ def grid_picture(
             left = titles + column * (frame.width + GAP)
             canvas.paste(frame, (left, top))
             if seconds and row == 0:
-                time = f"{seconds[chosen[column]]:.2f} s"
+                time = f"{seconds[frame_numbers[column]]:.2f} s"
                 draw.text((left + frame.width // 2, head // 2), time, fill=INK, font=font, anchor="mm")
     _write_notes(draw, below, canvas.height - foot, font)
     return canvas
@@ -84,41 +85,19 @@ def png_bytes(picture: Image.Image) -> bytes:
 
 
 def gif_bytes(frames: Sequence[Image.Image], frame_seconds: float) -> bytes:
-    """An endless GIF. One palette serves all frames, so that what stands still does not flicker."""
-    sheet = Image.new("RGB", (frames[0].width, frames[0].height * len(frames)))
+    """An endless GIF. All frames become one picture of 256 colours, so that what stands still does not flicker."""
+    width, height = frames[0].size
+    sheet = Image.new("RGB", (width, height * len(frames)))
     for number, frame in enumerate(frames):
-        sheet.paste(frame, (0, number * frame.height))
-    palette = sheet.quantize(256 - len(OWN), method=Image.Quantize.MEDIANCUT)
-    colours = palette.getpalette()[: 3 * (256 - len(OWN))]
-    colours += [0] * (3 * (256 - len(OWN)) - len(colours))
-    palette.putpalette(colours + [part for colour in OWN for part in colour])
-    first, *others = [_in_colours(frame, palette) for frame in frames]
+        sheet.paste(frame, (0, number * height))
+    sheet = sheet.quantize(256)
+    first, *others = [sheet.crop((0, top, width, top + height)) for top in range(0, sheet.height, height)]
     # GIF counts hundredths of a second, and browsers slow down below two of them.
-    hundredths = [
-        max(round((k + 1) * frame_seconds * 100) - round(k * frame_seconds * 100), 2) for k in range(len(frames))
-    ]
+    ends = [round(number * frame_seconds * 100) for number in range(len(frames) + 1)]
+    durations = [10 * max(end - start, 2) for start, end in itertools.pairwise(ends)]
     buffer = io.BytesIO()
-    first.save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=others,
-        duration=[10 * unit for unit in hundredths],
-        loop=0,
-        optimize=False,
-    )
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
     return buffer.getvalue()
-
-
-def _in_colours(frame: Image.Image, palette: Image.Image) -> Image.Image:
-    """The frame in the colours of a palette; Pillow's search for the nearest is coarse, so our own are put exactly."""
-    near = frame.quantize(palette=palette, dither=Image.Dither.NONE)
-    pixels, places = np.asarray(frame), np.array(near)
-    for number, colour in enumerate(OWN, start=256 - len(OWN)):
-        places[(pixels == colour).all(-1)] = number
-    exact = Image.fromarray(places, "P")
-    exact.putpalette(palette.getpalette())
-    return exact
 
 
 def mp4_bytes(frames: Sequence[Image.Image], frame_seconds: float) -> bytes:

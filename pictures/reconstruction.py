@@ -2,7 +2,7 @@
 
 A model trained with `norm_pix_loss` predicts patches without their brightness and contrast, and a picture needs some.
 Putting back the true ones (`statistics="patch"`, as the official run_videomae_vis.py does) shows something of the
-hidden patches that the model did not say: the picture looks better than the model is. The other ways leak nothing.
+hidden patches that the model did not predict: the picture looks better than the model is. The other ways leak nothing.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videomae.modeling_videomae import VideoMAEForPreTraining, patchify
 
-# How brightness and contrast come back, and what has to be said about it.
+# How brightness and contrast are put back, and the note that goes with each way.
 STATISTICS = {
     "nearby": "No leak: brightness and contrast of hidden patches are guessed from the visible patches around them.",
     "visible": "No leak: all hidden patches got the mean brightness and contrast of the visible ones.",
@@ -27,7 +27,7 @@ SPREAD = 6.0  # deviations of a normalised patch that black to white spans
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A clip in patches, and what the model says of the hidden ones.
+    """A clip in patches, and what the model predicts for the hidden ones.
 
     pixels: (N, C, P) of [0, 1]. hidden, rebuilt: (N,) bool; rebuilt ones are hidden and were decoded.
     predicted: (rebuilt, C, P), normalised per patch where `normalised`. shape: (t, h, w, C, u, p, p).

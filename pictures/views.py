@@ -6,7 +6,7 @@ import torch
 
 from videomae.masking_videomae import make_mask
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
-from videomae.models import quiet_loading
+from videomae.models import open_model
 from videomae.pictures.attention import MEAN, attention_maps, legend, overlay
 from videomae.pictures.clip import Clip
 from videomae.pictures.drawing import Row
@@ -21,16 +21,9 @@ TITLES = {
 
 
 def open_pretrained(model: str) -> VideoMAEForPreTraining:
-    """A pre-trained model with its decoder; a folder without one would show what random weights say."""
-    with quiet_loading():
-        made, report = VideoMAEForPreTraining.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
-    if report["missing_keys"]:
-        names = sorted(report["missing_keys"])
-        raise ValueError(
-            f"{model} has no weights for {len(names)} tensors ({names[0]}, ...), so it can rebuild nothing; give a "
-            "model that was saved with its decoder"
-        )
-    return made.eval()
+    """A pre-trained model with its decoder; a folder without one is an error."""
+    way_out = "its decoder is not whole, so it can rebuild nothing; give a model that was saved with its decoder"
+    return open_model(VideoMAEForPreTraining, model, way_out=way_out)
 
 
 def rebuilt_clip(
@@ -70,7 +63,7 @@ def rebuilt_clip(
 
 
 def reconstruction_views(made: Reconstruction, statistics: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Input, what was seen, and the rebuilt clip by each way of putting statistics back; with what is to be said."""
+    """Input, what was seen, and the rebuilt clip by each way of putting statistics back; and the notes."""
     rows: list[Row] = [("input", made.input()), ("seen", made.seen())]
     notes = []
     for name in statistics:
@@ -83,15 +76,7 @@ def reconstruction_views(made: Reconstruction, statistics: Sequence[str]) -> tup
 
 def open_encoder(model: str) -> VideoMAEModel:
     """The encoder of any VideoMAE model; the final norm, which some keep and some do not, has no part in attention."""
-    with quiet_loading():  # that a head or a decoder is left out is the point here
-        made, report = VideoMAEModel.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(name for name in report["missing_keys"] if "norm." not in name or ".layer." in name)
-    if missing:
-        raise ValueError(
-            f"{model} has no weights for {len(missing)} tensors of the encoder ({missing[0]}, ...); the folder is "
-            "not complete"
-        )
-    return made.eval()
+    return open_model(VideoMAEModel, model, may_lack=r"(layernorm|fc_norm)\..*")
 
 
 def attention_views(
@@ -102,7 +87,7 @@ def attention_views(
     heads: Sequence[int | str] = (MEAN,),
     query: tuple[int, int, int] | None = None,
 ) -> tuple[list[Row], list[str], list[tuple[int, int | str, torch.Tensor]]]:
-    """The input and an overlay for each layer and head, what is to be said, and the maps (layer, head, (t, h, w))."""
+    """The input and an overlay for each layer and head, the notes, and the maps (layer, head, (t, h, w))."""
     maps = attention_maps(
         encoder, clip.pixel_values.to(encoder.device, encoder.dtype), layers=layers, heads=heads, query=query
     )

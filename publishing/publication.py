@@ -1,6 +1,6 @@
 """What a published repository holds: a model folder read and checked, and the files made of it.
 
-Nothing here talks to the Hub; publish.py shows, checks and uploads what `prepare` returns.
+Nothing here connects to the Hub; upload.py shows, checks and uploads what `prepare` returns.
 """
 
 import json
@@ -23,11 +23,11 @@ from videomae.remote_code import PROCESSOR_MAPS, auto_map, code_files
 from videomae.training.checkpoints import checkpoints
 
 IMAGE_PROCESSOR = "preprocessor_config.json"
-# Records that say how the weights came about; they are published beside them.
+# Records of how the weights were made; they are published beside them.
 CONVERSION = "conversion.json"
 PROOFS = (CONVERSION, run_cards.RECORD)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-MISSING = ("license", "labels")  # what --allow_missing can let pass
+MISSING = ("license", "labels")  # what --allow_missing accepts
 
 
 @dataclass
@@ -77,7 +77,8 @@ def prepare(
 ) -> Publication:
     """Check a model folder and collect what will be published of it, all but the recorded output.
 
-    `labels` names the classes: a file, or a list that the Hub has. `results` are files that `videomae evaluate` wrote about this model; their numbers go into the card.
+    `labels` names the classes: a file, or a list that the Hub has. `results` are files that `videomae evaluate` wrote
+    about this model; their numbers go into the card.
     """
     config = read_config(folder)
     head = cards.head_of(config)
@@ -96,24 +97,24 @@ def prepare(
             publication.files[proof] = folder / proof
 
     measured = [read_results(path) for path in results]
-    content, shown = card_of(publication, license, measured)
+    content, card_results = card_of(publication, license, measured)
     publication.license = cards.licence_of(content)
     if publication.license is None and "license" not in allow_missing:
         raise ValueError(
             f"{folder} names no licence; say under which terms others may use the weights (--license apache-2.0, "
-            "--license cc-by-nc-4.0, ...), or --allow_missing license, which lets nobody use them"
+            "--license cc-by-nc-4.0, ...), or give --allow_missing license: then others may not use them"
         )
     if license and publication.license != license:
         raise ValueError(
-            f"--license {license} contradicts the card, which says {publication.license}: terms of weights that others made "
-            "go on to what is made of them. Leave the option out, or correct the card"
+            f"--license {license} contradicts the card, which says {publication.license}: weights that were "
+            "trained from those of others keep their terms. Leave the option out, or correct the card"
         )
     publication.files["README.md"] = content.encode()
     for picture in sorted(folder.glob("*.png")):
         if picture.name in content:
             publication.files[picture.name] = picture
     publication.files |= {
-        path: text.encode() for path, text in eval_results_files(shown, date=date.today().isoformat()).items()
+        path: text.encode() for path, text in eval_results_files(card_results, date=date.today().isoformat()).items()
     }
     publication.left_out = sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not _is_in(path, publication)
@@ -181,14 +182,14 @@ def _no_weights(folder: Path, name: str) -> str:
 
 
 def check_labels(config: Mapping[str, Any], head: str) -> None:
-    """Refuse a classifier whose classes have no names: nobody else could read its answers."""
+    """Refuse a classifier whose classes have no names: others could not read its answers."""
     if head not in ("classify", "detect"):
         return
     labels = config.get("id2label") or {}
-    if not labels or are_placeholders(map(str, labels.values())):
+    texts = [str(label) for label in labels.values()]
+    if are_placeholders(texts):
         raise ValueError(
-            f"the classes of the model have no names (id2label holds {', '.join(list(map(str, labels.values()))[:3]) or 'nothing'}"
-            "); set model.config.id2label and label2id and save it again, convert with --labels, or --allow_missing labels"
+            f"the classes of the model have no names (id2label holds {', '.join(texts[:3]) or 'nothing'}); set model.config.id2label and label2id and save it again, convert with --labels, or --allow_missing labels"
         )
 
 
@@ -244,25 +245,25 @@ def card_of(
     """
     folder, name = publication.folder, publication.name
     readme = folder / "README.md"
-    written = readme.read_text(encoding="utf-8") if readme.is_file() else None
+    existing = readme.read_text(encoding="utf-8") if readme.is_file() else None
     if recorded := recorded_card(folder, name, license, measured):
-        if written is None or written == recorded.untouched:
+        if existing is None or existing == recorded.untouched:
             return recorded.content, recorded.results
         publication.notes.append("README.md was changed by hand and is published as it is")
-    if written is not None and measured:
+    if existing is not None and measured:
         raise ValueError(f"{readme} was written by hand, so --results cannot be put into it; write them there yourself")
-    if written is not None:
+    if existing is not None:
         try:
-            data = cards.check_card(written, where=str(readme))
+            data = cards.check_card(existing, where=str(readme))
         except ValueError as error:
             raise ValueError(f"{error}. Without the file, a plain card is written") from None
-        if publication.head in ("detect", "features") and "trust_remote_code" not in written:
+        if publication.head in ("detect", "features") and "trust_remote_code" not in existing:
             raise ValueError(
                 f"{readme} does not say that this model needs trust_remote_code=True or the videomae package; without them "
-                "transformers loads another class and says nothing. Add it to the first lines"
+                "transformers loads another class without a warning. Add it to the first lines"
             )
-        return set_licence(written, license) if license and not data.get("license") else written, []
-    publication.notes.append("the folder has no record of a training, so the card says only what the files show")
+        return set_licence(existing, license) if license and not data.get("license") else existing, []
+    publication.notes.append("the folder has no record of a training, so the card holds only what the files show")
     conversion = read_json(folder / CONVERSION)
     facts = list(build.conversion_facts(conversion)) if conversion else []
     content = run_cards.render_plain_card(folder, name=name, license=license, facts=facts, measured=measured)
@@ -298,7 +299,7 @@ def recorded_card(
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What `videomae evaluate` wrote, or an error that says what the file is."""
+    """What `videomae evaluate` wrote, or an error that names the file."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         recorded_results([results])

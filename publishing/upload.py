@@ -3,9 +3,9 @@
     videomae publish FOLDER OWNER/NAME --dry_run       show what would be uploaded, and the card
     videomae publish FOLDER OWNER/NAME --license mit   check and upload
 
-The folder is loaded as a stranger would, in fresh processes where this package does not exist, before anything leaves the
-machine. All files go up in one commit: large ones first, and what has arrived once is not sent again when the same
-command is repeated after an interruption.
+Before anything is uploaded, the folder is loaded in clean processes, where this package does not exist. All files go up
+in one commit: large ones first, and what has arrived once is not sent again when the same command is repeated after an
+interruption.
 """
 
 import contextlib
@@ -16,13 +16,21 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import videomae
+from videomae.configuration_videomae import VideoMAEConfig
+from videomae.conversion.proof import proof_inputs
+from videomae.conversion.reference import fixed_frames
 from videomae.model_cards.cards import HEADS
-from videomae.publishing import clean_room as stranger
+from videomae.models import weights_sha256
+from videomae.publishing import clean_room
+from videomae.publishing.clean_room import RECORD
 from videomae.publishing.publication import IMAGE_PROCESSOR, Publication, as_json, prepare, read_config, read_json
 
 # Relative to a quantity's largest number. Our own code must agree but for the order of additions; transformers' class
@@ -30,6 +38,7 @@ from videomae.publishing.publication import IMAGE_PROCESSOR, Publication, as_jso
 # an antialias that a saved `antialias: false` cannot turn off).
 TOLERANCE = 1e-4
 STOCK_PIXELS_TOLERANCE = 0.03
+ABOUT = "outputs for the inputs of proof_inputs(config, head, version=2) in conversion/proof.py of the videomae package"
 # What a publication replaces when it updates a repository; anything else that is there stays.
 OURS = ("*.safetensors", "*.safetensors.index.json", "*.py", ".eval_results/*.yaml")
 
@@ -58,14 +67,14 @@ def publish(
     if name.count("/") != 1:
         raise ValueError(f"{name!r} names no owner; write OWNER/{name}, with your user name or an organisation")
     read_config(Path(folder))  # before the Hub is asked anything
-    with explained(name):
+    with hub_errors(name):
         target = None if dry_run else look_up(name, update=update)
     publication = prepare(
         Path(folder), name, license=license, labels=labels, allow_missing=allow_missing, results=results
     )
-    publication.files[stranger.RECORD] = as_json(recorded_output(publication, results))
+    publication.files[RECORD] = as_json(recorded_output(publication, results))
     if check:
-        for line in check_as_stranger(publication):
+        for line in check_in_clean_process(publication):
             print(f"checked: {line}")
     for note in publication.notes:
         print(f"note: {note}")
@@ -73,7 +82,7 @@ def publish(
     if target is None:
         print(f"\n{publication.card}\nnothing was uploaded (--dry_run)")
         return None
-    with explained(name):
+    with hub_errors(name):
         return upload(publication, target, private=private, message=message)
 
 
@@ -82,9 +91,9 @@ def listing(publication: Publication) -> str:
     lines = [f"{publication.name}: {len(sizes)} files, {_bytes(sum(sizes.values()))}"]
     lines += [f"  {_bytes(size):>9}  {path}" for path, size in sizes.items()]
     if publication.left_out:
-        shown = publication.left_out[:6]
-        more = f" and {len(publication.left_out) - len(shown)} more" if len(publication.left_out) > len(shown) else ""
-        lines.append(f"stays here: {', '.join(shown)}{more}")
+        first = publication.left_out[:6]
+        more = f" and {len(publication.left_out) - len(first)} more" if len(publication.left_out) > len(first) else ""
+        lines.append(f"not uploaded: {', '.join(first)}{more}")
     return "\n".join(lines)
 
 
@@ -99,17 +108,19 @@ def _bytes(size: float) -> str:
 # -- the check --
 
 
+def example_inputs(config: VideoMAEConfig, head: str) -> dict[str, Any]:
+    """What clean_room.py reads: inputs of the model, with both masks of V2, and frames for its processor."""
+    height, width = config.image_hw
+    frames = fixed_frames(config.num_frames, height * 5 // 4, width * 3 // 2)
+    return {"model": proof_inputs(config, head, version=2), "frames": frames}
+
+
 def recorded_output(publication: Publication, results: Collection[Path] = ()) -> dict[str, Any]:
-    """What the model answers to the fixed input, computed here with our classes.
+    """The model's outputs for the example inputs, computed here with our classes.
 
-    A record that already lies in the folder is kept and must agree: otherwise the weights are not those that were
-    recorded. `results` must have been measured on these weights, too.
+    A record of the same inputs that already lies in the folder is kept and must agree: otherwise the weights are not
+    those that were recorded. `results` must have been measured on these weights, too.
     """
-    import torch
-
-    import videomae
-    from videomae.models import weights_sha256
-
     head = publication.head
     model = getattr(videomae, HEADS[head].model_class).from_pretrained(publication.folder, dtype=torch.float32)
     for path in results:
@@ -117,43 +128,42 @@ def recorded_output(publication: Publication, results: Collection[Path] = ()) ->
         if measured_on and measured_on != weights_sha256(model):
             raise ValueError(f"--results {path} was measured on other weights than those in {publication.folder}")
     torch.manual_seed(0)
-    outputs = stranger.answers(head, model, dual_mask=head == "pretrain")
+    example = example_inputs(model.config, head)
+    outputs = clean_room.answers(model, example["model"])
     if model.config.num_channels == 3:  # the fixed frames are pictures; infrared and the like have no stock processor
         settings = json.loads(publication.files[IMAGE_PROCESSOR])
         processor = videomae.VideoMAEImageProcessor.from_dict(settings)
-        outputs["pixel_values"] = stranger.kept(
-            processor(stranger.example_frames(model.config), return_tensors="pt").pixel_values
-        )
+        pixels = processor(list(example["frames"].numpy()), return_tensors="pt").pixel_values
+        outputs["pixel_values"] = clean_room.recorded(pixels)
     for quantity, values in outputs.items():
         if not all(map(math.isfinite, values)):
             raise ValueError(
                 f"{publication.folder}: the model's {quantity} of a plain clip is not finite; its weights are broken"
             )
-    earlier = read_json(publication.folder / stranger.RECORD)
-    if earlier:
-        worst = stranger.differences(outputs, earlier["outputs"])
+    earlier = read_json(publication.folder / RECORD)
+    if earlier and earlier.get("about") == ABOUT:
+        worst = clean_room.differences(outputs, earlier["outputs"])
         if wrong := {quantity: value for quantity, value in worst.items() if value > TOLERANCE}:
             raise ValueError(
-                f"{publication.folder / stranger.RECORD} was recorded with other weights: {_listed(wrong)}; delete it if the "
+                f"{publication.folder / RECORD} was recorded with other weights: {_difference_text(wrong)}; delete it if the "
                 "weights were changed on purpose"
             )
         return earlier
-    about = "outputs for the fixed input that publishing/clean_room.py of the videomae package computes"
-    return {"about": about, "head": head, "outputs": outputs}
+    return {"about": ABOUT, "head": head, "outputs": outputs}
 
 
-def check_as_stranger(publication: Publication) -> list[str]:
-    """Load what will be published in fresh processes without this package, with and without its code."""
+def check_in_clean_process(publication: Publication) -> list[str]:
+    """Load what will be published in clean processes, with and without the code that it carries."""
     lines = []
     for with_code in (True, False):
-        report = run_stranger(publication, with_code=with_code)
+        report = run_clean(publication, with_code=with_code)
         what = (
             f"{report['class']} ({'code of the repository' if with_code else 'transformers'}) and {report['processor']}"
         )
-        wanted = HEADS[publication.head]
-        if with_code or wanted.in_stock:
+        kind = HEADS[publication.head]
+        if with_code or kind.in_stock:
             lost = {key: report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]}
-            if report["class"] != wanted.model_class or lost:
+            if report["class"] != kind.model_class or lost:
                 raise ValueError(f"{publication.folder} loads as {what}, with {lost or 'another class than it should'}")
         limits = {"pixel_values": TOLERANCE if with_code else STOCK_PIXELS_TOLERANCE}
         wrong = {
@@ -162,12 +172,12 @@ def check_as_stranger(publication: Publication) -> list[str]:
             if not value <= limits.get(quantity, TOLERANCE)
         }
         if wrong:
-            raise ValueError(f"{publication.folder} gives other answers as {what}: {_listed(wrong)}")
-        lines.append(f"{what}, {_listed(report['differences'])}")
+            raise ValueError(f"{publication.folder} gives other answers as {what}: {_difference_text(wrong)}")
+        lines.append(f"{what}, {_difference_text(report['differences'])}")
     return lines
 
 
-def run_stranger(publication: Publication, *, with_code: bool) -> dict[str, Any]:
+def run_clean(publication: Publication, *, with_code: bool) -> dict[str, Any]:
     """The report of clean_room.py on the laid-out publication, in a process that cannot import this package."""
     with tempfile.TemporaryDirectory(prefix="videomae_publish_") as scratch:
         folder = Path(scratch) / publication.name.rsplit("/", 1)[-1]
@@ -175,7 +185,9 @@ def run_stranger(publication: Publication, *, with_code: bool) -> dict[str, Any]
         publication.lay_out(folder)
         # The empty module keeps this package out, as on a machine that never had it.
         code = "import runpy, sys; sys.modules['videomae'] = None; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
-        command = [sys.executable, "-c", code, stranger.__file__, str(folder)]
+        config = VideoMAEConfig.from_dict(json.loads(publication.files["config.json"]))
+        torch.save(example_inputs(config, publication.head), Path(scratch) / "inputs.pt")
+        command = [sys.executable, "-c", code, clean_room.__file__, str(folder), str(Path(scratch) / "inputs.pt")]
         result = subprocess.run(
             command + ["--trust_remote_code"] * with_code,
             cwd=scratch,
@@ -190,7 +202,7 @@ def run_stranger(publication: Publication, *, with_code: bool) -> dict[str, Any]
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def _listed(differences: dict[str, float]) -> str:
+def _difference_text(differences: Mapping[str, float]) -> str:
     return (
         ", ".join(f"{quantity} differs by {value:.1e}" for quantity, value in sorted(differences.items()))
         or "no outputs"
@@ -211,7 +223,7 @@ class Target:
 
 
 def look_up(name: str, *, update: bool) -> Target:
-    """Ask the Hub who we are and what is there; errors for what would only stop a finished check later."""
+    """Ask the Hub who we are and what is there; errors for what would stop the upload after all checks."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
@@ -260,8 +272,8 @@ def upload(publication: Publication, target: Target, *, private: bool, message: 
 
 
 @contextlib.contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Errors on the way to the Hub as one line that says what went wrong and what to do."""
+def hub_errors(name: str) -> Iterator[None]:
+    """Turn errors on the way to the Hub into one line that says what went wrong and what to do."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     try:

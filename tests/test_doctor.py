@@ -98,8 +98,8 @@ def test_a_folder_of_transformers_is_sound_with_notes(sound, tmp_path):
     ({"intermediate_size": 96}, "intermediate.dense.weight is [192, 48] in the weights and [96, 48] by config.json"),
     ({"num_hidden_layers": 4}, "the weights lack"),
     ({"num_hidden_layers": 2}, "this model has no place for"),
-    ({"id2label": {"0": "run", "1": "run", "2": "sit"}}, "1 class names stand there twice: run"),
-    ({"label2id": {"run": 2, "sit": 1, "walk": 0}}, "label2id contradicts id2label for 2 classes: run, walk"),
+    ({"id2label": {"0": "run", "1": "run", "2": "sit"}}, "1 class names are duplicates: 'run'"),
+    ({"label2id": {"run": 2, "sit": 1, "walk": 0}}, "label2id contradicts id2label for 2 classes: 'run', 'walk'"),
     ({"id2label": {"0": "run", "1": "sit", "5": "go"}, "label2id": {}}, "the classes are not numbered 0 to 2"),
     ({"architectures": ["VideoMAEForPreTraining"]}, "the weights lack"),
     ({"model_type": "vit"}, "is of model_type 'vit'"),
@@ -148,17 +148,17 @@ def test_damaged_weights_are_found(folder):
     tensors = load_file(folder / "model.safetensors")
     broken = {**tensors, "classifier.bias": torch.full_like(tensors["classifier.bias"], torch.nan)}
     save_file(broken, folder / "model.safetensors", {"format": "pt"})
-    assert found(folder) == ["1 tensors hold NaN or infinity: classifier.bias"]
+    assert found(folder) == ["1 tensors hold NaN or infinity: 'classifier.bias'"]
     less = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
     save_file({**less, "strange.weight": torch.ones(2)}, folder / "model.safetensors", {"format": "pt"})
     problems = look_at_model(folder)[1]
     assert [finding.text for finding in problems] == [
-        "the weights lack 2 tensors (classifier.bias, classifier.weight); they would be random",
-        "the weights hold 1 tensors (strange.weight) that this model has no place for",
+        "the weights lack 2 tensors ('classifier.bias', 'classifier.weight'); they would be random",
+        "the weights hold 1 tensors ('strange.weight') that this model has no place for",
     ]
     assert "the head was never trained" in problems[0].fix
     save_file({**tensors, "classifier.weight": tensors["classifier.weight"] * 0}, folder / "model.safetensors")
-    assert "1 matrices are zero throughout: classifier.weight" in found(folder, "note")
+    assert "1 matrices are zero throughout: 'classifier.weight'" in found(folder, "note")
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     assert any("the weights cannot be loaded" in text for text in found(folder))

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
@@ -158,7 +158,25 @@ def test_films_play_at_the_pace_of_the_clip_in_both_formats(model, tmp_path):
             gif.seek(number)
             shown.append(gif.info["duration"])
         assert gif.convert("RGB").getpixel((0, 0)) == (255, 255, 255), "the paper stays white in few colours"
+        assert gif.info["loop"] == 0, "it starts again at its end"
     assert len(shown) == 16 and sum(shown) == 2000 and set(shown) == {120, 130}
+    with Image.open(io.BytesIO(gif_bytes(frames, 0.001))) as gif:
+        assert gif.info["duration"] == 20, "browsers slow down below 20 ms"
     (tmp_path / "film.mp4").write_bytes(mp4_bytes(frames, 0.125))
     info = probe(tmp_path / "film.mp4")
     assert info.num_frames == 16 and info.fps == pytest.approx(8) and (info.width, info.height) >= frames[0].size
+
+
+def test_in_a_gif_what_stands_still_does_not_flicker_and_colours_stay_close():
+    generator = torch.Generator().manual_seed(0)
+    still = torch.rand(1, 4, 4, 3, generator=generator).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    video = still.repeat(8, 1, 1, 1)
+    for number in range(8):
+        video[number, 8 * number : 8 * number + 8] = torch.rand(8, 64, 3, generator=generator)
+    frames = film([("moving", video)], notes=["LEAK: in red."], height=64)
+    before = np.stack([np.asarray(frame) for frame in frames]).astype(int)
+    with Image.open(io.BytesIO(gif_bytes(frames, 0.1))) as gif:
+        after = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]).astype(int)
+    unchanged = (np.diff(before, axis=0) == 0).all(-1)
+    assert unchanged.any() and (np.diff(after, axis=0)[unchanged] == 0).all()
+    assert np.abs(after - before).mean() < 5

@@ -1,4 +1,4 @@
-"""Publishing: what goes up, in one commit, what stops before anything goes up, and what a stranger then loads."""
+"""Publishing: what goes up, in one commit, what stops before anything goes up, and what a clean process then loads."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import types
 import huggingface_hub.constants
 import huggingface_hub.hf_api
 import pytest
+import torch
 import yaml
 from hub_server import TOKEN, HubServer
 from huggingface_hub import ModelCard, parse_eval_result_entries
@@ -16,10 +17,12 @@ from published_folders import LABELS, published_tiny, save_tiny, tiny_config
 
 import videomae
 from videomae.commands.main import main as videomae_command
+from videomae.conversion.proof import proof_outputs
 from videomae.model_cards.cards import HEADS
 from videomae.model_cards.run_cards import write_run_card
-from videomae.publishing import clean_room as stranger
+from videomae.publishing import clean_room
 from videomae.publishing import upload as command
+from videomae.publishing.clean_room import RECORD
 from videomae.publishing.publication import prepare
 from videomae.publishing.upload import publish
 
@@ -281,8 +284,8 @@ def test_what_the_hub_would_refuse_is_known_before_the_model_is_loaded(hub, fold
 
 
 def test_somebody_elses_name_is_refused_by_the_hub_and_explained(hub, folder):
-    with pytest.raises(OSError, match="your token may not write to stranger/model: check the owner's name"):
-        publish_unchecked(folder, "stranger/model")
+    with pytest.raises(OSError, match="your token may not write to somebody/model: check the owner's name"):
+        publish_unchecked(folder, "somebody/model")
 
 
 def test_without_a_token_it_says_how_to_get_one(hub, folder, monkeypatch):
@@ -418,13 +421,34 @@ def test_weights_that_answer_with_nan_are_not_published(folder):
 
 def test_weights_that_were_changed_after_their_output_was_recorded_are_noticed(folder, tmp_path):
     publication = published_tiny(tmp_path / "again", "classify", "me/model")
-    (folder / stranger.RECORD).write_bytes(publication.files[stranger.RECORD])
+    (folder / RECORD).write_bytes(publication.files[RECORD])
     publish_unchecked(folder, dry_run=True)
     model = videomae.VideoMAEForVideoClassification.from_pretrained(folder)
     model.classifier.bias.data[0] += 1
     model.save_pretrained(folder)
     with pytest.raises(ValueError, match="was recorded with other weights: logits differs by"):
         publish_unchecked(folder, dry_run=True)
+
+
+def test_the_recorded_output_is_that_of_the_inputs_which_also_prove_a_conversion(folder, tmp_path):
+    record = json.loads(published_tiny(tmp_path / "again", "classify", "me/model").files[RECORD])
+    model = videomae.VideoMAEForVideoClassification.from_pretrained(folder)
+    assert record["outputs"]["logits"] == proof_outputs(model, "classify")["logits"][0].tolist()
+
+
+def test_an_output_that_was_recorded_on_other_inputs_is_recorded_anew(folder, tmp_path):
+    publication = published_tiny(tmp_path / "again", "classify", "me/model")
+    now = json.loads(publication.files[RECORD])
+    (folder / RECORD).write_text(json.dumps(now | {"about": "other inputs", "outputs": {"logits": [9.0] * 4}}))
+    assert command.recorded_output(publication) == now
+
+
+def test_the_record_holds_a_long_output_by_samples_and_differences_are_relative_to_its_size():
+    assert clean_room.recorded(torch.arange(6).view(2, 3)) == [0, 1, 2, 3, 4, 5]
+    assert clean_room.recorded(torch.arange(6301)) == [100 * i for i in range(64)]
+    assert clean_room.differences({"loss": [2.5], "logits": [1.0]}, {"loss": [2.0]}) == {"loss": 0.25}
+    with pytest.raises(ValueError, match="logits: 2 numbers, but 3 are recorded"):
+        clean_room.differences({"logits": [0.0] * 2}, {"logits": [0.0] * 3})
 
 
 def test_a_hand_written_card_of_a_detector_must_say_how_it_is_loaded(tmp_path):
@@ -434,8 +458,8 @@ def test_a_hand_written_card_of_a_detector_must_say_how_it_is_loaded(tmp_path):
         prepare(folder, "me/model")
 
 
-def test_every_published_module_imports_only_what_a_stranger_has(folder):
-    """transformers looks for imports outside try/except and asks strangers to install them."""
+def test_every_published_module_imports_only_what_comes_with_transformers(folder):
+    """transformers looks for imports outside try/except and asks users to install them."""
     from transformers.dynamic_module_utils import get_imports
 
     allowed = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"}
@@ -446,23 +470,25 @@ def test_every_published_module_imports_only_what_a_stranger_has(folder):
                 assert not others, f"{path} imports {others}"
 
 
-# -- the stranger --
+# -- clean processes --
 
 
 @pytest.fixture(scope="module")
-def strangers_reports(tmp_path_factory):
-    """stranger.py on a published folder of every kind, in one process that cannot import this package."""
+def clean_reports(tmp_path_factory):
+    """What clean_room.py prints of a published folder of every kind, in one process that cannot import this package."""
     place = tmp_path_factory.mktemp("published")
     jobs = []
     for head in HEADS:
         folder = place / f"tiny-{head}"
         folder.mkdir()
         published_tiny(place / "source" / head, head, f"me/tiny-{head}").lay_out(folder)
-        jobs += [[str(folder), "--trust_remote_code"], [str(folder)]]
+        inputs = place / f"{head}.pt"
+        torch.save(command.example_inputs(tiny_config(head), head), inputs)
+        jobs += [[str(folder), str(inputs), "--trust_remote_code"], [str(folder), str(inputs)]]
     code = f"""
 import runpy, sys
 sys.modules["videomae"] = None
-script = runpy.run_path({stranger.__file__!r})
+script = runpy.run_path({clean_room.__file__!r})
 for job in {jobs!r}:
     script["main"](job)
 """
@@ -475,8 +501,8 @@ for job in {jobs!r}:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_repositorys_code_gives_the_recorded_numbers_without_this_package(strangers_reports, head):
-    report = strangers_reports[head, True]
+def test_the_repositorys_code_gives_the_recorded_numbers_without_this_package(clean_reports, head):
+    report = clean_reports[head, True]
     assert report["class"] == HEADS[head].model_class
     assert report["module"].startswith("transformers_modules.")
     assert report["missing_keys"] == report["unexpected_keys"] == []
@@ -491,8 +517,8 @@ def test_the_repositorys_code_gives_the_recorded_numbers_without_this_package(st
 
 
 @pytest.mark.parametrize("head", [head for head in HEADS if head != "detect"])
-def test_transformers_own_class_gives_the_recorded_numbers_from_the_same_folder(strangers_reports, head):
-    report = strangers_reports[head, False]
+def test_transformers_own_class_gives_the_recorded_numbers_from_the_same_folder(clean_reports, head):
+    report = clean_reports[head, False]
     assert report["module"] == "transformers.models.videomae.modeling_videomae"
     assert report["missing_keys"] == []
     assert {"logits", "last_hidden_state"} & set(report["differences"])
@@ -500,8 +526,8 @@ def test_transformers_own_class_gives_the_recorded_numbers_from_the_same_folder(
     assert max(report["differences"].values()) < 1e-4
 
 
-def test_without_its_code_a_detector_is_silently_the_bare_encoder_as_its_card_says(strangers_reports):
-    report = strangers_reports["detect", False]
+def test_without_its_code_a_detector_is_silently_the_bare_encoder_as_its_card_says(clean_reports):
+    report = clean_reports["detect", False]
     assert report["class"] == "VideoMAEModel"
     assert {"classifier.bias", "classifier.weight"} <= set(report["unexpected_keys"])
 
@@ -523,11 +549,11 @@ def test_half_precision_weights_are_checked_in_single_precision(folder):
 
 
 @pytest.mark.slow
-def test_a_folder_that_strangers_cannot_load_is_refused(folder, monkeypatch):
+def test_a_folder_that_a_clean_process_cannot_load_is_refused(folder, monkeypatch):
     publication = published_tiny(folder.parent / "again", "classify", "me/model")
     publication.files["modeling_videomae.py"] = b"import a_package_that_nobody_has\n"
     with pytest.raises(ValueError, match=r"cannot be loaded with trust_remote_code=True .*a_package_that_nobody_has"):
-        command.run_stranger(publication, with_code=True)
+        command.run_clean(publication, with_code=True)
 
 
 def test_answers_that_differ_are_refused(folder, monkeypatch):
@@ -540,15 +566,15 @@ def test_answers_that_differ_are_refused(folder, monkeypatch):
         "mismatched_keys": [],
         "differences": {"logits": 0.02, "pixel_values": 0.0},
     }
-    monkeypatch.setattr(command, "run_stranger", lambda publication, with_code: report)
+    monkeypatch.setattr(command, "run_clean", lambda publication, with_code: report)
     with pytest.raises(ValueError, match=r"gives other answers as .*: logits differs by 2.0e-02"):
-        command.check_as_stranger(publication)
+        command.check_in_clean_process(publication)
     report["differences"] = {"logits": float("nan")}
     with pytest.raises(ValueError, match="gives other answers"):
-        command.check_as_stranger(publication)
+        command.check_in_clean_process(publication)
     report["missing_keys"] = ["fc_norm.bias"]
     with pytest.raises(ValueError, match=r"missing_keys.*fc_norm.bias"):
-        command.check_as_stranger(publication)
+        command.check_in_clean_process(publication)
 
 
 # -- and back --
@@ -559,9 +585,9 @@ def test_what_was_published_loads_by_its_name_through_our_classes(hub, folder, t
     cache = {"cache_dir": tmp_path / "cache"}
     model = videomae.VideoMAEForVideoClassification.from_pretrained("tester/model", **cache)
     processor = videomae.VideoMAEVideoProcessor.from_pretrained("tester/model", **cache)
-    found = stranger.answers("classify", model, dual_mask=False)
-    record = json.loads(hub.repos["tester/model"].files[stranger.RECORD])
-    assert stranger.differences(found, record["outputs"])["logits"] == 0.0
+    found = clean_room.answers(model, command.example_inputs(model.config, "classify")["model"])
+    record = json.loads(hub.repos["tester/model"].files[RECORD])
+    assert clean_room.differences(found, record["outputs"])["logits"] == 0.0
     assert processor.size == {"shortest_edge": 32}
 
 
@@ -601,8 +627,10 @@ def test_a_repository_with_the_old_names_loads_by_its_name_through_our_classes(h
         "MCG-NJU/videomae-tiny", output_loading_info=True, **cache
     )
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
-    theirs = stranger.answers("pretrain", stock, dual_mask=False)
-    assert max(stranger.differences(stranger.answers("pretrain", ours, dual_mask=False), theirs).values()) < 1e-4
+    inputs = command.example_inputs(ours.config, "pretrain")["model"]
+    del inputs["bool_decoded_pos"]  # transformers' class has one mask
+    theirs = clean_room.answers(stock, inputs)
+    assert max(clean_room.differences(clean_room.answers(ours, inputs), theirs).values()) < 1e-4
     processor = videomae.VideoMAEFeatureExtractor.from_pretrained("MCG-NJU/videomae-tiny", **cache)
     assert processor.size == {"shortest_edge": 32}
     assert processor.image_mean == [0.5] * 3

@@ -103,3 +103,11 @@ def test_the_fixed_inputs_are_the_same_every_time_and_hide_whole_tubes():
     assert torch.equal(reference.fixed_clip(2, 3, 8, 8), reference.fixed_clip(2, 3, 8, 8))
     mask = reference.fixed_mask((8, 14, 14)).view(8, 196)
     assert (mask == mask[0]).all() and mask[0].sum() == 176
+
+
+def test_the_fixed_frames_have_slopes_of_a_few_grey_levels_and_no_edges():
+    frames = reference.fixed_frames(4, 40, 48)
+    assert frames.shape == (4, 40, 48, 3) and frames.dtype == torch.uint8 and len(frames.unique()) > 100
+    levels = frames.long()
+    assert [levels.diff(dim=axis).abs().max().item() for axis in range(3)] == [8, 1, 2]
+    assert levels[1, 2, 3].tolist() == [2 * 3 + 2 + 8 + 85 * channel for channel in range(3)]

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -6,8 +8,8 @@ import torch
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.lists.layouts import open_manifest
 from videomae.files import check_output
-from videomae.modeling_videomae import VideoMAEForVideoClassification
-from videomae.models import check_name, open_config, open_device
+from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
+from videomae.models import check_name, load_with_report, open_config, open_device, open_model
 
 TINY = dict(
     image_size=32, num_frames=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
@@ -59,6 +61,45 @@ def test_another_architecture_is_refused_and_not_filled_with_random_weights(clas
     (classifier / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
     with pytest.raises(ValueError, match="is of model_type 'vit', not 'videomae'"):
         open_config(str(classifier))
+
+
+def test_a_configuration_is_opened_without_importing_a_model_or_a_processor():
+    code = "import sys; from videomae.models import open_config; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()
+    assert "videomae.models" in loaded and "videomae.configuration_videomae" in loaded
+    assert not [
+        name for name in loaded if name.startswith("videomae.") and ("modeling" in name or "processing" in name)
+    ]
+
+
+def test_a_model_is_opened_in_float32_for_evaluation_without_the_parts_that_its_class_lacks(classifier, capsys):
+    VideoMAEForVideoClassification.from_pretrained(classifier).half().save_pretrained(classifier)
+    model = open_model(VideoMAEForVideoClassification, classifier)
+    assert model.dtype == torch.float32 and not model.training
+    with pytest.raises(
+        ValueError, match=r"of 83 parameters of VideoMAEForPreTraining, such as decoder\..*videomae doctor"
+    ):
+        open_model(VideoMAEForPreTraining, classifier)
+    capsys.readouterr()
+    encoder = open_model(VideoMAEModel, classifier, may_lack=r"layernorm\..*")
+    name = "encoder.layer.0.attention.attention.query.weight"
+    assert torch.equal(encoder.get_parameter(name), model.videomae.get_parameter(name))
+    assert capsys.readouterr().err == "", "transformers warns of the head that is left out"
+
+
+def test_weights_that_are_missing_are_an_error_unless_the_caller_names_them(classifier):
+    config = json.loads((classifier / "config.json").read_text())
+    (classifier / "config.json").write_text(json.dumps(config | {"use_mean_pooling": False}))
+    with pytest.raises(
+        ValueError, match=r"no weights for 2 of \d+ parameters of VideoMAEModel, such as layernorm\.bias; t"
+    ):
+        open_model(VideoMAEModel, classifier, way_out="train it")
+    assert open_model(VideoMAEModel, classifier, may_lack=r"layernorm\..*").layernorm is not None
+    with pytest.raises(ValueError, match=r"such as layernorm\.bias"):  # a pattern stands for whole names
+        open_model(VideoMAEModel, classifier, may_lack="layer")
+    _, report = load_with_report(VideoMAEModel, classifier)
+    assert sorted(report["missing_keys"]) == ["layernorm.bias", "layernorm.weight"]
 
 
 def test_a_name_on_the_hub_that_it_does_not_give_is_one_line():
