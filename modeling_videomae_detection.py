@@ -77,11 +77,21 @@ def detection_loss(logits: torch.Tensor, labels: torch.Tensor, family: str) -> t
     return (per_box * active).sum() / active.sum().clamp(min=1)
 
 
+def action_scores(logits: torch.Tensor, person_scores: torch.Tensor, family: str) -> torch.Tensor:
+    """(N, num_labels) logits of boxes and the (N,) scores of their persons -> the scores that each release reports.
+
+    "videomae": sigmoid times the person's score (PostProcessor in engine_for_finetuning.py), so a doubtful person counts
+    less. "mmaction2": sigmoid alone (bbox_head.py). A person that was annotated, not detected, has score 1.
+    """
+    scores = logits.float().sigmoid()
+    return scores * person_scores.to(scores)[:, None] if family == "videomae" else scores
+
+
 @dataclass
 class VideoMAEForActionDetectionOutput(ModelOutput):
     """
     loss: as the family averages it (`detection_loss`), where labels were given.
-    logits: (N, num_labels), one row per box in the order of the lists; sigmoid makes scores of them.
+    logits: (N, num_labels), one row per box in the order of the lists; `action_scores` makes scores of them.
     boxes: the N boxes that were pooled: widened and clipped, in pixels.
     roi_features: (N, D), what the classifier saw of each box.
     hidden_states, attentions: the encoder's, where asked for.

@@ -26,7 +26,7 @@ from transformers import pipeline as transformers_pipeline
 from transformers.pipelines.base import ChunkPipeline
 
 from .image_processing_videomae import rescale_and_normalize, resize_short_side
-from .modeling_videomae_detection import check_boxes
+from .modeling_videomae_detection import action_scores, check_boxes
 from .sampling_videomae import key_frame_offsets
 from .video_io import Limits, iter_windows, probe
 
@@ -56,7 +56,8 @@ class VideoActionDetectionPipeline(ChunkPipeline):
 
     A result has one dict per key frame: `seconds`, `frame` (its number in the file), `width`, `height`, and `persons`,
     each with `box` (xmin, ymin, xmax, ymax in pixels of the video), `score` of the person, and `actions`, a list of
-    `label` and `score`, best first.
+    `label` and `score`, best first. Models of the family "videomae" have the person's score multiplied into those of
+    the actions, as their release has it; boxes without a score count as certain.
 
     detector: finds the persons: the name or folder of a transformers object-detection model, an object-detection
         pipeline, or any function from a PIL image to the list that such a pipeline returns.
@@ -201,7 +202,9 @@ class VideoActionDetectionPipeline(ChunkPipeline):
     def _forward(self, inputs):
         scores = None
         if inputs["pixel_values"] is not None:
-            scores = self.model(inputs["pixel_values"], inputs["boxes"]).logits.float().sigmoid()
+            logits = self.model(inputs["pixel_values"], inputs["boxes"]).logits
+            persons = [row[4] for key_frame in inputs["key_frames"] for row in key_frame["persons"]]
+            scores = action_scores(logits, torch.tensor(persons), self.model.config.detection_family)
         return {"is_last": inputs["is_last"], "scores": scores, "key_frames": inputs["key_frames"]}
 
     def postprocess(self, outputs, action_score: float = 0.0, top_k: int = 5) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from support import GOLDEN, golden
 
 from videomae import VideoMAEConfig, VideoMAEForActionDetection
-from videomae.modeling_videomae_detection import check_boxes, detection_loss, fit_frames
+from videomae.modeling_videomae_detection import action_scores, check_boxes, detection_loss, fit_frames
 from videomae.roi_align_videomae import widen_boxes
 
 TINY_DETECTOR = dict(image_size=64, hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=192)
@@ -124,6 +124,17 @@ def test_each_family_averages_its_loss_over_other_boxes():
     torch.testing.assert_close(detection_loss(logits, labels, "mmaction2"), active)
     background = torch.zeros(2, 5)
     assert detection_loss(torch.randn(2, 5), background, "mmaction2") == 0
+
+
+def test_only_the_family_whose_release_does_so_multiplies_by_the_persons_score():
+    logits, persons = torch.tensor([[0.0, 2.0], [-1.0, 0.0]]), torch.tensor([0.8, 1.0])
+    # PostProcessor of VideoMAE-Action-Detection: sigmoid, times the column of box scores.
+    expected = 1 / (1 + torch.exp(-logits)) * persons.reshape(2, 1)
+    torch.testing.assert_close(action_scores(logits, persons, "videomae"), expected)
+    assert action_scores(logits, persons, "videomae")[:, 0].tolist() == pytest.approx([0.4, 0.2689414])
+    assert action_scores(logits, persons, "mmaction2")[:, 0].tolist() == pytest.approx([0.5, 0.2689414])
+    assert action_scores(logits.bfloat16(), persons, "videomae").dtype == torch.float32
+    assert action_scores(logits[:0], persons[:0], "videomae").shape == (0, 2)
 
 
 @pytest.mark.parametrize("family", ["videomae", "mmaction2"])

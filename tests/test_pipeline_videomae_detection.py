@@ -105,6 +105,20 @@ def test_scores_are_those_of_the_model_on_the_clip_and_the_scaled_box(pipe, vide
         assert found[label] == pytest.approx(score, abs=1e-4)
 
 
+def test_a_doubtful_persons_actions_count_less_unless_the_family_is_mmaction2(pipe, video, monkeypatch):
+    rows = [[10, 5, 40, 60, 1.0], [10, 5, 40, 60, 0.6]]
+
+    def scores():
+        persons = pipe(str(video), boxes={1.0: [], 2.0: rows}, clips_per_batch=2)[1]["persons"]
+        return [[action["score"] for action in person["actions"]] for person in persons]
+
+    sure, doubtful = scores()
+    assert doubtful == pytest.approx([0.6 * score for score in sure])
+    monkeypatch.setattr(pipe.model.config, "detection_family", "mmaction2")
+    sure, doubtful = scores()
+    assert doubtful == pytest.approx(sure)
+
+
 def test_batches_and_streaming_change_nothing(pipe, video):
     boxes = {float(second): [[10, 5, 40, 60]] * (second % 3) for second in range(6)}
     whole = pipe(str(video), boxes=boxes)

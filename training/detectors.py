@@ -20,7 +20,7 @@ from videomae.data.ava.dataset import AvaDataset, collate_with_items, movie_batc
 from videomae.data.ava.detections import Detections
 from videomae.metrics.ava_map.average_precision import ava_map
 from videomae.metrics.ava_map.columns import for_metric
-from videomae.modeling_videomae_detection import VideoMAEForActionDetection
+from videomae.modeling_videomae_detection import VideoMAEForActionDetection, action_scores
 from videomae.models import open_config
 from videomae.training import engines
 from videomae.training.classifiers import name_classes
@@ -165,7 +165,9 @@ def detect_all(
             logits = model(
                 batch["pixel_values"].to(accelerator.device), batch["boxes"], frame_sizes=batch["frame_sizes"]
             ).logits
-        scores = logits.float().sigmoid().cpu().split([len(item["boxes"]) for item in items])
+        persons = torch.cat([item["person_scores"] for item in items])
+        scores = action_scores(logits, persons, dataset.config.detection_family).cpu()
+        scores = scores.split([len(item["boxes"]) for item in items])
         for item, its_scores in zip(items, scores):
             frame += [item["index"]] * len(its_scores)
             box.append(item["person_boxes"].numpy())
