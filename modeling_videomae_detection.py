@@ -2,7 +2,7 @@
 
 Both released families are settings of one model: VideoMAE-Action-Detection and mmaction2 differ in RoIAlign's convention,
 in what happens to frames that patches do not tile, in the boxes and in the loss (`DETECTION_FAMILIES` in
-configuration_videomae.py). Boxes are pixels of the frames that the model is given; finding persons, reading videos and
+configuration_videomae.py), in where dropout stands, in a fresh head and in the scores. Boxes are pixels of the frames that the model is given; finding persons, reading videos and
 naming actions is pipeline_videomae_detection.py's work.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -121,7 +122,16 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         self.videomae = VideoMAEModel(config, pooled=False)
         self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        # BBoxHeadAVA drops single values of the 8x8 patch, so that the maximum falls to the next best one (bbox_head.py,
+        # dropout_before_pool); dropping pooled features instead would train another head.
+        self.dropout_before_pooling = config.detection_family == "mmaction2"
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """As for the other models, but mmaction2's fresh head is Xavier-normal (`init_weights` in its bbox_head.py)."""
+        super()._init_weights(module)
+        if module is self.classifier and self.config.detection_family == "mmaction2":
+            init.xavier_normal_(module.weight, gain=self.config.init_scale)
 
     @can_return_tuple
     def forward(
@@ -179,8 +189,9 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
             sampling_ratio=config.roi_sampling_ratio,
             aligned=config.roi_aligned,
             boxes_inside=True,
+            dropout=self.dropout if self.dropout_before_pooling else None,
         )
-        logits = self.classifier(self.dropout(features))
+        logits = self.classifier(features if self.dropout_before_pooling else self.dropout(features))
         loss = None
         if labels is not None:
             labels = torch.cat(list(labels)) if isinstance(labels, (list, tuple)) else labels

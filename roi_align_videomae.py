@@ -6,7 +6,7 @@ of samples and the rules at the border. Same results as torchvision's operator; 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -127,13 +127,21 @@ def roi_align(
         return torch.cat([none, *patches]).permute(0, 3, 2, 1).to(feature_map.dtype)
 
 
-def roi_max(feature_map: torch.Tensor, boxes: list[torch.Tensor], **options) -> torch.Tensor:
+def roi_max(
+    feature_map: torch.Tensor,
+    boxes: list[torch.Tensor],
+    *,
+    dropout: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    **options,
+) -> torch.Tensor:
     """The maximum of every channel over each box's patch: (N, C), without ever holding all patches.
 
-    The keyword arguments are those of `roi_align`, all of them required.
+    `dropout` is applied to each patch before its maximum is taken. The other keyword arguments are those of `roi_align`,
+    all of them required.
     """
     with torch.autocast(feature_map.device.type, enabled=False):
-        pooled = [patch.amax((1, 2)) for patch in roi_patches(feature_map, boxes, **options)]
+        patches = roi_patches(feature_map, boxes, **options)
+        pooled = [(patch if dropout is None else dropout(patch)).amax((1, 2)) for patch in patches]
         if not pooled:  # no rows, but still a function of the map: data-parallel training waits for every gradient
             pooled = [feature_map.permute(0, 2, 3, 1).flatten(0, 2)[:0]]
         return torch.cat(pooled).to(feature_map.dtype)
