@@ -157,7 +157,8 @@ class FinetuneRecipe(Recipe):
     init_head_from: str = option(
         "auto",
         "model",
-        "head: auto (keep it if the classes are the same), labels (rows by class name), fresh, or a label map (.json)",
+        "head: auto (keep it if the classes are the same), labels (rows by class name), fresh, or a label map (.json; "
+        "label_710to400.json and label_710to600.json are known)",
     )
     freeze: str = option("none", "model", "what is not trained: none, encoder, or the first N blocks")
     lora_rank: int = option(0, "model", "train matrices of this rank beside query and value instead (needs peft)")
@@ -403,8 +404,14 @@ def _v2_finetunings() -> tuple[FinetuneRecipe, ...]:
             clip_grad_norm=5.0, **giant,
         ),
         _finetuning(2, "giant", "SSV2", epochs=20, batch=(3, 32, 2), lr=3e-4, drop_path=0.25, **giant),
-        _finetuning(2, "giant", "K400", name="v2-giant-k710-k400", start="v2-giant-k710", **after_k710),
-        _finetuning(2, "giant", "K600", name="v2-giant-k710-k600", start="v2-giant-k710", **after_k710),
+        _finetuning(
+            2, "giant", "K400", name="v2-giant-k710-k400", start="v2-giant-k710", init_head_from="label_710to400.json",
+            **after_k710,
+        ),
+        _finetuning(
+            2, "giant", "K600", name="v2-giant-k710-k600", start="v2-giant-k710", init_head_from="label_710to600.json",
+            **after_k710,
+        ),
         _finetuning(2, "giant", "UCF101", name="v2-giant-k710-ucf101", epochs=50, lr=1e-3, **small_sets),
         _finetuning(
             2, "giant", "HMDB51", name="v2-giant-k710-hmdb51", epochs=15, lr=5e-4, stride_frames=2, **small_sets
