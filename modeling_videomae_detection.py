@@ -25,17 +25,20 @@ from .roi_align_videomae import roi_max, widen_boxes
 SIZE_RULES = ("pad", "drop")
 
 
-def check_boxes(boxes: torch.Tensor, height: int, width: int, name: str = "boxes") -> None:
+def check_boxes(
+    boxes: torch.Tensor, height: int, width: int, name: str = "boxes", *, surely_pixels: bool = False
+) -> None:
     """Raise for a tensor that is no list of xyxy pixel boxes in a frame, naming the row.
 
     Boxes that reach over the border are fine (they are clipped), and so are empty lists and boxes without area.
+    `surely_pixels`: they are no shares of the frame, even where all of them lie in the pixel of its corner.
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name} must have shape (n, 4), one x1, y1, x2, y2 per row, got {tuple(boxes.shape)}")
     if not len(boxes):
         return
     x1, y1, x2, y2 = boxes.unbind(1)
-    if boxes.max() <= 1.0 and boxes.min() >= 0.0 and min(height, width) > 2:
+    if not surely_pixels and boxes.max() <= 1.0 and boxes.min() >= 0.0 and min(height, width) > 2:
         raise ValueError(
             f"{name} look normalised to [0, 1] (the largest value is {float(boxes.max()):g}); boxes are pixels here: "
             f"multiply x by the width {width} and y by the height {height}"
@@ -150,7 +153,9 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         `boxes` holds one (n, 4) tensor of x1, y1, x2, y2 pixels per clip; n may be 0. They are persons as annotated or
         detected: outside of training the model widens them by `config.box_test_scale` (`widen` overrides), in training
         the data set jitters them. `labels` are zeros and ones, (n, num_labels) per clip or all in one tensor.
-        `frame_sizes`, (height, width) per clip, tells where frames end in a batch that was padded to one size.
+        `frame_sizes`, (height, width) per clip, tells where frames end in a batch that was padded to one size. Boxes that
+        come with it, as data sets give them, are not suspected of being shares of the frame: a training crop may leave
+        of all persons only its corner.
         """
         config = self.config
         if not isinstance(boxes, (list, tuple)) or len(boxes) != len(pixel_values):
@@ -158,6 +163,7 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
             raise ValueError(
                 f"boxes must be a list of {len(pixel_values)} tensors, one per clip and (0, 4) where a clip has none; got {got}"
             )
+        surely_pixels = frame_sizes is not None
         if frame_sizes is None:
             frame_sizes = [tuple(pixel_values.shape[-2:])] * len(pixel_values)
         family = config.detection_family
@@ -165,7 +171,7 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         pooled_boxes = []
         for index, (clip_boxes, (height, width)) in enumerate(zip(boxes, frame_sizes)):
             if clip_boxes.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait
-                check_boxes(clip_boxes, height, width, f"boxes[{index}]")
+                check_boxes(clip_boxes, height, width, f"boxes[{index}]", surely_pixels=surely_pixels)
             clip_boxes = clip_boxes.to(pixel_values.device, torch.float32, non_blocking=True)
             pooled_boxes.append(
                 widen_boxes(clip_boxes, scale, height=height, width=width, inclusive=family == "videomae")

@@ -3,6 +3,8 @@
 The mean of bilinear samples over a bin is a product of a weight per row and a weight per column, so a box needs no
 gathering at all: its patch is `rows @ map @ columns^T`, where two small matrices hold the bilinear weights, the number
 of samples and the rules at the border. Same results as torchvision's operator; modeling_videomae_detection.py uses it.
+
+Below it stands how frames and boxes come to the size that the model reads, which the data set and the pipeline share.
 """
 
 import math
@@ -145,6 +147,31 @@ def roi_max(
         if not pooled:  # no rows, but still a function of the map: data-parallel training waits for every gradient
             pooled = [feature_map.permute(0, 2, 3, 1).flatten(0, 2)[:0]]
         return torch.cat(pooled).to(feature_map.dtype)
+
+
+def scaled_size(height: int, width: int, short_side: int, *, rounded: bool) -> tuple[int, int]:
+    """(height, width) of a frame whose shorter side becomes `short_side`.
+
+    The longer one is rounded by mmaction2 (rescale_size of mmcv) and cut by VideoMAE-Action-Detection (`get_size` in its
+    video_transforms.py).
+    """
+    long_side = short_side * max(height, width) / min(height, width) + (0.5 if rounded else 0.0)
+    return (short_side, int(long_side)) if height <= width else (int(long_side), short_side)
+
+
+def scale_boxes(
+    shares: torch.Tensor, source: tuple[int, int], size: tuple[int, int], *, inclusive: bool
+) -> torch.Tensor:
+    """Boxes as shares of a frame -> pixels of that frame, scaled from `source` to `size`, both (height, width).
+
+    `inclusive`: x2 and y2 are the last pixels of the source inside the box, scaled as x1 and y1 are (`convert` and
+    `resize` of VideoMAE-Action-Detection's BoxList).
+    """
+    (H, W), (h, w) = source, size
+    x1, y1, x2, y2 = (shares * shares.new_tensor([W, H, W, H])).unbind(1)
+    if inclusive:
+        x2, y2 = (x2 - 1).maximum(x1), (y2 - 1).maximum(y1)
+    return torch.stack([x1, y1, x2, y2], 1) * shares.new_tensor([w / W, h / H, w / W, h / H])
 
 
 def widen_boxes(

@@ -278,6 +278,7 @@ def train_data(
             flip=recipe.flip,
             colour=tuple(recipe.color_jitter),
             box_jitter=tuple(config.box_train_jitter),
+            outside=recipe.boxes_outside,
             inclusive=config.detection_family == "videomae",
             mean=tuple(mean),
             std=tuple(std),

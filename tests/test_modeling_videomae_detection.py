@@ -239,6 +239,17 @@ def test_normalised_boxes_are_recognised():
         check_boxes(torch.tensor([[0.1, 0.2, 0.5, 1.0]]), 80, 100)
 
 
+def test_what_a_training_crop_leaves_in_its_corner_is_not_taken_for_shares_of_the_frame():
+    corner = [torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])]
+    clip = torch.randn(1, 16, 3, 64, 64)
+    for family in ("videomae", "mmaction2"):
+        model = detector(family).train()
+        loss = model(clip, corner, labels=torch.ones(2, 80), frame_sizes=[(64, 64)]).loss
+        assert loss.isfinite()
+        with pytest.raises(ValueError, match="look normalised"):
+            model(clip, corner)
+
+
 def test_boxes_over_the_border_and_without_area_are_accepted():
     check_boxes(torch.tensor([[-10.0, -5.0, 300.0, 20.0], [5.0, 5.0, 5.0, 5.0]]), 80, 100)
     model = detector()

@@ -196,6 +196,12 @@ class DetectionRecipe(Recipe):
     flip: float = option(0.5, "data", "chance of a horizontal flip")
     color_jitter: tuple[float, float, float] = option((0.0, 0.0, 0.0), "data", "hue (degrees), saturation, value")
     max_boxes: int = option(100, "data", "training boxes of a clip")
+    boxes_outside: str = option(
+        "squeeze",
+        "data",
+        "persons outside of the training crop: squeezed to its border, as both releases do, or dropped (ours)",
+        choices=("squeeze", "drop"),
+    )
     box_score: float = option(0.8, "data", "test: smallest score of a person box")
     proposal_iou: float | None = option(None, "data", "training: proposals matched to the truth at this IoU join it")
 

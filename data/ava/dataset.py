@@ -42,7 +42,7 @@ class AvaDataset(Dataset):
         Action number k of the annotations is column k - 1.
     proposals: persons that were detected. In a test they are the persons, where their score reaches `box_score` (for
         "mmaction2" the best-scored one where none does); in training those that overlap an annotated person by
-        `proposal_iou` join it with its actions. Without proposals a test uses the annotated persons.
+        `proposal_iou` in the crop join it with its actions. Without proposals a test uses the annotated persons.
     missing: what becomes of key frames whose movie is not there: "error", or "skip", which counts them.
 
     An item is a dict: pixel_values (T, C, H, W) float32, boxes (n, 4) pixels, labels (n, L) float32, and for results
@@ -166,43 +166,58 @@ class AvaDataset(Dataset):
         if self.mode == "train" and any(self.frame_jitter):
             low, high = self.frame_jitter
             offsets = [offset + low + randint(generator, high - low + 1) for offset in offsets]
-        boxes, labels, scores = self.persons(key_frame, generator)
+        boxes, labels, scores, annotated = self.persons(key_frame)
         frames = self.movies[key_frame.video_id].read(key_frame.seconds, offsets, self.config.detection_frame_rate)
         sample = self.transform(frames.permute(0, 3, 1, 2), boxes, generator_for(key, PIXELS))
+        kept, its_boxes, labels = sample.kept.nonzero().flatten(), sample.boxes, labels[sample.kept]
+        if self.mode == "train":
+            rows, labels = self._trained_on(its_boxes, labels, annotated[kept], generator)
+            kept, its_boxes = kept[rows], its_boxes[rows]
         return {
             "pixel_values": sample.pixel_values,
-            "boxes": sample.boxes,
-            "labels": labels[sample.kept],
-            "person_boxes": boxes[sample.kept],
-            "person_scores": scores[sample.kept],
+            "boxes": its_boxes,
+            "labels": labels,
+            "person_boxes": boxes[kept],
+            "person_scores": scores[kept],
             "index": index,
             "key_frame": key_frame,
             "path": str(key_frame),
         }
 
-    def persons(
-        self, key_frame: KeyFrame, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(boxes as shares of the frame, labels, scores) of the persons that take part in this sample."""
-        annotated = self.annotations.key_frames.get(key_frame, NOBODY)
-        truth = torch.from_numpy(annotated.boxes)
+    def persons(self, key_frame: KeyFrame) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(boxes as shares of the frame, labels, scores, whether annotated) of the persons that may take part."""
+        persons = self.annotations.key_frames.get(key_frame, NOBODY)
+        truth = torch.from_numpy(persons.boxes)
         labels = torch.zeros(len(truth), self.config.num_labels)
-        for row, actions in enumerate(annotated.actions):
+        for row, actions in enumerate(persons.actions):
             labels[row, [action - 1 for action in actions]] = 1
-        scores = torch.ones(len(truth))
-        found = None if self.proposals is None else self._chosen(key_frame)
-        if self.mode == "test":
-            if found is None:
-                return truth, labels, scores
-            return found[:, :4], torch.zeros(len(found), self.config.num_labels), found[:, 4]
-        if found is not None and self.proposal_iou is not None:
-            rows, of = match_boxes(found[:, :4], truth, self.proposal_iou)
-            truth, labels = torch.cat([truth, found[rows, :4]]), torch.cat([labels, labels[of]])
-            scores = torch.cat([scores, found[rows, 4]])
-        if len(truth) > self.max_boxes:
-            rows = torch.randperm(len(truth), generator=generator)[: self.max_boxes].sort().values
-            truth, labels, scores = truth[rows], labels[rows], scores[rows]
-        return truth, labels, scores
+        found = torch.zeros(0, 5)
+        if self.proposals is not None and (self.mode == "test" or self.proposal_iou is not None):
+            found = self._chosen(key_frame)
+            if self.mode == "test":
+                truth, labels = truth[:0], labels[:0]
+        return (
+            torch.cat([truth, found[:, :4]]),
+            torch.cat([labels, torch.zeros(len(found), self.config.num_labels)]),
+            torch.cat([torch.ones(len(truth)), found[:, 4]]),
+            torch.arange(len(truth) + len(found)) < len(truth),
+        )
+
+    def _trained_on(
+        self, boxes: torch.Tensor, labels: torch.Tensor, annotated: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(rows of the transformed boxes to train on, their labels), at most `max_boxes`.
+
+        A proposal takes the actions of the annotated person that it overlaps most, if by `proposal_iou`; what the crop
+        leaves of both is compared, as mmaction2 does (its assigner sees the boxes after the pipeline).
+        """
+        truth, others = annotated.nonzero().flatten(), (~annotated).nonzero().flatten()
+        matched, of = match_boxes(boxes[others], boxes[truth], self.proposal_iou or 1.0)
+        rows, labels = torch.cat([truth, others[matched]]), labels[torch.cat([truth, truth[of]])]
+        if len(rows) > self.max_boxes:
+            some = torch.randperm(len(rows), generator=generator)[: self.max_boxes].sort().values
+            rows, labels = rows[some], labels[some]
+        return rows, labels
 
     def _chosen(self, key_frame: KeyFrame) -> torch.Tensor:
         boxes = self.proposals.get(key_frame)
