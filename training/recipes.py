@@ -556,6 +556,7 @@ DETECTION: dict[str, DetectionRecipe] = {
             test_short_side=64,
             crop_size=64,
             flip=0.0,
+            boxes_outside="drop",
             drop_path_rate=0.0,
             init_scale=1.0,
             epochs=20,

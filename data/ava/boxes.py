@@ -218,6 +218,6 @@ def _scaled(
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes paired row by row; 0 where both are empty."""
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    intersection = sides.clip(min=0).prod(1)
+    intersection = sides.clip(min=0).astype(np.float64).prod(1)  # of single-precision sides too, as the evaluations do
     union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)

@@ -43,6 +43,8 @@ class AvaDataset(Dataset):
     proposals: persons that were detected. In a test they are the persons, where their score reaches `box_score` (for
         "mmaction2" the best-scored one where none does); in training those that overlap an annotated person by
         `proposal_iou` in the crop join it with its actions. Without proposals a test uses the annotated persons.
+    whole_frame: in a test with proposals, key frames without any get the whole frame as a person of score 1, as in
+        mmaction2's test; else they have no person.
     missing: what becomes of key frames whose movie is not there: "error", or "skip", which counts them.
 
     An item is a dict: pixel_values (T, C, H, W) float32, boxes (n, 4) pixels, labels (n, L) float32, and for results
@@ -62,6 +64,7 @@ class AvaDataset(Dataset):
         proposals_path: str = "the proposals",
         box_score: float = 0.8,
         proposal_iou: float | None = None,
+        whole_frame: bool = False,
         max_boxes: int = 100,
         frame_jitter: tuple[int, int] = (0, 0),
         seed: int = 0,
@@ -77,7 +80,7 @@ class AvaDataset(Dataset):
                 "this recipe trains on proposals too (proposal_iou); give them, or set proposal_iou to none"
             )
         self.annotations, self.config, self.mode, self.transform = annotations, config, mode, transform
-        self.proposals, self.box_score = proposals, box_score
+        self.proposals, self.box_score, self.whole_frame = proposals, box_score, whole_frame
         self.proposal_iou, self.max_boxes, self.frame_jitter = proposal_iou, max_boxes, frame_jitter
         self.seed, self.max_broken = seed, max_broken
         self.offsets = key_frame_offsets(
@@ -220,9 +223,9 @@ class AvaDataset(Dataset):
         return rows, labels
 
     def _chosen(self, key_frame: KeyFrame) -> torch.Tensor:
-        boxes = self.proposals.get(key_frame)
-        if boxes is None:
-            return torch.zeros(0, 5)
+        boxes = self.proposals.get(key_frame, np.zeros((0, 5), dtype=np.float32))
+        if not len(boxes) and self.whole_frame:
+            return torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]])
         else_best = self.config.detection_family == "mmaction2"
         return torch.from_numpy(choose_persons(boxes, self.box_score, else_best=else_best))
 
