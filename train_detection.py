@@ -34,7 +34,7 @@ from videomae.data.video_dataset import BrokenVideosError
 from videomae.files import sha256_of, write_json
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
-from videomae.models import open_config
+from videomae.models import open_config, state_sha256
 from videomae.sampling_videomae import ClipSampling
 from videomae.train_pretrain import training_step
 from videomae.training import engines
@@ -237,11 +237,12 @@ def test_now(
         num_workers=workers,
         progress=progress,
     )
+    state = accelerator.get_state_dict(model)  # every process joins in
     if detections is None:
         return None
     classes = read_action_list(options.val_classes) if options.val_classes else None
     tested = score_detections(val, detections, classes, protocol=options.protocol)
-    tested["key_frames_without_movie"] = len(val.skipped)
+    tested |= {"key_frames_without_movie": len(val.skipped), "weights_sha256": state_sha256(state)}
     if folder is not None:
         write_results(folder / "detections.csv", detections, options.protocol)
         write_json(folder / "ava_map.json", tested)
@@ -364,6 +365,7 @@ def card_result(tested: Mapping[str, Any], options: DetectionOptions) -> dict[st
         + (", evaluated as mmaction2 does" if tested["protocol"] == "mmaction2" else ""),
         "metrics": {"map": tested["mAP"]},
         "data_sha256": sha256_of(options.val_annotations),
+        "weights_sha256": tested["weights_sha256"],
     }
 
 

@@ -125,6 +125,12 @@ class FinetuneRecipe(Recipe):
     num_samples: int = option(2, "data", "augmented copies of one decoded clip (repeated augmentation)")
     test_clips: int = option(5, "data", "clips of a video in the final test")
     test_crops: int = option(3, "data", "crops of a clip in the final test")
+    test_weights: str = option(
+        "final",
+        "data",
+        "weights of the final test: those after the last epoch, as the papers report, or the best of the validation",
+        choices=("final", "best"),
+    )
 
     rand_augment: str | None = option(
         "rand-m7-n4-mstd0.5-inc1", "augmentation", "RandAugment string; none turns it off"
@@ -470,6 +476,7 @@ FINETUNING: dict[str, FinetuneRecipe] = {
             base_lr=4e-3,
             min_lr=1e-5,
             num_samples=2,
+            test_weights="best",
             crop_area=(0.3, 1.0),
             mixup=0.2,
             cutmix=0.0,
