@@ -2,7 +2,7 @@
 
 Both released families are settings of one model: VideoMAE-Action-Detection and mmaction2 differ in RoIAlign's convention,
 in what happens to frames that patches do not tile, in the boxes and in the loss (`DETECTION_FAMILIES` in
-configuration_videomae.py). Boxes are pixels of the frames that the model is given; finding persons, reading videos and
+configuration_videomae.py), in where dropout stands, in a fresh head and in the scores. Boxes are pixels of the frames that the model is given; finding persons, reading videos and
 naming actions is pipeline_videomae_detection.py's work.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -24,17 +25,20 @@ from .roi_align_videomae import roi_max, widen_boxes
 SIZE_RULES = ("pad", "drop")
 
 
-def check_boxes(boxes: torch.Tensor, height: int, width: int, name: str = "boxes") -> None:
+def check_boxes(
+    boxes: torch.Tensor, height: int, width: int, name: str = "boxes", *, surely_pixels: bool = False
+) -> None:
     """Raise for a tensor that is no list of xyxy pixel boxes in a frame, naming the row.
 
     Boxes that reach over the border are fine (they are clipped), and so are empty lists and boxes without area.
+    `surely_pixels`: they are no shares of the frame, even where all of them lie in the pixel of its corner.
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name} must have shape (n, 4), one x1, y1, x2, y2 per row, got {tuple(boxes.shape)}")
     if not len(boxes):
         return
     x1, y1, x2, y2 = boxes.unbind(1)
-    if boxes.max() <= 1.0 and boxes.min() >= 0.0 and min(height, width) > 2:
+    if not surely_pixels and boxes.max() <= 1.0 and boxes.min() >= 0.0 and min(height, width) > 2:
         raise ValueError(
             f"{name} look normalised to [0, 1] (the largest value is {float(boxes.max()):g}); boxes are pixels here: "
             f"multiply x by the width {width} and y by the height {height}"
@@ -77,11 +81,21 @@ def detection_loss(logits: torch.Tensor, labels: torch.Tensor, family: str) -> t
     return (per_box * active).sum() / active.sum().clamp(min=1)
 
 
+def action_scores(logits: torch.Tensor, person_scores: torch.Tensor, family: str) -> torch.Tensor:
+    """(N, num_labels) logits of boxes and the (N,) scores of their persons -> the scores that each release reports.
+
+    "videomae": sigmoid times the person's score (PostProcessor in engine_for_finetuning.py), so a doubtful person counts
+    less. "mmaction2": sigmoid alone (bbox_head.py). A person that was annotated, not detected, has score 1.
+    """
+    scores = logits.float().sigmoid()
+    return scores * person_scores.to(scores)[:, None] if family == "videomae" else scores
+
+
 @dataclass
 class VideoMAEForActionDetectionOutput(ModelOutput):
     """
     loss: as the family averages it (`detection_loss`), where labels were given.
-    logits: (N, num_labels), one row per box in the order of the lists; sigmoid makes scores of them.
+    logits: (N, num_labels), one row per box in the order of the lists; `action_scores` makes scores of them.
     boxes: the N boxes that were pooled: widened and clipped, in pixels.
     roi_features: (N, D), what the classifier saw of each box.
     hidden_states, attentions: the encoder's, where asked for.
@@ -111,7 +125,16 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         self.videomae = VideoMAEModel(config, pooled=False)
         self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        # BBoxHeadAVA drops single values of the 8x8 patch, so that the maximum falls to the next best one (bbox_head.py,
+        # dropout_before_pool); dropping pooled features instead would train another head.
+        self.dropout_before_pooling = config.detection_family == "mmaction2"
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """As for the other models, but mmaction2's fresh head is Xavier-normal (`init_weights` in its bbox_head.py)."""
+        super()._init_weights(module)
+        if module is self.classifier and self.config.detection_family == "mmaction2":
+            init.xavier_normal_(module.weight, gain=self.config.init_scale)
 
     @can_return_tuple
     def forward(
@@ -130,7 +153,9 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         `boxes` holds one (n, 4) tensor of x1, y1, x2, y2 pixels per clip; n may be 0. They are persons as annotated or
         detected: outside of training the model widens them by `config.box_test_scale` (`widen` overrides), in training
         the data set jitters them. `labels` are zeros and ones, (n, num_labels) per clip or all in one tensor.
-        `frame_sizes`, (height, width) per clip, tells where frames end in a batch that was padded to one size.
+        `frame_sizes`, (height, width) per clip, tells where frames end in a batch that was padded to one size. Boxes that
+        come with it, as data sets give them, are not suspected of being shares of the frame: a training crop may leave
+        of all persons only its corner.
         """
         config = self.config
         if not isinstance(boxes, (list, tuple)) or len(boxes) != len(pixel_values):
@@ -138,6 +163,7 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
             raise ValueError(
                 f"boxes must be a list of {len(pixel_values)} tensors, one per clip and (0, 4) where a clip has none; got {got}"
             )
+        surely_pixels = frame_sizes is not None
         if frame_sizes is None:
             frame_sizes = [tuple(pixel_values.shape[-2:])] * len(pixel_values)
         family = config.detection_family
@@ -145,7 +171,7 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         pooled_boxes = []
         for index, (clip_boxes, (height, width)) in enumerate(zip(boxes, frame_sizes)):
             if clip_boxes.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait
-                check_boxes(clip_boxes, height, width, f"boxes[{index}]")
+                check_boxes(clip_boxes, height, width, f"boxes[{index}]", surely_pixels=surely_pixels)
             clip_boxes = clip_boxes.to(pixel_values.device, torch.float32, non_blocking=True)
             pooled_boxes.append(
                 widen_boxes(clip_boxes, scale, height=height, width=width, inclusive=family == "videomae")
@@ -168,8 +194,9 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
             sampling_ratio=config.roi_sampling_ratio,
             aligned=config.roi_aligned,
             boxes_inside=True,
+            dropout=self.dropout if self.dropout_before_pooling else None,
         )
-        logits = self.classifier(self.dropout(features))
+        logits = self.classifier(features if self.dropout_before_pooling else self.dropout(features))
         loss = None
         if labels is not None:
             labels = torch.cat(list(labels)) if isinstance(labels, (list, tuple)) else labels

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -183,8 +183,13 @@ def open_processor(
 
 def weights_sha256(model: torch.nn.Module) -> str:
     """A hash of every parameter and buffer, by name, wherever they came from."""
+    return state_sha256(model.state_dict())
+
+
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """`weights_sha256` of weights without a model."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -25,8 +25,9 @@ from PIL import Image
 from transformers import pipeline as transformers_pipeline
 from transformers.pipelines.base import ChunkPipeline
 
-from .image_processing_videomae import rescale_and_normalize, resize_short_side
-from .modeling_videomae_detection import check_boxes
+from .image_processing_videomae import rescale_and_normalize, resize
+from .modeling_videomae_detection import action_scores, check_boxes
+from .roi_align_videomae import scale_boxes, scaled_size
 from .sampling_videomae import key_frame_offsets
 from .video_io import Limits, iter_windows, probe
 
@@ -56,7 +57,8 @@ class VideoActionDetectionPipeline(ChunkPipeline):
 
     A result has one dict per key frame: `seconds`, `frame` (its number in the file), `width`, `height`, and `persons`,
     each with `box` (xmin, ymin, xmax, ymax in pixels of the video), `score` of the person, and `actions`, a list of
-    `label` and `score`, best first.
+    `label` and `score`, best first. Models of the family "videomae" have the person's score multiplied into those of
+    the actions, as their release has it; boxes without a score count as certain.
 
     detector: finds the persons: the name or folder of a transformers object-detection model, an object-detection
         pipeline, or any function from a PIL image to the list that such a pipeline returns.
@@ -129,6 +131,7 @@ class VideoActionDetectionPipeline(ChunkPipeline):
             ),
             rate=config.detection_frame_rate,
             short_side=config.detection_short_side,
+            rounded=config.detection_family == "mmaction2",
             errors=errors,
             limits=limits,
             threads=threads,
@@ -191,17 +194,19 @@ class VideoActionDetectionPipeline(ChunkPipeline):
             )
             if len(persons):
                 frames = torch.stack(clip.frames)
-                scale = frames.new_tensor([width, height, width, height], dtype=torch.float32)
-                size = frames.new_tensor([*frames.shape[:-3:-1]] * 2, dtype=torch.float32)
+                shares = persons[:, :4] / persons.new_tensor([width, height, width, height])
+                inclusive = self.model.config.detection_family == "videomae"
                 clips.append(frames)
-                boxes.append(persons[:, :4] / scale * size)
+                boxes.append(scale_boxes(shares, (height, width), tuple(frames.shape[-2:]), inclusive=inclusive))
         pixels = rescale_and_normalize(torch.stack(clips), mean, std).to(self.dtype) if clips else None
         return {"pixel_values": pixels, "boxes": boxes, "key_frames": key_frames}
 
     def _forward(self, inputs):
         scores = None
         if inputs["pixel_values"] is not None:
-            scores = self.model(inputs["pixel_values"], inputs["boxes"]).logits.float().sigmoid()
+            logits = self.model(inputs["pixel_values"], inputs["boxes"]).logits
+            persons = [row[4] for key_frame in inputs["key_frames"] for row in key_frame["persons"]]
+            scores = action_scores(logits, torch.tensor(persons), self.model.config.detection_family)
         return {"is_last": inputs["is_last"], "scores": scores, "key_frames": inputs["key_frames"]}
 
     def postprocess(self, outputs, action_score: float = 0.0, top_k: int = 5) -> list[dict[str, Any]]:
@@ -239,6 +244,7 @@ def key_frame_clips(
     offsets: Sequence[int],
     rate: float | None,
     short_side: int,
+    rounded: bool = False,
     errors: str = "strict",
     limits: Limits | None = None,
     threads: int = 1,
@@ -246,7 +252,8 @@ def key_frame_clips(
     """The clips around rising key times, from one decode, each as soon as its last frame has come by.
 
     Offsets count frames at `rate` a second (None: the video's own, taken as even); of the video the nearest frame in
-    time is taken, and the first or last one beyond its ends. Key times after the last frame end the iteration.
+    time is taken, and the first or last one beyond its ends. Key times after the last frame end the iteration. `rounded`
+    is the rule of `scaled_size` for the longer side.
     """
     if rate is None:
         rate = probe(video, errors=errors, limits=limits).fps
@@ -259,7 +266,7 @@ def key_frame_clips(
         video, num_frames=1, stride_frames=1, hop_frames=1, errors=errors, limits=limits, threads=threads
     )
     for window in windows:
-        frame = _Frame(window.frames[0], window.start_seconds, window.first_frame, short_side)
+        frame = _Frame(window.frames[0], window.start_seconds, window.first_frame, short_side, rounded)
         while next_key is not None and next_key - reach <= frame.seconds:
             waiting.append(KeyFrameClip(next_key, [max(next_key + shift, 0.0) for shift in shifts]))
             next_key = next(key_times, None)
@@ -282,15 +289,16 @@ def key_frame_clips(
 class _Frame:
     """A decoded frame, scaled only when a clip wants it."""
 
-    def __init__(self, picture: np.ndarray, seconds: float, index: int, short_side: int):
-        self.picture, self.seconds, self.index, self._short_side = picture, seconds, index, short_side
+    def __init__(self, picture: np.ndarray, seconds: float, index: int, short_side: int, rounded: bool):
+        self.picture, self.seconds, self.index = picture, seconds, index
+        self._size = scaled_size(*picture.shape[:2], short_side, rounded=rounded)
         self._scaled: torch.Tensor | None = None
 
     @property
     def scaled(self) -> torch.Tensor:
         if self._scaled is None:
             frame = torch.from_numpy(np.ascontiguousarray(self.picture)).permute(2, 0, 1)[None]
-            self._scaled = resize_short_side(frame, self._short_side, antialias=False)[0].clone()
+            self._scaled = resize(frame, *self._size, antialias=False)[0].clone()
         return self._scaled
 
 

@@ -3,10 +3,12 @@
 The mean of bilinear samples over a bin is a product of a weight per row and a weight per column, so a box needs no
 gathering at all: its patch is `rows @ map @ columns^T`, where two small matrices hold the bilinear weights, the number
 of samples and the rules at the border. Same results as torchvision's operator; modeling_videomae_detection.py uses it.
+
+Below it stands how frames and boxes come to the size that the model reads, which the data set and the pipeline share.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -127,16 +129,49 @@ def roi_align(
         return torch.cat([none, *patches]).permute(0, 3, 2, 1).to(feature_map.dtype)
 
 
-def roi_max(feature_map: torch.Tensor, boxes: list[torch.Tensor], **options) -> torch.Tensor:
+def roi_max(
+    feature_map: torch.Tensor,
+    boxes: list[torch.Tensor],
+    *,
+    dropout: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    **options,
+) -> torch.Tensor:
     """The maximum of every channel over each box's patch: (N, C), without ever holding all patches.
 
-    The keyword arguments are those of `roi_align`, all of them required.
+    `dropout` is applied to each patch before its maximum is taken. The other keyword arguments are those of `roi_align`,
+    all of them required.
     """
     with torch.autocast(feature_map.device.type, enabled=False):
-        pooled = [patch.amax((1, 2)) for patch in roi_patches(feature_map, boxes, **options)]
+        patches = roi_patches(feature_map, boxes, **options)
+        pooled = [(patch if dropout is None else dropout(patch)).amax((1, 2)) for patch in patches]
         if not pooled:  # no rows, but still a function of the map: data-parallel training waits for every gradient
             pooled = [feature_map.permute(0, 2, 3, 1).flatten(0, 2)[:0]]
         return torch.cat(pooled).to(feature_map.dtype)
+
+
+def scaled_size(height: int, width: int, short_side: int, *, rounded: bool) -> tuple[int, int]:
+    """(height, width) of a frame whose shorter side becomes `short_side`.
+
+    The longer one is rounded by mmaction2 (rescale_size of mmcv) and cut by VideoMAE-Action-Detection (`get_size` in its
+    video_transforms.py).
+    """
+    long_side = short_side * max(height, width) / min(height, width) + (0.5 if rounded else 0.0)
+    return (short_side, int(long_side)) if height <= width else (int(long_side), short_side)
+
+
+def scale_boxes(
+    shares: torch.Tensor, source: tuple[int, int], size: tuple[int, int], *, inclusive: bool
+) -> torch.Tensor:
+    """Boxes as shares of a frame -> pixels of that frame, scaled from `source` to `size`, both (height, width).
+
+    `inclusive`: x2 and y2 are the last pixels of the source inside the box, scaled as x1 and y1 are (`convert` and
+    `resize` of VideoMAE-Action-Detection's BoxList).
+    """
+    (H, W), (h, w) = source, size
+    x1, y1, x2, y2 = (shares * shares.new_tensor([W, H, W, H])).unbind(1)
+    if inclusive:
+        x2, y2 = (x2 - 1).maximum(x1), (y2 - 1).maximum(y1)
+    return torch.stack([x1, y1, x2, y2], 1) * shares.new_tensor([w / W, h / H, w / W, h / H])
 
 
 def widen_boxes(

@@ -28,16 +28,15 @@ from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.ava.annotations import ActionList, read_action_list, read_annotations, read_key_frames
 from videomae.data.ava.boxes import DetectionTestTransform, DetectionTrainTransform
 from videomae.data.ava.dataset import AvaDataset, collate_detection
-from videomae.data.ava.detections import write_detections
 from videomae.data.ava.movies import MovieFolder
 from videomae.data.ava.proposals import read_proposals
 from videomae.files import sha256_of, write_json
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
-from videomae.models import open_config
+from videomae.models import open_config, state_sha256
 from videomae.sampling_videomae import ClipSampling
 from videomae.training.batches import StepPlan
-from videomae.training.detectors import build_detector, detect_all, score_detections
+from videomae.training.detectors import build_detector, detect_all, score_detections, write_results
 from videomae.training.forecast import dry_run
 from videomae.training.loop import Loop, Parts
 from videomae.training.options import DetectionOptions, asked_for, training_parser
@@ -131,13 +130,14 @@ def test_now(session: Session, model: torch.nn.Module, val: AvaDataset, folder: 
         num_workers=session.workers,
         progress=progress,
     )
+    state = accelerator.get_state_dict(model)  # every process joins in
     if detections is None:
         return None
     classes = read_action_list(options.val_classes) if options.val_classes else None
-    tested = score_detections(val, detections, classes)
-    tested["key_frames_without_movie"] = len(val.skipped)
+    tested = score_detections(val, detections, classes, protocol=options.protocol)
+    tested |= {"key_frames_without_movie": len(val.skipped), "weights_sha256": state_sha256(state)}
     if folder is not None:
-        write_detections(folder / "detections.csv", detections)
+        write_results(folder / "detections.csv", detections, options.protocol)
         write_json(folder / "ava_map.json", tested)
     return tested
 
@@ -171,6 +171,7 @@ def train_data(
             flip=recipe.flip,
             colour=tuple(recipe.color_jitter),
             box_jitter=tuple(config.box_train_jitter),
+            outside=recipe.boxes_outside,
             inclusive=config.detection_family == "videomae",
             mean=tuple(mean),
             std=tuple(std),
@@ -195,12 +196,13 @@ def test_data(
         raise ValueError("--val_movies (or --movies) is missing: the folder of the movies to test on")
     annotations = read_annotations(options.val_annotations, actions=actions.names if actions else None)
     excluded = set(read_key_frames(options.val_excluded)) if options.val_excluded else set()
-    annotations = annotations.without(excluded)
     proposals = None
     if options.val_proposals:
         proposals = read_proposals(options.val_proposals, images=options.val_proposal_images)
     if options.val_key_frames:
         key_frames = read_key_frames(options.val_key_frames)
+    elif options.protocol == "mmaction2":
+        key_frames = list(annotations.key_frames)
     else:  # also where persons were found and none is annotated: false alarms there must cost precision
         videos = set(annotations.video_ids)
         key_frames = [*annotations.key_frames, *(key for key in proposals or () if key.video_id in videos)]
@@ -220,6 +222,7 @@ def test_data(
         proposals=proposals,
         proposals_path=str(options.val_proposals),
         box_score=box_score,
+        whole_frame=options.protocol == "mmaction2",
         missing=options.missing_movies,
     )
 
@@ -251,9 +254,11 @@ def summary(recipe: DetectionRecipe, data: AvaDataset) -> dict[str, Any]:
 def card_result(tested: Mapping[str, Any], options: DetectionOptions) -> dict[str, Any]:
     return {
         "dataset": Path(options.val_annotations).name,
-        "protocol": f"{tested['boxes']} persons, {tested['num_key_frames']} key frames, one clip each",
+        "protocol": f"{tested['boxes']} persons, {tested['num_key_frames']} key frames, one clip each"
+        + (", evaluated as mmaction2 does" if tested["protocol"] == "mmaction2" else ""),
         "metrics": {"map": tested["mAP"]},
         "data_sha256": sha256_of(options.val_annotations),
+        "weights_sha256": tested["weights_sha256"],
     }
 
 

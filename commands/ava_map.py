@@ -6,7 +6,7 @@ import json
 from videomae.data.ava.annotations import read_action_list, read_annotations, read_key_frames
 from videomae.data.ava.detections import read_detections
 from videomae.files import write_json
-from videomae.metrics.ava_map.average_precision import ava_map
+from videomae.metrics.ava_map.average_precision import PROTOCOLS, ava_map
 from videomae.metrics.ava_map.columns import for_metric
 
 
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--most_per_frame", type=int, help="keep only this many results of a key frame (the server: 50)"
     )
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="ava", help="whose evaluation (docs/detection.md)")
     parser.add_argument("--output", help="also write the whole result as JSON")
     return parser
 
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         key_frames=[numbers[key] for key in listed],
         iou_threshold=args.iou_threshold,
         most_per_frame=args.most_per_frame,
+        protocol=args.protocol,
     )
     if args.output:
         write_json(args.output, result)

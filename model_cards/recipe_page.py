@@ -8,7 +8,7 @@ from videomae.training.recipes import KINDS, LR_BATCH
 _COLUMNS = {
     "pre-training": "name dataset epochs warmup_epochs clips_per_step num_samples stride_frames mask mask_ratio "
     "decoder_mask base_lr min_lr gradient_checkpointing clip_grad_norm source",
-    "fine-tuning": "name start head_map dataset epochs warmup_epochs clips_per_step num_samples base_lr min_lr layer_decay "
+    "fine-tuning": "name start init_head_from dataset epochs warmup_epochs clips_per_step num_samples base_lr min_lr layer_decay "
     "drop_path_rate head_dropout_prob weight_decay clip_grad_norm gradient_checkpointing sampling test_clips test_crops "
     "source",
     "detection": "name start dataset epochs clips_per_step base_lr lr_batch layer_decay drop_path_rate clip_grad_norm "
@@ -50,8 +50,8 @@ def recipe_page() -> str:
         if kind == "fine-tuning":
             lines += [
                 "",
-                "`head_map` is a file of `misc/` in the VideoMAE V2 repository: the published run took over those rows of the head of",
-                "its start. `videomae finetune --init_head_from PATH` does the same; three epochs at these rates hardly train a new head.",
+                "`init_head_from` label_710to...: the release's lists (`misc/` of the VideoMAE V2 repository, here in",
+                "`training/kinetics_maps.py`) by which the head of the start is cut; three epochs at these rates hardly train a new one.",
             ]
     return "\n".join(lines) + "\n"
 

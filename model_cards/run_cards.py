@@ -30,6 +30,7 @@ from videomae.model_cards.facts import PAPERS
 from videomae.model_cards.licences import choose_licence, is_non_commercial, licence_of_release
 from videomae.model_cards.results import notes_of, recorded_results, text
 from videomae.model_cards.zoo import entry
+from videomae.models import quiet_loading, weights_sha256
 from videomae.remote_code import add_code
 from videomae.training.runs import versions
 
@@ -69,7 +70,9 @@ def write_run_card(
     optionally "validation", "label_source" or any other short facts; all are shown.
     `log` is the run's JSONL file: one object a line with "step" and numbers ("loss", "lr", "val_top1", ...).
     `results` are evaluations, each {"dataset": str, "protocol": str, "metrics": {"top1": 0.81, ...}}, accuracies as
-    shares of one (see METRICS), and optionally "split", "videos", "date", "dataset_id" (the data set's name on the Hub), "data_sha256".
+    shares of one (see METRICS), and optionally "split", "videos", "date", "dataset_id" (the data set's name on the Hub),
+    "data_sha256" and "weights_sha256" (`models.weights_sha256` of what was measured). A run hands over all that it has
+    measured; what other weights than the folder's reached is left out.
     `base_model` is the folder or Hub name that the weights started from; its licence is inherited, and a licence that
     forbids commercial use cannot be replaced by `license`. `command` is the command line that started the run.
 
@@ -81,6 +84,7 @@ def write_run_card(
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json; save the model there before its card")
     recorded_results(results)  # a number that is none is refused before anything is written
+    results = [result for result in results if not of_other_weights(folder, [result])]
     if base_model in PRESETS:
         base_model = None  # a size, not weights
     base = base_facts(base_model)
@@ -129,9 +133,11 @@ def render_run_card(
 ) -> str:
     """The card of a recorded run under `name`, which stands in its snippets.
 
-    `license` fills an unset one; `measured` are evaluations made since, in the form of the run's own.
+    `license` fills an unset one; `measured` are evaluations made since, in the form of the run's own. Figures of other
+    weights than those in the folder are an error.
     """
     evaluations = [*record["results"], *measured]
+    check_own_figures(folder, evaluations)
     licence, source = choose_licence(license or record["license"], record["base_license"], record["base_model"])
     results = recorded_results(evaluations)
     data, recipe = record["data"], record["recipe"]
@@ -186,6 +192,7 @@ def render_plain_card(
     `facts` are sentences about where the weights come from, `measured` evaluations as `videomae evaluate` writes them.
     """
     fields = folder_fields(folder, name)
+    check_own_figures(folder, measured)
     results = recorded_results(measured)
     return render(
         "plain_card.md.jinja",
@@ -201,6 +208,33 @@ def render_plain_card(
         papers=[PAPERS["2203.12602"]],
         **fields,
     )
+
+
+def of_other_weights(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the results that say which weights they were measured on, where these are not the folder's."""
+    hashed = [result for result in results if result.get("weights_sha256")]
+    own = _folder_sha256(folder) if hashed else None
+    return [result for result in hashed if result["weights_sha256"] != own]
+
+
+def check_own_figures(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    for result in of_other_weights(folder, results):
+        raise ValueError(
+            f"the figure {dict(result['metrics'])} on {result['dataset']} was measured on other weights than those in "
+            f"{folder}; test them (`videomae evaluate`), and remove {RECORD} and README.md if the weights were replaced"
+        )
+
+
+def _folder_sha256(folder: Path) -> str:
+    """The hash of the folder's model in float32, as it is tested."""
+    import torch
+
+    import videomae
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model_class = getattr(videomae, HEADS[head_of(config)].model_class)
+    with quiet_loading():
+        return weights_sha256(model_class.from_pretrained(folder, dtype=torch.float32))
 
 
 def folder_fields(folder: Path, name: str) -> dict[str, Any]:

@@ -268,6 +268,8 @@ def test_each_family_chooses_its_persons():
     assert choose_persons(BOXES, 0.8).tolist() == BOXES[:1].tolist()
     assert len(choose_persons(BOXES, 0.99)) == 0
     assert choose_persons(BOXES, 0.99, else_best=True).tolist() == BOXES[:1].tolist()
+    equal = np.repeat(BOXES[:1], 2, 0)  # all equally good ones, as in mmaction2
+    assert choose_persons(equal, 0.99, else_best=True).tolist() == equal.tolist()
     assert len(choose_persons(BOXES[:0], 0.99, else_best=True)) == 0
 
 

@@ -85,7 +85,7 @@ def test_training_leaves_key_frames_without_persons_out_and_repeats_exactly(movi
 
 
 def test_persons_that_leave_the_crop_take_their_labels_with_them(movies):
-    narrow = DetectionTrainTransform(short_side=(64, 64), size=32, flip=0.0, **PLAIN)
+    narrow = DetectionTrainTransform(short_side=(64, 64), size=32, flip=0.0, outside="drop", **PLAIN)
     persons = annotations(wide_2=[([0.0, 0.0, 0.1, 1.0], [1]), ([0.9, 0.0, 1.0, 1.0], [2])])
     seen = set()
     for seed in range(20):
@@ -96,6 +96,28 @@ def test_persons_that_leave_the_crop_take_their_labels_with_them(movies):
             seen.add(left)
             assert item["labels"][0].argmax() == (0 if left else 1)
     assert seen == {True, False}
+    squeezed = DetectionTrainTransform(short_side=(64, 64), size=32, flip=0.0, **PLAIN)
+    item = AvaDataset(persons, movies, config(), mode="train", transform=squeezed)[0]
+    assert item["labels"].argmax(1).tolist() == [0, 1]  # as in the releases, with actions that nobody can see
+
+
+def test_proposals_are_compared_with_persons_as_the_crop_leaves_them(movies):
+    """mmaction2 assigns after its pipeline: what differs outside of the crop does not count."""
+    person, proposal = [0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0]  # overlap by a half in the frame
+    proposals = {KeyFrame("wide", 2.0): np.array([[*proposal, 0.99]], dtype=np.float32)}
+    narrow = DetectionTrainTransform(short_side=(64, 64), size=32, flip=0.0, **PLAIN)
+    counts = set()
+    for seed in range(12):
+        item = AvaDataset(
+            annotations(wide_2=[(person, [4])]), movies, config("mmaction2"), mode="train", transform=narrow, seed=seed,
+            proposals=proposals, proposal_iou=0.9,
+        )[0]  # fmt: skip
+        truth, *joined = item["boxes"].tolist()
+        width = truth[2] - truth[0]
+        assert len(joined) == (width / 31 >= 0.9)
+        assert item["labels"].argmax(1).tolist() == [3] * len(item["boxes"])
+        counts.add(len(joined))
+    assert counts == {0, 1}
 
 
 def test_a_test_with_proposals_looks_at_the_persons_that_were_detected(movies):

@@ -1,10 +1,13 @@
 """AVA mAP against a slow evaluation written from its description, and against answers worked out by hand."""
 
+import json
 import random
 
 import numpy as np
 import pytest
+from official_ava import mmaction2_map, public_map
 
+from videomae.commands.ava_map import main as map_main
 from videomae.metrics.ava_map.average_precision import AVA_EVALUATED, LabelledBoxes, ava_map, average_precision
 
 
@@ -185,3 +188,97 @@ def test_evaluate_loads_the_metric_by_path_and_pairs_key_frames():
     result = metric.compute()
     assert result["mAP"] == pytest.approx(2 / 3)  # the false alarm in the frame without annotations costs precision
     assert result["num_key_frames"] == 2
+
+
+def write_case(folder, seed, digits):
+    """Random annotations, results and excluded key frames as files, with what the two evaluations treat differently."""
+    rng = random.Random(seed)
+
+    def box():
+        x, y = rng.random() * 0.6, rng.random() * 0.6
+        return [x, y, x + 0.05 + rng.random() * 0.35, y + 0.05 + rng.random() * 0.35]
+
+    truth, found = [], []
+    for video in "ab":
+        for second in range(7):
+            for _ in range(rng.randrange(3)):
+                its_box = box()
+                truth += [(video, second, its_box, label) for label in sorted(rng.sample([1, 2, 3, 4, 5], 2))]
+    for video, second, its_box, label in truth:
+        for _ in range(rng.randrange(3) if label != 5 else 0):  # nobody finds class 5
+            moved = sorted(min(max(its_box[k] + rng.gauss(0, 0.03), 0), 1) for k in (0, 2))
+            found.append((video, second, [moved[0], its_box[1], moved[1], its_box[3]], label, rng.random()))
+    for _ in range(60):  # anywhere, in frames without annotations too, and of a class that is never annotated
+        label = rng.choice([1, 2, 3, 6])
+        found.append((rng.choice("ab"), rng.randrange(9), box(), label, rng.random() ** 4))
+    for _ in range(3):
+        x1, y1, _, y2 = box()
+        found.append((rng.choice("ab"), rng.randrange(7), [x1, y1, x1, y2], 1, rng.random()))  # without area
+    rng.shuffle(found)
+
+    def row(video, second, its_box, label, last):
+        return f"{video},{second:04d},{','.join(f'{value:.4f}' for value in its_box)},{label},{last}\n"
+
+    paths = [folder / name for name in ("annotations.csv", "results.csv", "excluded.csv", "classes.txt")]
+    paths[0].write_text("".join(row(*entry, 0) for entry in truth))
+    scored = [(entry, f"{score:.{digits}f}") for *entry, score in found if round(score, digits) >= 0.002]
+    paths[1].write_text("".join(row(*entry, score) for entry, score in scored))
+    paths[2].write_text("a,0001\nb,0004\n")
+    paths[3].write_text("".join(f"{number}: class {number}\n" for number in range(1, 7)))
+    return paths
+
+
+def from_files(folder, paths, protocol):
+    annotations, results, excluded, classes = map(str, paths)
+    words = ["--annotations", annotations, "--detections", results, "--excluded", excluded, "--classes", classes]
+    map_main([*words, "--protocol", protocol, "--output", str(folder / "map.json")])
+    return json.loads((folder / "map.json").read_text())
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("digits", [2, 4])  # two: nearly all scores have an equal
+def test_files_get_the_figure_that_mmaction2_gives_them(tmp_path, seed, digits):
+    paths = write_case(tmp_path, seed, digits)
+    expected, per_class = mmaction2_map(*paths[:2], range(1, 7), paths[2])
+    result = from_files(tmp_path, paths, "mmaction2")
+    assert result["mAP"] == pytest.approx(expected, abs=1e-12) and result["protocol"] == "mmaction2"
+    assert {int(label): value for label, value in result["per_class"].items() if int(label) in per_class} == (
+        pytest.approx(per_class, abs=1e-12)
+    )
+    assert 5 in result["classes_without_detections"] and result["per_class"]["5"] == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_files_get_the_figure_that_the_public_evaluation_gives_them(tmp_path, seed):
+    paths = write_case(tmp_path, seed, 6)
+    expected, _ = public_map(*paths[:2], range(1, 7), paths[2])
+    ours = from_files(tmp_path, paths, "ava")
+    assert ours["mAP"] == pytest.approx(expected, abs=1e-12) and ours["protocol"] == "ava"
+    assert ours["mAP"] != pytest.approx(from_files(tmp_path, paths, "mmaction2")["mAP"], abs=1e-3)
+
+
+def test_each_of_mmaction2s_rules_moves_the_figure_as_it_should():
+    truth = as_table([(0, BOX, 1), (0, FAR, 1)])
+
+    def both(rows, *, truth=truth, **more):
+        results = (
+            ava_map(truth, as_table(rows), classes=[1, 3], protocol=name, **more) for name in ("ava", "mmaction2")
+        )
+        return [result["mAP"] for result in results]
+
+    found = [(0, BOX, 1, 0.9), (0, FAR, 1, 0.8)]
+    assert both(found) == [1, 1]
+    assert both([(1, BOX, 1, 0.95), *found]) == [pytest.approx(2 / 3), 1]  # a false alarm where nobody is annotated
+    line = (0.1, 0.1, 0.1, 0.5)
+    assert both([(0, line, 1, 0.95), *found]) == [1, pytest.approx(2 / 3)]  # a false alarm without area
+    assert both([(0, BOX, 1, 0.0019), (0, FAR, 1, 0.9)]) == [1, 0.5]  # a score that is cut
+    close = [(0, FAR, 1, 0.80003), (0, (0.4, 0, 0.5, 0.4), 1, 0.80001), (0, BOX, 1, 0.9)]
+    assert both(close)[0] == 1 and both(close)[1] in (1, pytest.approx(5 / 6))  # equal to four digits: either order
+    more = as_table([(0, BOX, 1), (2, BOX, 1)])
+    assert both([(0, BOX, 1, 0.9)], truth=more, key_frames=[0]) == [1, 0.5]  # excluded, but to be recalled
+    more = as_table([(0, BOX, 1), (0, BOX, 3)])
+    assert both([(0, BOX, 1, 0.9)], truth=more) == [0.5, 1]  # nothing was found of class 3
+    with pytest.raises(ValueError, match="no detection of an annotated class lies in a key frame that counts"):
+        ava_map(truth, as_table([(5, BOX, 1, 0.9)]), classes=[1], protocol="mmaction2")
+    with pytest.raises(ValueError, match="protocol must be one of ava, mmaction2, not 'coco'"):
+        ava_map(truth, as_table(found), protocol="coco")

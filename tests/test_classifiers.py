@@ -1,5 +1,9 @@
 """From presets, pre-trained folders and other classifiers to a model ready for fine-tuning."""
 
+import hashlib
+import json
+import re
+
 import pytest
 import torch
 from support import TINY
@@ -7,6 +11,8 @@ from support import TINY
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
 from videomae.training.classifiers import build_classifier, class_weights, freeze
+from videomae.training.kinetics_maps import LABEL_MAPS
+from videomae.training.recipes import FINETUNING
 
 SMALL = {**TINY, "num_hidden_layers": 2, "decoder_num_hidden_layers": 1}
 
@@ -22,7 +28,20 @@ def pretrained(tmp_path_factory):
 def finetuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finetuned")
     names = {0: "run", 1: "walk", 2: "sit"}
-    VideoMAEForVideoClassification(VideoMAEConfig(**SMALL, num_labels=3, id2label=names)).save_pretrained(folder)
+    model = VideoMAEForVideoClassification(VideoMAEConfig(**SMALL, num_labels=3, id2label=names))
+    torch.nn.init.normal_(model.fc_norm.weight)  # as after training
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def k710(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("k710")
+    names = {index: f"action {index}" for index in range(710)}
+    model = VideoMAEForVideoClassification(VideoMAEConfig(**SMALL, num_labels=710, id2label=names))
+    for parameter in (model.fc_norm.weight, model.fc_norm.bias, model.classifier.bias):
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder)
     return folder
 
 
@@ -67,6 +86,68 @@ def test_a_head_of_another_size_starts_anew_and_says_so(finetuned):
     model = build(finetuned, ["run", "walk"], said, config_fields={"init_scale": 0.001})
     assert "has 3 classes and the data 2: the head starts anew" in said[0]
     assert model.classifier.weight.shape == (2, 48) and model.classifier.weight.abs().max() < 1e-3
+    before = VideoMAEForVideoClassification.from_pretrained(finetuned)  # the release removes head.* alone
+    assert torch.equal(model.fc_norm.weight, before.fc_norm.weight)
+
+
+def test_label_maps_are_the_files_of_the_release():
+    # The object names of misc/label_710to*.json in OpenGVLab/VideoMAEv2, as `git ls-tree HEAD misc/` prints them.
+    released = {
+        "label_710to400.json": "4305a858d453363e51833bcf78e7e6c39d007f74",
+        "label_710to600.json": "4e64dd04ef2e351485b5da5bf9e7cc44d9c9fa07",
+    }
+    for name, columns in LABEL_MAPS.items():
+        text = json.dumps(columns, indent=2).encode()
+        assert hashlib.sha1(b"blob %d\0" % len(text) + text).hexdigest() == released[name]
+        assert len(set(columns)) == len(columns) == int(name.partition("to")[2][:3]) and max(columns) < 710
+
+
+@pytest.mark.parametrize("recipe", ["v2-giant-k710-k400", "v2-giant-k710-k600"])
+def test_recipes_that_go_on_from_k710_cut_the_head_by_the_release_s_list(k710, recipe):
+    recipe = FINETUNING[recipe]
+    columns = list(LABEL_MAPS[recipe.init_head_from])
+    before = VideoMAEForVideoClassification.from_pretrained(k710)
+
+    def start(names, rule):
+        return build(k710, names, init_head_from=rule, config_fields={"init_scale": recipe.init_scale})
+
+    model = start([f"Action_{column}" for column in columns], recipe.init_head_from)
+    assert model.config.num_labels == recipe.num_labels
+    assert torch.equal(model.classifier.weight, before.classifier.weight[columns])
+    assert torch.equal(model.classifier.bias, before.classifier.bias[columns])
+    for name in ("weight", "bias"):
+        assert torch.equal(getattr(model.fc_norm, name), getattr(before.fc_norm, name))
+
+    with pytest.raises(ValueError, match=r"puts the classes of .* in another order than the data has") as caught:
+        start([f"action {column}" for column in sorted(columns)], recipe.init_head_from)
+    assert re.search(rf"0  action {min(columns)} +action {columns[0]}", str(caught.value))
+    with pytest.raises(
+        ValueError, match=f"where the release cuts the old one; choose --init_head_from {recipe.init_head_from}"
+    ):
+        start([f"action {column}" for column in columns], "auto")
+    fresh = start([f"action {column}" for column in columns], "fresh")
+    assert fresh.classifier.weight.abs().max() < 1e-3 and torch.equal(fresh.fc_norm.bias, before.fc_norm.bias)
+
+
+def test_label_maps_that_do_not_fit_are_refused(finetuned, pretrained, tmp_path):
+    names = ["a", "b"]
+    with pytest.raises(
+        ValueError, match=r"must list, for each of the 2 classes of the data, one of the 3 .* lists 400"
+    ):
+        build(finetuned, names, init_head_from="label_710to400.json")
+    with pytest.raises(
+        ValueError, match=r"there is no label map gone\.json; give the path of one, or a name of label_710to400"
+    ):
+        build(finetuned, names, init_head_from="gone.json")
+    (tmp_path / "map.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="is no label map; it must be a JSON list of class numbers"):
+        build(finetuned, names, init_head_from=str(tmp_path / "map.json"))
+    (tmp_path / "map.json").write_text("[2, 0]")
+    model = build(finetuned, ["sit", "run"], init_head_from=str(tmp_path / "map.json"))
+    before = VideoMAEForVideoClassification.from_pretrained(finetuned)
+    assert torch.equal(model.classifier.weight, before.classifier.weight[[2, 0]])
+    with pytest.raises(ValueError, match=r"takes over the head of a classifier, and .* is VideoMAEForPreTraining"):
+        build(pretrained, names, init_head_from="label_710to400.json")
 
 
 def test_a_head_is_put_together_by_class_name(finetuned):

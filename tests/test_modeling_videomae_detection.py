@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from support import GOLDEN, golden
 
 from videomae import VideoMAEConfig, VideoMAEForActionDetection
-from videomae.modeling_videomae_detection import check_boxes, detection_loss, fit_frames
+from videomae.modeling_videomae_detection import action_scores, check_boxes, detection_loss, fit_frames
 from videomae.roi_align_videomae import widen_boxes
 
 TINY_DETECTOR = dict(image_size=64, hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=192)
@@ -126,6 +126,61 @@ def test_each_family_averages_its_loss_over_other_boxes():
     assert detection_loss(torch.randn(2, 5), background, "mmaction2") == 0
 
 
+def test_mmaction2_drops_values_of_the_patch_before_the_maximum_and_the_other_family_pooled_features():
+    boxes = [torch.tensor([[0.0, 0.0, 63.0, 63.0]])] * 2
+    clips = torch.randn(2, 16, 3, 64, 64)
+    zeros, ratio = {}, {}
+    for family in ("videomae", "mmaction2"):
+        model = detector(family, head_dropout_prob=0.5, drop_path_rate=0.0)
+        seen = []
+        model.classifier.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0]))
+        with torch.no_grad():
+            model.videomae.layernorm.bias.fill_(3.0)  # nearly all features above zero, so that scaling by 2 shows
+            model(clips, boxes)
+            model.train()
+            for _ in range(20):
+                model(clips, boxes)
+        still, moved = seen[0], torch.stack(seen[1:])
+        zeros[family] = float((moved == 0).float().mean())
+        ratio[family] = float((moved.mean(0) / still).median())
+    # The release's head: of 64 values all are hardly ever dropped, and the best of what is left is doubled.
+    assert zeros["mmaction2"] < 0.01 and zeros["videomae"] == pytest.approx(0.5, abs=0.05)
+    assert ratio["mmaction2"] > 1.8 and ratio["videomae"] == pytest.approx(1.0, abs=0.15)
+
+
+def test_dropout_changes_nothing_outside_of_training():
+    clip, boxes = torch.randn(1, 16, 3, 64, 64), [torch.tensor([[10.0, 10.0, 40.0, 60.0]])]
+    for family in ("videomae", "mmaction2"):
+        plain, dropping = detector(family), detector(family, head_dropout_prob=0.5)
+        dropping.load_state_dict(plain.state_dict())
+        with torch.no_grad():
+            assert torch.equal(plain(clip, boxes).logits, dropping(clip, boxes).logits)
+
+
+def test_a_fresh_head_starts_as_each_release_starts_it():
+    sizes = dict(hidden_size=768, num_attention_heads=12, num_hidden_layers=1)
+    head = detector("mmaction2", **sizes, init_scale=1.0).classifier
+    expected = torch.nn.init.xavier_normal_(torch.empty(81, 768)).std()  # 81 rows there, with the background's
+    assert head.weight.std().item() == pytest.approx(expected.item(), rel=0.03) and not head.bias.any()
+    assert expected.item() == pytest.approx(0.0485, abs=0.0005)
+    assert detector("mmaction2", **sizes, init_scale=0.5).classifier.weight.std().item() == pytest.approx(
+        0.0243, rel=0.03
+    )
+    ad = detector("videomae", **sizes, init_scale=0.001).classifier
+    assert ad.weight.std().item() == pytest.approx(0.02 * 0.001, rel=0.03) and not ad.bias.any()
+
+
+def test_only_the_family_whose_release_does_so_multiplies_by_the_persons_score():
+    logits, persons = torch.tensor([[0.0, 2.0], [-1.0, 0.0]]), torch.tensor([0.8, 1.0])
+    # PostProcessor of VideoMAE-Action-Detection: sigmoid, times the column of box scores.
+    expected = 1 / (1 + torch.exp(-logits)) * persons.reshape(2, 1)
+    torch.testing.assert_close(action_scores(logits, persons, "videomae"), expected)
+    assert action_scores(logits, persons, "videomae")[:, 0].tolist() == pytest.approx([0.4, 0.2689414])
+    assert action_scores(logits, persons, "mmaction2")[:, 0].tolist() == pytest.approx([0.5, 0.2689414])
+    assert action_scores(logits.bfloat16(), persons, "videomae").dtype == torch.float32
+    assert action_scores(logits[:0], persons[:0], "videomae").shape == (0, 2)
+
+
 @pytest.mark.parametrize("family", ["videomae", "mmaction2"])
 def test_a_batch_without_any_box_gives_no_rows_a_zero_loss_and_a_gradient_for_every_parameter(family):
     model = detector(family).train()
@@ -182,6 +237,17 @@ def test_a_wrong_box_is_named_by_its_row(box, message):
 def test_normalised_boxes_are_recognised():
     with pytest.raises(ValueError, match=r"look normalised to \[0, 1\].*multiply x by the width 100"):
         check_boxes(torch.tensor([[0.1, 0.2, 0.5, 1.0]]), 80, 100)
+
+
+def test_what_a_training_crop_leaves_in_its_corner_is_not_taken_for_shares_of_the_frame():
+    corner = [torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])]
+    clip = torch.randn(1, 16, 3, 64, 64)
+    for family in ("videomae", "mmaction2"):
+        model = detector(family).train()
+        loss = model(clip, corner, labels=torch.ones(2, 80), frame_sizes=[(64, 64)]).loss
+        assert loss.isfinite()
+        with pytest.raises(ValueError, match="look normalised"):
+            model(clip, corner)
 
 
 def test_boxes_over_the_border_and_without_area_are_accepted():

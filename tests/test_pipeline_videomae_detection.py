@@ -91,6 +91,7 @@ def test_given_boxes_come_back_with_actions_best_first(pipe, video):
 
 
 def test_scores_are_those_of_the_model_on_the_clip_and_the_scaled_box(pipe, video):
+    """The box ends with its last pixel, as VideoMAE-Action-Detection counts."""
     frames = Movie(video).read(2.0, OFFSETS, 25)
     small = torch.nn.functional.interpolate(
         frames.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last), size=(32, 48), mode="bilinear"
@@ -98,11 +99,25 @@ def test_scores_are_those_of_the_model_on_the_clip_and_the_scaled_box(pipe, vide
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in pipe.model.config.pixel_statistics)
     pixels = (small.float() / 255 - mean) / std
     with torch.no_grad():
-        expected = pipe.model(pixels[None], [torch.tensor([[5.0, 2.5, 20.0, 30.0]])]).logits.sigmoid()[0]
+        expected = pipe.model(pixels[None], [torch.tensor([[5.0, 2.5, 19.5, 29.5]])]).logits.sigmoid()[0]
     result = pipe(str(video), boxes={2.0: [[10, 5, 40, 60]]})
     found = {action["label"]: action["score"] for action in result[0]["persons"][0]["actions"]}
     for label, score in zip(pipe.model.config.id2label.values(), expected.tolist()):
         assert found[label] == pytest.approx(score, abs=1e-4)
+
+
+def test_a_doubtful_persons_actions_count_less_unless_the_family_is_mmaction2(pipe, video, monkeypatch):
+    rows = [[10, 5, 40, 60, 1.0], [10, 5, 40, 60, 0.6]]
+
+    def scores():
+        persons = pipe(str(video), boxes={1.0: [], 2.0: rows}, clips_per_batch=2)[1]["persons"]
+        return [[action["score"] for action in person["actions"]] for person in persons]
+
+    sure, doubtful = scores()
+    assert doubtful == pytest.approx([0.6 * score for score in sure])
+    monkeypatch.setattr(pipe.model.config, "detection_family", "mmaction2")
+    sure, doubtful = scores()
+    assert doubtful == pytest.approx(sure)
 
 
 def test_batches_and_streaming_change_nothing(pipe, video):

@@ -158,7 +158,7 @@ def test_v2_fine_tunings_start_from_what_the_script_loads(script):
     assert recipe.start == f"v2-{SIZES[size]}-" + ("k710" if after_k710 else "hybrid")
     # run_class_finetuning.py cuts a head of 710 classes for Kinetics, and drops it for other data.
     cut = after_k710 and recipe.dataset.startswith("K")
-    assert recipe.head_map == (f"label_710to{recipe.dataset[1:]}.json" if cut else "")
+    assert recipe.init_head_from == (f"label_710to{recipe.dataset[1:]}.json" if cut else "auto")
 
 
 def test_a_script_whose_comment_disagrees_with_its_command_is_named():

@@ -124,6 +124,23 @@ def test_the_maximum_is_that_of_the_patches():
     torch.testing.assert_close(roi_max(feature_map, BOXES, **options), expected)
 
 
+def test_dropout_falls_on_the_patch_and_the_maximum_goes_to_what_is_left():
+    feature_map = torch.rand(1, 400, 8, 8) + 1
+    options = dict(output_size=2, spatial_scale=1.0, sampling_ratio=1, aligned=False, boxes_inside=False)
+    boxes = [torch.tensor([[0.0, 0.0, 8.0, 8.0]])]
+    patches = []
+
+    def dropout(patch):
+        patches.append(torch.nn.functional.dropout(patch, 0.5))
+        return patches[-1]
+
+    torch.manual_seed(0)
+    pooled = roi_max(feature_map, boxes, dropout=dropout, **options)
+    assert torch.equal(pooled, patches[0].amax((1, 2)))
+    # A channel is zero only where all four of its values were dropped: one in sixteen.
+    assert 0.03 < (pooled == 0).float().mean() < 0.1
+
+
 def test_half_precision_maps_are_sampled_in_float32():
     torch.manual_seed(0)
     feature_map = torch.randn(1, 4, 7, 9, dtype=torch.bfloat16)

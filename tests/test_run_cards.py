@@ -16,7 +16,8 @@ from videomae.files import new_folder
 from videomae.model_cards import run_cards
 from videomae.model_cards.cards import check_card, python_snippets
 from videomae.model_cards.licences import choose_licence
-from videomae.model_cards.run_cards import RECORD, render_plain_card, write_run_card
+from videomae.model_cards.run_cards import RECORD, render_plain_card, render_run_card, write_run_card
+from videomae.models import weights_sha256
 from videomae.training.recipes import FINETUNING, PRETRAINING
 
 LABELS = {0: "left", 1: "right", 2: "up"}
@@ -52,6 +53,32 @@ def facts(**more):
 def test_a_checkpoint_before_the_first_line_of_the_log_gets_its_card(folder, tmp_path):
     card = write_run_card(folder, **facts(log=tmp_path / "not-yet.jsonl")).read_text()
     assert "40 optimizer steps" in card and "curves.png" not in card
+
+
+def measured_on(model, top1):
+    metrics = {"top1": top1}
+    return {"dataset": "mine", "protocol": "8x2x3", "metrics": metrics, "weights_sha256": weights_sha256(model)}
+
+
+def test_a_card_holds_figures_of_its_own_weights_alone(folder, log):
+    own = VideoMAEForVideoClassification.from_pretrained(folder)
+    other = VideoMAEForVideoClassification(own.config)
+    unsaid = {"dataset": "mine", "protocol": "8x1x1", "metrics": {"top1": 0.625}}
+    results = [measured_on(own, 0.813), measured_on(other, 0.937), unsaid]
+    card = write_run_card(folder, **facts(log=log, results=results)).read_text()
+    assert "81.3" in card and "62.5" in card and "93.7" not in card
+    record = json.loads((folder / RECORD).read_text())
+    assert [result["metrics"]["top1"] for result in record["results"]] == [0.813, 0.625]
+
+    message = r"the figure {'top1': 0.937} on mine was measured on other weights than those in .*checkpoint-40"
+    for render in (lambda figures: render_run_card(folder, record, name="me/mine", measured=figures),
+                   lambda figures: render_plain_card(folder, name="me/mine", license=None, measured=figures)):  # fmt: skip
+        assert "81.3" in render([measured_on(own, 0.813)])
+        with pytest.raises(ValueError, match=message):
+            render([measured_on(other, 0.937)])
+    other.save_pretrained(folder)  # trained further, under the old record
+    with pytest.raises(ValueError, match=r"0\.813.* other weights .* remove training_record\.json and README\.md"):
+        render_run_card(folder, record, name="me/mine")
 
 
 def test_the_card_holds_what_was_run(folder, log):

@@ -114,11 +114,25 @@ def test_a_stopped_run_goes_on_to_the_same_weights(data, tmp_path):
 
 def test_micro_batches_of_the_mmaction2_family_train_too(data, tmp_path):
     more = dict(
-        family="mmaction2", proposal_iou="none", clips_per_device="1", short_side=["64", "72"], frame_jitter=["-2", "1"]
-    )
+        family="mmaction2", proposal_iou="none", clips_per_device="1", short_side=["64", "72"], frame_jitter=["-2", "1"],
+        val_annotations=str(data / "val.csv"), val_proposals=str(data / "val_persons.csv"), protocol="mmaction2",
+    )  # fmt: skip
     assert main(options(data, tmp_path / "run", max_steps="2", **more)) == 0
     config = VideoMAEConfig.from_pretrained(tmp_path / "run" / "checkpoint-2")
     assert (config.detection_family, config.roi_output_size, config.roi_aligned) == ("mmaction2", 8, True)
+    # Whose evaluation it was stands in the result and on the card, and the file gives the same figure.
+    result = json.loads((tmp_path / "run" / "test-2" / "ava_map.json").read_text())
+    card = (tmp_path / "run" / "checkpoint-2" / "README.md").read_text()
+    assert result["protocol"] == "mmaction2" and "evaluated as mmaction2 does" in card
+    files = [
+        "--annotations",
+        more["val_annotations"],
+        "--detections",
+        str(tmp_path / "run" / "test-2" / "detections.csv"),
+    ]
+    scored = ["--classes", str(data / "actions.pbtxt"), "--output", str(tmp_path / "scored.json")]
+    map_main([*files, *scored, "--protocol", "mmaction2"])
+    assert json.loads((tmp_path / "scored.json").read_text())["mAP"] == result["mAP"]
 
 
 def said(lines):

@@ -16,6 +16,7 @@ from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.lists.label_names import class_columns, names_of, normalised, side_by_side
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.models import open_config, quiet_loading
+from videomae.training.kinetics_maps import LABEL_MAPS
 
 HEADS = ("auto", "labels", "fresh")
 
@@ -34,9 +35,10 @@ def build_classifier(
     """A classifier of `num_labels` classes that starts from `start`: a preset's name (fresh weights), or a model folder.
 
     From a pre-trained model the encoder's final norm is dropped and the head reads the mean of all tokens through a new
-    `fc_norm`, as the official fine-tuning does. From a classifier the head goes on where it stands if its classes are
-    the data's ("auto"), is put together row by row by class name ("labels") or by a label map (the path of a JSON list: the
-    start's class for each class of the data), or starts anew ("fresh").
+    `fc_norm`, as the official fine-tuning does. From a classifier `fc_norm` is kept, and the head goes on where it stands
+    if its classes are the data's ("auto"), is put together row by row by class name ("labels") or by a label map (the path
+    of a JSON list, the start's class for each class of the data, or one of the release's in kinetics_maps.py), or starts
+    anew ("fresh").
     """
     if init_head_from not in HEADS and not init_head_from.endswith(".json"):
         raise ValueError(
@@ -66,11 +68,17 @@ def build_classifier(
         )
     check_loaded(start, info, classifier=classifier)
     if not classifier:
+        if init_head_from.endswith(".json"):
+            raise ValueError(
+                f"init_head_from {init_head_from} takes over the head of a classifier, and {start} is "
+                f"{known or 'an encoder'}; start from the classifier that the map was made for, or choose "
+                "--init_head_from auto, which makes a new head"
+            )
         say(
             f"{start} is {known or 'an encoder'}: its final norm is dropped, and the new head reads the mean of all "
             "tokens through a new fc_norm"
         )
-        fresh_head(model)
+        start_afresh(model, model.fc_norm, model.classifier)
         return model
     if not before.use_mean_pooling:
         say(f"{start} classified its first token; the new head reads the mean of all tokens")
@@ -106,19 +114,29 @@ def carry_head(
     rule: str,
     say: Callable[[str], None],
 ) -> None:
-    """Decide what becomes of the head of a classifier that is fine-tuned further."""
+    """Decide what becomes of the head of a classifier that is fine-tuned further.
+
+    As in the released fine-tuning only `classifier` may start anew; `fc_norm` goes on.
+    """
     size = model.config.num_labels
     if rule == "fresh":
         say(f"the head starts anew with {size} classes")
-        fresh_head(model)
+        start_afresh(model, model.classifier)
     elif rule != "auto":
         if rule == "labels":
             columns = class_columns(class_names, model_names, before.num_labels, "by_name") or list(range(size))
         else:
-            columns = json.loads(Path(rule).read_text("utf-8"))
+            columns = label_map(rule)
             if len(columns) != size or not all(0 <= column < before.num_labels for column in columns):
                 raise ValueError(
-                    f"{rule} must list, for each of the {size} classes of the data, one of the {before.num_labels} of {start}"
+                    f"{rule} must list, for each of the {size} classes of the data, one of the {before.num_labels} of {start}; "
+                    f"it lists {len(columns)} classes from {min(columns)} to {max(columns)}"
+                )
+            taken = [model_names[column] for column in columns] if model_names else None
+            if class_names and taken and list(map(normalised, class_names)) != list(map(normalised, taken)):
+                raise ValueError(
+                    f"{rule} puts the classes of {start} in another order than the data has, or under other names; bring "
+                    f"the data's class names to its order, or choose --init_head_from labels\n{side_by_side(class_names, taken)}"
                 )
         weight, bias = read_head(start, before)
         with torch.no_grad():
@@ -126,11 +144,18 @@ def carry_head(
             model.classifier.bias.copy_(bias[columns])
         say(f"the head takes over {size} of the {before.num_labels} classes of {start}")
     elif size != before.num_labels:
+        release = f"label_{before.num_labels}to{size}.json"
+        if release in LABEL_MAPS:
+            raise ValueError(
+                f"{start} has {before.num_labels} classes and the data {size}: a new head would lose what it knows, where the "
+                f"release cuts the old one; choose --init_head_from {release} (the release's list), labels (rows by class "
+                "name), or fresh if the data is not Kinetics"
+            )
         say(
             f"{start} has {before.num_labels} classes and the data {size}: the head starts anew (--init_head_from labels"
         )
         say("  would carry over the rows of equal names)")
-        fresh_head(model)
+        start_afresh(model, model.classifier)
     elif class_names and model_names and list(map(normalised, class_names)) != list(map(normalised, model_names)):
         raise ValueError(
             f"{start} has as many classes as the data, under other names or in another order; choose --init_head_from "
@@ -145,9 +170,21 @@ def read_head(start: str, config: VideoMAEConfig) -> tuple[torch.Tensor, torch.T
     return head.weight.detach().clone(), head.bias.detach().clone()
 
 
-def fresh_head(model: VideoMAEForVideoClassification) -> None:
-    """New `fc_norm` and classifier, as for fresh weights."""
-    for module in (model.fc_norm, model.classifier):
+def label_map(rule: str) -> list[int]:
+    """The start's class for each class of the data: from a file, or by the name of one of the release's."""
+    if Path(rule).is_file():
+        columns = json.loads(Path(rule).read_text("utf-8"))
+        if not isinstance(columns, list) or not columns or not all(type(column) is int for column in columns):
+            raise ValueError(f"{rule} is no label map; it must be a JSON list of class numbers")
+        return columns
+    if rule in LABEL_MAPS:
+        return list(LABEL_MAPS[rule])
+    raise ValueError(f"there is no label map {rule}; give the path of one, or a name of {', '.join(LABEL_MAPS)}")
+
+
+def start_afresh(model: VideoMAEForVideoClassification, *modules: nn.Module) -> None:
+    """New weights for some modules, as for fresh models."""
+    for module in modules:
         # from_pretrained marks what it filled, and transformers' guarded initialisers leave that alone
         for parameter in module.parameters():
             parameter.__dict__.pop("_is_hf_initialized", None)

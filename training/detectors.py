@@ -4,8 +4,10 @@ train_detection.py is the loop around these; `videomae.metrics.ava_map` is the m
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,10 @@ from torch.utils.data import DataLoader
 from videomae.configuration_videomae import DETECTION_FAMILIES, PRESETS, VideoMAEConfig
 from videomae.data.ava.annotations import AVA_ACTIONS, ActionList, read_action_list
 from videomae.data.ava.dataset import AvaDataset, collate_with_items, movie_batches
-from videomae.data.ava.detections import Detections
-from videomae.metrics.ava_map.average_precision import ava_map
+from videomae.data.ava.detections import Detections, write_detections
+from videomae.metrics.ava_map.average_precision import LEAST_SCORE, ava_map
 from videomae.metrics.ava_map.columns import for_metric
-from videomae.modeling_videomae_detection import VideoMAEForActionDetection
+from videomae.modeling_videomae_detection import VideoMAEForActionDetection, action_scores
 from videomae.models import open_config
 from videomae.training import engines
 from videomae.training.classifiers import name_classes
@@ -165,7 +167,9 @@ def detect_all(
             logits = model(
                 batch["pixel_values"].to(accelerator.device), batch["boxes"], frame_sizes=batch["frame_sizes"]
             ).logits
-        scores = logits.float().sigmoid().cpu().split([len(item["boxes"]) for item in items])
+        persons = torch.cat([item["person_scores"] for item in items])
+        scores = action_scores(logits, persons, dataset.config.detection_family).cpu()
+        scores = scores.split([len(item["boxes"]) for item in items])
         for item, its_scores in zip(items, scores):
             frame += [item["index"]] * len(its_scores)
             box.append(item["person_boxes"].numpy())
@@ -200,7 +204,10 @@ def _stacked(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
 def score_detections(
     dataset: AvaDataset, detections: Detections, classes: ActionList | None, **options: Any
 ) -> dict[str, Any]:
-    """AVA frame mAP over the data set's key frames. `classes` are those that count (default: all annotated ones)."""
+    """AVA frame mAP over the data set's key frames. `classes` are those that count (default: all annotated ones).
+
+    `options` go to `ava_map`: `protocol`, for one.
+    """
     truth, found, numbers = for_metric(dataset.annotations, detections)
     listed = [numbers.setdefault(key, len(numbers)) for key in (*dataset.key_frames, *dataset.skipped)]
     result = ava_map(
@@ -212,6 +219,12 @@ def score_detections(
         **options,
     )
     return {"boxes": "annotated" if dataset.proposals is None else "detected", **result}
+
+
+def write_results(path: str | os.PathLike, detections: Detections, protocol: str) -> Path:
+    """A result file as the protocol's release writes it; `videomae ava-map` on it gives the figure of the test."""
+    mmaction2 = {"digits": 4, "above": LEAST_SCORE}  # bbox2result and results2csv
+    return write_detections(path, detections, **(mmaction2 if protocol == "mmaction2" else {}))
 
 
 def name_outputs(model: VideoMAEForActionDetection, path: str | None) -> str | None:

@@ -127,6 +127,9 @@ class DetectionOptions(RunOptions):
     val_proposals: str | None = option(None, "test", "detected persons [the annotated ones]")
     val_proposal_images: str | None = option(None, "test", "the COCO file that describes their images")
     val_classes: str | None = option(None, "test", "action list of the classes that count [all]")
+    protocol: str = option(
+        "ava", "test", "whose evaluation: AVA's or mmaction2's (docs/detection.md)", choices=("ava", "mmaction2")
+    )
     val_clips_per_device: int = option(1, "test", "clips on one device at a time")
     eval_every: int = option(0, "test", "epochs between tests while training; one is made at the end (0: only there)")
     test: str | None = option(

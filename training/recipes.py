@@ -118,12 +118,6 @@ class FinetuneRecipe(Recipe):
     start: str = option(
         "", "recipe", "the pre-training recipe (or fine-tuning) whose weights the published run started from"
     )
-    head_map: str = option(
-        "",
-        "recipe",
-        "the release's list of classes by which the published run cut the head of its start; empty: a new head",
-        flag=False,
-    )
     dataset: str = option("K400", "data", "what the published run was trained on")
     num_labels: int | None = option(None, "data", "number of classes; None: from the data")
 
@@ -134,6 +128,12 @@ class FinetuneRecipe(Recipe):
     num_samples: int = option(2, "data", "augmented copies of one decoded clip (repeated augmentation)")
     test_clips: int = option(5, "data", "clips of a video in the final test")
     test_crops: int = option(3, "data", "crops of a clip in the final test")
+    test_weights: str = option(
+        "final",
+        "data",
+        "weights of the final test: those after the last epoch, as the papers report, or the best of the validation",
+        choices=("final", "best"),
+    )
 
     rand_augment: str | None = option(
         "rand-m7-n4-mstd0.5-inc1", "augmentation", "RandAugment string; none turns it off"
@@ -166,7 +166,8 @@ class FinetuneRecipe(Recipe):
     init_head_from: str = option(
         "auto",
         "model",
-        "head: auto (keep it if the classes are the same), labels (rows by class name), fresh, or a label map (.json)",
+        "head: auto (keep it if the classes are the same), labels (rows by class name), fresh, or a label map (.json; "
+        "label_710to400.json and label_710to600.json are known)",
     )
     freeze: str = option("none", "model", "what is not trained: none, encoder, or the first N blocks")
     lora_rank: int = option(0, "model", "train matrices of this rank beside query and value instead (needs peft)")
@@ -204,6 +205,12 @@ class DetectionRecipe(Recipe):
     flip: float = option(0.5, "data", "chance of a horizontal flip")
     color_jitter: tuple[float, float, float] = option((0.0, 0.0, 0.0), "data", "hue (degrees), saturation, value")
     max_boxes: int = option(100, "data", "training boxes of a clip")
+    boxes_outside: str = option(
+        "squeeze",
+        "data",
+        "persons outside of the training crop: squeezed to its border, as both releases do, or dropped (ours)",
+        choices=("squeeze", "drop"),
+    )
     box_score: float = option(0.8, "data", "test: smallest score of a person box")
     proposal_iou: float | None = option(None, "data", "training: proposals matched to the truth at this IoU join it")
 
@@ -428,11 +435,11 @@ def _v2_finetunings() -> tuple[FinetuneRecipe, ...]:
         ),
         _finetuning(2, "giant", "SSV2", epochs=20, batch=(3, 32, 2), lr=3e-4, drop_path=0.25, **giant),
         _finetuning(
-            2, "giant", "K400", name="v2-giant-k710-k400", start="v2-giant-k710", head_map="label_710to400.json",
+            2, "giant", "K400", name="v2-giant-k710-k400", start="v2-giant-k710", init_head_from="label_710to400.json",
             **after_k710,
         ),
         _finetuning(
-            2, "giant", "K600", name="v2-giant-k710-k600", start="v2-giant-k710", head_map="label_710to600.json",
+            2, "giant", "K600", name="v2-giant-k710-k600", start="v2-giant-k710", init_head_from="label_710to600.json",
             **after_k710,
         ),
         _finetuning(2, "giant", "UCF101", name="v2-giant-k710-ucf101", epochs=50, lr=1e-3, **small_sets),
@@ -487,6 +494,7 @@ FINETUNING: dict[str, FinetuneRecipe] = {
             base_lr=4e-3,
             min_lr=1e-5,
             num_samples=2,
+            test_weights="best",
             crop_area=(0.3, 1.0),
             mixup=0.2,
             cutmix=0.0,
@@ -581,6 +589,7 @@ DETECTION: dict[str, DetectionRecipe] = {
             test_short_side=64,
             crop_size=64,
             flip=0.0,
+            boxes_outside="drop",
             drop_path_rate=0.0,
             init_scale=1.0,
             epochs=20,

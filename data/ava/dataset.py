@@ -42,7 +42,9 @@ class AvaDataset(Dataset):
         Action number k of the annotations is column k - 1.
     proposals: persons that were detected. In a test they are the persons, where their score reaches `box_score` (for
         "mmaction2" the best-scored one where none does); in training those that overlap an annotated person by
-        `proposal_iou` join it with its actions. Without proposals a test uses the annotated persons.
+        `proposal_iou` in the crop join it with its actions. Without proposals a test uses the annotated persons.
+    whole_frame: in a test with proposals, key frames without any get the whole frame as a person of score 1, as in
+        mmaction2's test; else they have no person.
     missing: what becomes of key frames whose movie is not there: "error", or "skip", which counts them.
 
     An item is a dict: pixel_values (T, C, H, W) float32, boxes (n, 4) pixels, labels (n, L) float32, and for results
@@ -62,6 +64,7 @@ class AvaDataset(Dataset):
         proposals_path: str = "the proposals",
         box_score: float = 0.8,
         proposal_iou: float | None = None,
+        whole_frame: bool = False,
         max_boxes: int = 100,
         frame_jitter: tuple[int, int] = (0, 0),
         seed: int = 0,
@@ -77,7 +80,7 @@ class AvaDataset(Dataset):
                 "this recipe trains on proposals too (proposal_iou); give them, or set proposal_iou to none"
             )
         self.annotations, self.config, self.mode, self.transform = annotations, config, mode, transform
-        self.proposals, self.box_score = proposals, box_score
+        self.proposals, self.box_score, self.whole_frame = proposals, box_score, whole_frame
         self.proposal_iou, self.max_boxes, self.frame_jitter = proposal_iou, max_boxes, frame_jitter
         self.seed, self.max_broken = seed, max_broken
         self.offsets = key_frame_offsets(
@@ -166,48 +169,63 @@ class AvaDataset(Dataset):
         if self.mode == "train" and any(self.frame_jitter):
             low, high = self.frame_jitter
             offsets = [offset + low + randint(generator, high - low + 1) for offset in offsets]
-        boxes, labels, scores = self.persons(key_frame, generator)
+        boxes, labels, scores, annotated = self.persons(key_frame)
         frames = self.movies[key_frame.video_id].read(key_frame.seconds, offsets, self.config.detection_frame_rate)
         sample = self.transform(frames.permute(0, 3, 1, 2), boxes, generator_for(key, PIXELS))
+        kept, its_boxes, labels = sample.kept.nonzero().flatten(), sample.boxes, labels[sample.kept]
+        if self.mode == "train":
+            rows, labels = self._trained_on(its_boxes, labels, annotated[kept], generator)
+            kept, its_boxes = kept[rows], its_boxes[rows]
         return {
             "pixel_values": sample.pixel_values,
-            "boxes": sample.boxes,
-            "labels": labels[sample.kept],
-            "person_boxes": boxes[sample.kept],
-            "person_scores": scores[sample.kept],
+            "boxes": its_boxes,
+            "labels": labels,
+            "person_boxes": boxes[kept],
+            "person_scores": scores[kept],
             "index": index,
             "key_frame": key_frame,
             "path": str(key_frame),
         }
 
-    def persons(
-        self, key_frame: KeyFrame, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(boxes as shares of the frame, labels, scores) of the persons that take part in this sample."""
-        annotated = self.annotations.key_frames.get(key_frame, NOBODY)
-        truth = torch.from_numpy(annotated.boxes)
+    def persons(self, key_frame: KeyFrame) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(boxes as shares of the frame, labels, scores, whether annotated) of the persons that may take part."""
+        persons = self.annotations.key_frames.get(key_frame, NOBODY)
+        truth = torch.from_numpy(persons.boxes)
         labels = torch.zeros(len(truth), self.config.num_labels)
-        for row, actions in enumerate(annotated.actions):
+        for row, actions in enumerate(persons.actions):
             labels[row, [action - 1 for action in actions]] = 1
-        scores = torch.ones(len(truth))
-        found = None if self.proposals is None else self._chosen(key_frame)
-        if self.mode == "test":
-            if found is None:
-                return truth, labels, scores
-            return found[:, :4], torch.zeros(len(found), self.config.num_labels), found[:, 4]
-        if found is not None and self.proposal_iou is not None:
-            rows, of = match_boxes(found[:, :4], truth, self.proposal_iou)
-            truth, labels = torch.cat([truth, found[rows, :4]]), torch.cat([labels, labels[of]])
-            scores = torch.cat([scores, found[rows, 4]])
-        if len(truth) > self.max_boxes:
-            rows = torch.randperm(len(truth), generator=generator)[: self.max_boxes].sort().values
-            truth, labels, scores = truth[rows], labels[rows], scores[rows]
-        return truth, labels, scores
+        found = torch.zeros(0, 5)
+        if self.proposals is not None and (self.mode == "test" or self.proposal_iou is not None):
+            found = self._chosen(key_frame)
+            if self.mode == "test":
+                truth, labels = truth[:0], labels[:0]
+        return (
+            torch.cat([truth, found[:, :4]]),
+            torch.cat([labels, torch.zeros(len(found), self.config.num_labels)]),
+            torch.cat([torch.ones(len(truth)), found[:, 4]]),
+            torch.arange(len(truth) + len(found)) < len(truth),
+        )
+
+    def _trained_on(
+        self, boxes: torch.Tensor, labels: torch.Tensor, annotated: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(rows of the transformed boxes to train on, their labels), at most `max_boxes`.
+
+        A proposal takes the actions of the annotated person that it overlaps most, if by `proposal_iou`; what the crop
+        leaves of both is compared, as mmaction2 does (its assigner sees the boxes after the pipeline).
+        """
+        truth, others = annotated.nonzero().flatten(), (~annotated).nonzero().flatten()
+        matched, of = match_boxes(boxes[others], boxes[truth], self.proposal_iou or 1.0)
+        rows, labels = torch.cat([truth, others[matched]]), labels[torch.cat([truth, truth[of]])]
+        if len(rows) > self.max_boxes:
+            some = torch.randperm(len(rows), generator=generator)[: self.max_boxes].sort().values
+            rows, labels = rows[some], labels[some]
+        return rows, labels
 
     def _chosen(self, key_frame: KeyFrame) -> torch.Tensor:
-        boxes = self.proposals.get(key_frame)
-        if boxes is None:
-            return torch.zeros(0, 5)
+        boxes = self.proposals.get(key_frame, np.zeros((0, 5), dtype=np.float32))
+        if not len(boxes) and self.whole_frame:
+            return torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]])
         else_best = self.config.detection_family == "mmaction2"
         return torch.from_numpy(choose_persons(boxes, self.box_score, else_best=else_best))
 

@@ -37,12 +37,16 @@ class Detections:
 RESULT_COLUMNS = ("video_id", "timestamp", "x1", "y1", "x2", "y2", "action_id", "score")
 
 
-def write_detections(path: str | os.PathLike, detections: Detections, *, digits: int = 6) -> Path:
-    """The CSV of the challenge: video_id,timestamp,x1,y1,x2,y2,action_id,score."""
+def write_detections(
+    path: str | os.PathLike, detections: Detections, *, digits: int = 6, above: float = -np.inf
+) -> Path:
+    """The CSV of the challenge: video_id,timestamp,x1,y1,x2,y2,action_id,score; only scores above `above` are written."""
+    rows = np.flatnonzero(detections.score > above)
+    box, score = detections.box[rows].astype(np.float64).round(digits), detections.score[rows].round(digits)
     names = [(key.video_id, seconds_text(key.seconds)) for key in detections.key_frames]
-    columns = [pa.array([name[part] for name in names], pa.string()).take(detections.frame) for part in (0, 1)]
-    columns += [pa.array(detections.box[:, side].round(digits)) for side in range(4)]
-    columns += [pa.array(detections.label), pa.array(detections.score.round(digits))]
+    columns = [pa.array([name[part] for name in names], pa.string()).take(detections.frame[rows]) for part in (0, 1)]
+    columns += [pa.array(box[:, side]) for side in range(4)]
+    columns += [pa.array(detections.label[rows]), pa.array(score)]
     text = io.BytesIO()
     options = arrow_csv.WriteOptions(include_header=False, quoting_style="none")
     arrow_csv.write_csv(pa.table(columns, RESULT_COLUMNS), text, options)

@@ -51,11 +51,10 @@ def check_split(proposals: Mapping[KeyFrame, Any], key_frames: Iterable[KeyFrame
 
 
 def choose_persons(boxes: np.ndarray, score: float, *, else_best: bool = False) -> np.ndarray:
-    """Proposals (n, 5) that reach `score`; with `else_best` the best-scored one where none does (mmaction2's rule)."""
-    kept = boxes[boxes[:, 4] >= score]
-    if not len(kept) and else_best and len(boxes):
-        kept = boxes[[boxes[:, 4].argmax()]]
-    return kept
+    """Proposals (n, 5) that reach `score`; with `else_best` the best-scored ones where none does (mmaction2's rule)."""
+    if else_best and len(boxes):
+        score = min(score, boxes[:, 4].max())
+    return boxes[boxes[:, 4] >= score]
 
 
 def _proposals_from_pickle(path: str | os.PathLike) -> Proposals:

@@ -19,6 +19,7 @@ Args:
     classes: the class numbers that count; by default the 60 of AVA's evaluation.
     iou_threshold: smallest overlap of a hit, 0.5 by default.
     most_per_frame: keep only the best-scored labelled boxes of a key frame; the challenge server kept 50.
+    protocol: "ava" (default), or "mmaction2" for that project's evaluation: annotated key frames only, four digits.
 Returns:
     mAP, per_class (by class number, as text), per_category (pose, object, person), and the counts behind them.
 Examples:
@@ -58,7 +59,9 @@ class AvaMap(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, classes=None, iou_threshold=0.5, most_per_frame=None) -> dict:
+    def _compute(
+        self, predictions, references, classes=None, iou_threshold=0.5, most_per_frame=None, protocol="ava"
+    ) -> dict:
         result = ava_map(
             _columns(references),
             _columns(predictions),
@@ -66,6 +69,7 @@ class AvaMap(evaluate.Metric):
             key_frames=range(len(references)),
             iou_threshold=iou_threshold,
             most_per_frame=most_per_frame,
+            protocol=protocol,
         )
         return {**result, "per_class": {str(label): value for label, value in result["per_class"].items()}}
 

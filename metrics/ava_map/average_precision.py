@@ -2,7 +2,8 @@
 
 A detection can only match the annotated box of its own key frame and class that it overlaps most, whatever the other
 detections do; of those that reach the threshold the best-scored one is the true positive. So matching is one table of
-pairs, one maximum per detection and one first-of-its-kind per annotated box. Names, CSV files and label lists are read
+pairs, one maximum per detection and one first-of-its-kind per annotated box. mmaction2's evaluation differs in what
+counts, not in this; `ava_map` says how. Names, CSV files and label lists are read
 by videomae.data.ava.annotations; ava_map.py makes an `evaluate` metric of this.
 """
 
@@ -13,6 +14,10 @@ import numpy as np
 
 from videomae.data.ava.annotations import AVA_CATEGORIES
 from videomae.data.ava.boxes import iou
+
+PROTOCOLS = ("ava", "mmaction2")
+# mmaction2's test writes no score that does not exceed this (action_thr of its AVAMetric); a little more becomes 0.0020.
+LEAST_SCORE = 0.002
 
 # The 60 classes of ava_action_list_v2.2_for_activitynet_2019.pbtxt: those with enough validation boxes.
 AVA_EVALUATED = (
@@ -103,6 +108,12 @@ def best_per_frame(detections: LabelledBoxes, most: int) -> LabelledBoxes:
     return detections.take(np.sort(order[rank < most]))
 
 
+def as_written(detections: LabelledBoxes) -> LabelledBoxes:
+    """What is left of detections in mmaction2's result files: four digits, and single precision when read again."""
+    kept = detections.take(detections.score >= LEAST_SCORE)
+    return kept._replace(box=kept.box.round(4).astype(np.float32), score=kept.score.round(4).astype(np.float32))
+
+
 def ava_map(
     truth: LabelledBoxes,
     detections: LabelledBoxes,
@@ -112,6 +123,7 @@ def ava_map(
     key_frames: Sequence[int] | None = None,
     iou_threshold: float = 0.5,
     most_per_frame: int | None = None,
+    protocol: str = "ava",
 ) -> dict:
     """Frame mAP: the mean over `classes` that have annotated boxes of their average precision.
 
@@ -121,7 +133,16 @@ def ava_map(
     their own.
     `most_per_frame` keeps the best-scored labelled boxes of a frame, as the challenge server did with 50. Boxes
     without area are left out and counted. Ties of scores are broken by the order of the rows.
+
+    protocol "mmaction2" repeats that project's evaluation (`ava_eval` in its ava_utils.py): of the key frames only those
+    with an annotated box of the classes count, scores below 0.002 are cut and the rest rounded to four digits, boxes too;
+    boxes without area are false alarms; annotated boxes outside of `key_frames` (excluded ones) still are to be
+    recalled; classes without any detection are left out of the mean. Equal scores fall as numpy's unstable sort drops
+    them, frame after frame in the order of their numbers.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+    mmaction2 = protocol == "mmaction2"
     if detections.score is None:
         raise ValueError("detections need scores")
     if classes is None:
@@ -130,47 +151,60 @@ def ava_map(
     if not len(classes):
         raise ValueError("classes is empty; name at least one class to evaluate")
     given = len(detections.frame)
-    if key_frames is not None:
-        counted = np.unique(np.asarray(key_frames, dtype=np.int64))
-        truth = truth.take(np.isin(truth.frame, counted))
-        detections = detections.take(np.isin(detections.frame, counted))
-        num_frames = len(counted)
-    else:
-        num_frames = len(np.union1d(truth.frame, detections.frame))
+    frames = np.union1d(truth.frame, detections.frame) if key_frames is None else np.unique(np.asarray(key_frames))
+    every_truth = truth.take(np.isin(truth.label, classes))
+    if mmaction2:
+        frames = np.intersect1d(frames, every_truth.frame)
+    truth = every_truth.take(np.isin(every_truth.frame, frames))
+    detections = detections.take(np.isin(detections.frame, frames))
     elsewhere = given - len(detections.frame)
 
-    truth = truth.take(np.isin(truth.label, classes))
     detections = detections.take(np.isin(detections.label, classes))
     if most_per_frame is not None:
         detections = best_per_frame(detections, most_per_frame)
     solid = (detections.box[:, 2:] > detections.box[:, :2]).all(1)
     empty = len(solid) - int(solid.sum())
-    detections = detections.take(solid)
+    if mmaction2:
+        truth = truth._replace(box=truth.box.astype(np.float32))
+        detections = as_written(detections)
+    else:
+        detections = detections.take(solid)
     if not len(truth.frame):
         raise ValueError("no annotated box of the evaluated classes lies in the evaluated key frames; mAP is undefined")
 
     hits = true_positives(truth, detections, iou_threshold)
-    by_class = np.lexsort((-detections.score, detections.label))
-    labels, hits = detections.label[by_class], hits[by_class]
+    num_truth = np.bincount((every_truth if mmaction2 else truth).label, minlength=classes[-1] + 1)
+    by_class = np.lexsort((-detections.score, *([detections.frame] if mmaction2 else []), detections.label))
+    labels = detections.label[by_class]
     starts, ends = np.searchsorted(labels, classes, "left"), np.searchsorted(labels, classes, "right")
-    num_truth = np.bincount(truth.label, minlength=classes[-1] + 1)
-    per_class = {
-        int(label): average_precision(hits[start:end], int(num_truth[label])) if num_truth[label] else None
-        for label, start, end in zip(classes, starts, ends)
-    }
+    per_class: dict[int, float | None] = {}
+    for label, start, end in zip(classes.tolist(), starts, ends):
+        rows = by_class[start:end]
+        if mmaction2:  # compute_precision_recall sorts so, frame after frame; with four digits many scores are equal
+            rows = rows[np.argsort(detections.score[rows])[::-1]]
+        per_class[label] = average_precision(hits[rows], int(num_truth[label])) if num_truth[label] else None
+    unseen = [label for label, start, end in zip(classes.tolist(), starts, ends) if num_truth[label] and start == end]
+    counted = {label: value for label, value in per_class.items() if not (mmaction2 and label in unseen)}
+    if all(value is None for value in counted.values()):
+        raise ValueError(
+            "no detection of an annotated class lies in a key frame that counts, and mmaction2's evaluation leaves out "
+            "classes without detections; mAP is undefined (protocol 'ava' counts them as 0)"
+        )
 
     def mean_of(some) -> float | None:
-        values = [per_class[label] for label in some if per_class.get(label) is not None]
+        values = [counted[label] for label in some if counted.get(label) is not None]
         return float(np.mean(values)) if values else None
 
     return {
-        "mAP": mean_of(per_class),
+        "mAP": mean_of(counted),
+        "protocol": protocol,
         "per_category": {name: mean_of(members) for name, members in (categories or {}).items()},
         "per_class": per_class,
         "classes_without_truth": [label for label, value in per_class.items() if value is None],
+        "classes_without_detections": unseen,
         "iou_threshold": iou_threshold,
-        "num_key_frames": num_frames,
-        "num_truth": len(truth.frame),
+        "num_key_frames": len(frames),
+        "num_truth": int(num_truth.sum()),
         "num_detections": len(detections.frame),
         "num_detections_elsewhere": elsewhere,
         "num_detections_without_area": empty,
