@@ -14,8 +14,10 @@ import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
+import huggingface_hub
 import pytest
 import torch
+from hub_server import HubServer
 
 from videomae import train_pretrain
 from videomae.data import remote
@@ -204,6 +206,90 @@ def test_a_training_from_http_shards_has_the_losses_of_one_from_local_shards(pre
         losses(server.url, "far", "--max_steps", "4", "--resume", "auto", "--num_workers", "0") == local
         and len(local) == 4
     )
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with HubServer() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        address = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        yield hub
+
+
+def test_a_data_set_of_the_hub_is_read_by_ranges_in_this_process_and_in_workers(prepared, hub):
+    repo = hub.add_repo("lab/clips", {f"prepared/{path.name}": path.read_bytes() for path in prepared.iterdir()})
+    url, local = "hf://datasets/lab/clips/prepared", open_manifest(prepared)
+    far = open_manifest(url)
+    hub.ranges.clear()
+    same(far, local)
+    starts = [far.source(i).offset - 512 for i in range(20)]
+    ends = [far.source(i).offset + far.source(i).size - 1 for i in range(20)]
+    assert hub.ranges == [f"bytes={start}-{end}" for start, end in zip(starts, ends)]
+    for one, two in zip(batches(prepared, 0), batches(url, 2), strict=True):
+        assert torch.equal(one["pixel_values"], two["pixel_values"])
+    del repo.files["prepared/shard-00001.tar"]
+    hub.add_repo("lab/less", repo.files)
+    with pytest.raises(FileNotFoundError, match=r"less/prepared/shard-00001.tar is missing"):
+        open_manifest("hf://datasets/lab/less/prepared")
+    with pytest.raises(FileNotFoundError, match=r"hf://datasets/lab/none/shards.json is missing"):
+        open_manifest("hf://datasets/lab/none")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """S3 as moto serves it, with the settings that its clients take from the environment."""
+    pytest.importorskip("s3fs", reason="needs pip install 'videomae[test_s3]'")
+    moto = pytest.importorskip("moto.server", reason="needs pip install 'videomae[test_s3]'")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "stand-in")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield fsspec.filesystem("s3")
+    server.stop()
+
+
+def test_a_bucket_of_s3_is_read_by_ranges_in_this_process_and_in_workers(prepared, s3):
+    s3.mkdir("clips")
+    s3.put(str(prepared), "clips/prepared", recursive=True)
+    url = "s3://clips/prepared"
+    same(open_manifest(url), open_manifest(prepared))
+    for one, two in zip(batches(prepared, 0), batches(url, 2), strict=True):
+        assert torch.equal(one["pixel_values"], two["pixel_values"])
+
+
+def test_what_is_wrong_with_a_bucket_is_said_at_once(prepared, s3, monkeypatch):
+    s3.mkdir("less")
+    s3.put(str(prepared), "less/prepared", recursive=True)
+    s3.pipe("less/prepared/shard-00001.tar", (prepared / "shard-00001.tar").read_bytes()[:3000])
+    start = time.monotonic()
+    with pytest.raises(OSError, match=r"shard-00001.tar is shorter than its index says .*upload it again"):
+        open_manifest("s3://less/prepared")
+    s3.rm("less/prepared/shard-00001.tar")
+    with pytest.raises(FileNotFoundError, match=r"s3://less/prepared/shard-00001.tar is missing"):
+        open_manifest("s3://less/prepared")
+    with pytest.raises(FileNotFoundError, match=r"s3://none/shards.json is missing"):
+        open_manifest("s3://none")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    type(s3).clear_instance_cache()
+    with pytest.raises(PermissionError, match=r"shards.json may not be read .*check the credentials of this machine"):
+        open_manifest("s3://less/prepared")
+    type(s3).clear_instance_cache()
+    assert time.monotonic() - start < 15
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(ImportError, match=r"s3:// needs a package that is not installed: pip install 'videomae\[s3\]'"):
+        open_manifest("s3://clips/prepared")
 
 
 # ------------------------------------------------------------------------------------------------------ what goes wrong
