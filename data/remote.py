@@ -111,9 +111,8 @@ def read(url: str, start: int | None = None, end: int | None = None) -> bytes:
 def _fetch(fs: Any, path: str, start: int | None, end: int | None, seconds: float) -> bytes:
     if fs.async_impl:
         return fs.cat_file(path, start=start, end=end, timeout=seconds)
-    return fs.cat_file(
-        path, start, end, cache_type="none"
-    )  # others read ahead by default, and keep their own time limits
+    # The others, such as the Hub's, would read 5 MB ahead; they keep time limits of their own.
+    return fs.cat_file(path, start, end, cache_type="none")
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -145,7 +144,7 @@ def _status(error: BaseException) -> int | None:
 
 def _is_final(error: Exception) -> bool:
     status = _status(error)
-    if isinstance(error, TimeoutError):  # of S3 with status 400
+    if isinstance(error, TimeoutError):  # S3 tells one with status 400
         return False
     if status is not None:
         return status < 500 and status not in TRY_AGAIN

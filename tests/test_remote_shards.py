@@ -313,12 +313,12 @@ def test_a_busy_server_is_asked_again(prepared, server):
 
 def test_a_server_that_stalls_is_left_and_asked_again(server, monkeypatch):
     member = first_of(server)
-    monkeypatch.setenv("VIDEOMAE_READ_SECONDS", "4")
+    monkeypatch.setenv("VIDEOMAE_READ_SECONDS", "6")
     server.trouble["shard-00000.tar"] = ["stall", "fine"]
     start = time.monotonic()
     with pytest.warns(RuntimeWarning, match="Timeout"):
         assert len(read_member(member)) == member.size
-    assert 1 <= time.monotonic() - start < 4  # a quarter of the limit, and a pause
+    assert 1.5 <= time.monotonic() - start < 6  # a quarter of the limit, and a pause
 
 
 def test_a_server_that_answers_nothing_stops_the_run_after_the_limit(server, monkeypatch):
@@ -331,7 +331,7 @@ def test_a_server_that_answers_nothing_stops_the_run_after_the_limit(server, mon
         pytest.raises(OSError, match=r"could not be read in 2 s and \d tries: .*Timeout.*raise VIDEOMAE_READ_SECONDS"),
     ):
         read_member(member)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 10
 
 
 def test_a_body_that_is_short_once_is_asked_for_again_and_always_short_is_an_error(server):
@@ -499,7 +499,7 @@ def start_filling(folder, turns):
 
 def test_kill_9_and_other_processes_leave_a_sound_cache(tmp_path):
     """Two fill the cache until they are killed, thrice; a third reads and writes all the while, and checks each byte."""
-    steady = start_filling(tmp_path, 12)
+    steady = start_filling(tmp_path, 6)
     for pause in (0.05, 0.15, 0.25):
         victims = [start_filling(tmp_path, 10**6) for _ in range(2)]
         time.sleep(pause)
@@ -517,10 +517,7 @@ def test_kill_9_and_other_processes_leave_a_sound_cache(tmp_path):
         data = cache.get(str(key), size)
         assert data is None or data == bytes([key % 256]) * size
         kept += data is not None
-    assert kept > 200
-    for turn in range(30):  # what was left is removed by its age
-        key = f"new {turn}"
-        if cache._path(key).parent == bucket or turn == 29:
-            cache.put("7", bytes(380_000))
-    assert not leftover.exists()
+    assert kept > 150
+    cache.put("7", bytes(395_000))
+    assert not leftover.exists()  # of all files the oldest
     assert all(sum(path.stat().st_size for path in files_in(folder)) <= 400_000 for folder in tmp_path.iterdir())
