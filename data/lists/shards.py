@@ -47,6 +47,37 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     return tar.offset - blocks * tarfile.BLOCKSIZE
 
 
+def _local_parts(folder: Path, names: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The records of each shard, once the shard is seen to be whole."""
+    for name in names:
+        tar, part = folder / f"{name}.tar", folder / f"{name}.json"
+        if not tar.exists() or not part.exists():
+            raise FileNotFoundError(
+                f"{tar if part.exists() else part} is missing from the prepared set; run prepare again"
+            )
+        records = json.loads(part.read_text(encoding="utf-8"))["videos"]
+        if os.path.getsize(tar) < _end(records):
+            raise ValueError(f"{tar} is cut off: {os.path.getsize(tar)} bytes; copy it again")
+        yield records
+
+
+def _parts(url: str, names: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The same from a URL, many at a time: each costs two requests."""
+
+    def part(name: str) -> list[dict[str, Any]]:
+        records = remote.read_json(f"{url}/{name}.json")["videos"]
+        remote.check_length(f"{url}/{name}.tar", _end(records))
+        return records
+
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
+        for first in range(0, len(names), 4 * REQUESTS_AT_A_TIME):
+            yield from pool.map(part, names[first : first + 4 * REQUESTS_AT_A_TIME])
+
+
+def _end(records: list[dict[str, Any]]) -> int:
+    return records[-1]["offset"] + records[-1]["size"]
+
+
 def read_shards(path: Path | str, options: ReadOptions) -> Manifest:
     """The manifest of a folder that `prepare.py` has finished, on the disk or, as a URL, wherever fsspec reads."""
     if isinstance(path, str):
@@ -83,37 +114,6 @@ def read_shards(path: Path | str, options: ReadOptions) -> Manifest:
     if vectors:
         tensors["labels"] = torch.tensor(vectors, dtype=torch.float32)
     return Manifest(**{**vars(manifest), "shards": tuple(f"{name}.tar" for name in index["shards"]), **tensors})
-
-
-def _local_parts(folder: Path, names: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """The records of each shard, once the shard is seen to be whole."""
-    for name in names:
-        tar, part = folder / f"{name}.tar", folder / f"{name}.json"
-        if not tar.exists() or not part.exists():
-            raise FileNotFoundError(
-                f"{tar if part.exists() else part} is missing from the prepared set; run prepare again"
-            )
-        records = json.loads(part.read_text(encoding="utf-8"))["videos"]
-        if os.path.getsize(tar) < _end(records):
-            raise ValueError(f"{tar} is cut off: {os.path.getsize(tar)} bytes; copy it again")
-        yield records
-
-
-def _parts(url: str, names: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """The same from a URL, many at a time: each costs two requests."""
-
-    def part(name: str) -> list[dict[str, Any]]:
-        records = remote.read_json(f"{url}/{name}.json")["videos"]
-        remote.check_length(f"{url}/{name}.tar", _end(records))
-        return records
-
-    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
-        for first in range(0, len(names), 4 * REQUESTS_AT_A_TIME):
-            yield from pool.map(part, names[first : first + 4 * REQUESTS_AT_A_TIME])
-
-
-def _end(records: list[dict[str, Any]]) -> int:
-    return records[-1]["offset"] + records[-1]["size"]
 
 
 class ShardSampler(EpochSampler):
