@@ -394,6 +394,14 @@ def test_a_shard_that_is_not_that_of_its_index_is_refused(server):
             read_member(moved)
 
 
+def test_an_index_that_points_before_its_shard_is_refused_near_and_far(server):
+    index = server.folder / "shard-00001.json"
+    index.write_text(re.sub(r'"offset": \d+', '"offset": -7', index.read_text(), count=1))
+    for source in (server.folder, server.url):
+        with pytest.raises(ValueError, match=r"shard-00001.json places '.*mp4' at -7; run prepare again"):
+            open_manifest(source)
+
+
 def test_what_cannot_be_opened_is_said_at_once(server, monkeypatch):
     (server.folder / "shards.json").write_text("<html>log in first</html>")
     with pytest.raises(ValueError, match=r"holds no JSON but b'<html>log in"):

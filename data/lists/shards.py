@@ -56,7 +56,7 @@ def _local_parts(folder: Path, names: list[str]) -> Iterator[list[dict[str, Any]
                 f"{tar if part.exists() else part} is missing from the prepared set; run prepare again"
             )
         records = json.loads(part.read_text(encoding="utf-8"))["videos"]
-        if os.path.getsize(tar) < _end(records):
+        if os.path.getsize(tar) < _end(records, part):
             raise ValueError(f"{tar} is cut off: {os.path.getsize(tar)} bytes; copy it again")
         yield records
 
@@ -66,7 +66,7 @@ def _parts(url: str, names: list[str]) -> Iterator[list[dict[str, Any]]]:
 
     def part(name: str) -> list[dict[str, Any]]:
         records = remote.read_json(f"{url}/{name}.json")["videos"]
-        remote.check_length(f"{url}/{name}.tar", _end(records))
+        remote.check_length(f"{url}/{name}.tar", _end(records, f"{url}/{name}.json"))
         return records
 
     with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
@@ -74,8 +74,12 @@ def _parts(url: str, names: list[str]) -> Iterator[list[dict[str, Any]]]:
             yield from pool.map(part, names[first : first + 4 * REQUESTS_AT_A_TIME])
 
 
-def _end(records: list[dict[str, Any]]) -> int:
-    return records[-1]["offset"] + records[-1]["size"]
+def _end(records: list[dict[str, Any]], part: Path | str) -> int:
+    """How long a shard is at least, by its index."""
+    for record in records:
+        if record["offset"] < 0 or record["size"] < 0:
+            raise ValueError(f"{part} places {record['path']!r} at {record['offset']}; run prepare again")
+    return max(record["offset"] + record["size"] for record in records)
 
 
 def read_shards(path: Path | str, options: ReadOptions) -> Manifest:
