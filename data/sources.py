@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from videomae.data import remote
 from videomae.video_io import Limits, VideoReader, VideoReadError
 
 VIDEO_SUFFIXES = frozenset(
@@ -36,7 +37,7 @@ class FrameFolder(NamedTuple):
 class TarMember(NamedTuple):
     """A video inside an uncompressed tar file."""
 
-    shard: str
+    shard: str  # a path or a URL
     offset: int
     size: int
     name: str
@@ -73,6 +74,8 @@ def open_clip(source: Source, limits: Limits | None = None) -> Iterator[Clip]:
 
 def read_member(member: TarMember) -> bytes:
     """The bytes of a video in a shard, with one read."""
+    if remote.is_url(member.shard):
+        return remote.read_member(member.shard, member.offset, member.size, member.name)
     try:
         handle = os.open(member.shard, os.O_RDONLY)
         try:

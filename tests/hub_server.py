@@ -1,4 +1,5 @@
-"""A stand-in for the Hub's HTTP API on 127.0.0.1: just what creating, uploading to and reading a model repository asks.
+"""A stand-in for the Hub's HTTP API on 127.0.0.1: what creating, uploading to and reading a model repository asks, and
+what reading a data set's asks, whole or by byte ranges.
 
 `with HubServer() as hub:` serves `hub.endpoint`; `hub.repos[name]` holds the commits and files that arrived.
 `hub.cut_after_bytes = n` drops the connection once that much of a large file has come in, as a bad line would.
@@ -48,6 +49,7 @@ class HubServer:
         self.xorbs: list[bytes] = []  # the chunks of Xet storage, packed
         self.shards: list[bytes] = []  # what says which chunks make a file, and its sha256
         self.requests: list[tuple[str, str]] = []
+        self.ranges: list[str] = []  # what was asked for with a Range header
         self.cut_after_bytes: int | None = None
         self.fail_commit_with: int | None = None
         self.lock = threading.Lock()
@@ -118,9 +120,9 @@ def _handler_for(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             ("POST", r"/xet/v1/xorbs/[^/]+/[^/]+", False, "xet_xorb"),
             ("POST", r"/xet/v1/shards", False, "xet_shard"),
             ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/[^/]+", True, "post_commit"),
-            ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/[^/]+)?", False, "repo_info"),
-            ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/[^/]+(/.*)?", False, "tree"),
-            ("GET|HEAD", r"/(?P<repo>[^/]+/[^/]+)/resolve/[^/]+/(?P<path>.+)", False, "resolve"),
+            ("GET", r"/api/(models|datasets)/(?P<repo>[^/]+/[^/]+)(/revision/[^/]+)?", False, "repo_info"),
+            ("GET", r"/api/(models|datasets)/(?P<repo>[^/]+/[^/]+)/tree/[^/]+(/(?P<folder>.*))?", False, "tree"),
+            ("GET|HEAD", r"/(datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/[^/]+/(?P<path>.+)", False, "resolve"),
         )
 
         def handle_any(self):
@@ -248,10 +250,11 @@ def _handler_for(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             siblings = [{"rfilename": path} for path in there.files]
             return self.answer(200, {"id": repo, "modelId": repo, "sha": there.head, "siblings": siblings, "tags": []})
 
-        def tree(self, repo):
+        def tree(self, repo, folder):
             if repo not in hub.repos:
                 return self.missing_repo()
-            files = hub.repos[repo].files.items()
+            inside = f"{folder}/" if folder else ""
+            files = [(path, data) for path, data in hub.repos[repo].files.items() if path.startswith(inside)]
             return self.answer(
                 200, [{"type": "file", "path": path, "size": len(data), "oid": git_oid(data)} for path, data in files]
             )
@@ -264,7 +267,13 @@ def _handler_for(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self.answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
             content = there.files[path]
             headers = {"ETag": f'"{git_oid(content)}"', "X-Repo-Commit": there.head, "Accept-Ranges": "bytes"}
-            return self.answer(200, content, headers)
+            limits = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if limits is None:
+                return self.answer(200, content, headers)
+            hub.ranges.append(limits[0])
+            part = content[int(limits[1]) : int(limits[2]) + 1]
+            last = int(limits[1]) + len(part) - 1
+            return self.answer(206, part, {**headers, "Content-Range": f"bytes {limits[1]}-{last}/{len(content)}"})
 
         def missing_repo(self):
             self.drain_and_answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})

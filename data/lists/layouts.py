@@ -15,6 +15,7 @@ import torch
 from videomae.data.lists.class_folders import read_class_folders, read_folder
 from videomae.data.lists.list_files import has_header, read_frame_list, read_list, read_table, read_video_list
 from videomae.data.lists.manifests import FRAME_PATTERN, LABEL_KINDS, Builder, Manifest, ReadOptions, packed, some_of
+from videomae.data.remote import is_url
 from videomae.data.sources import VIDEO_SUFFIXES
 
 HMDB51_FILE = re.compile(r"(.+)_test_split([123])\.txt")
@@ -261,7 +262,7 @@ def video_and_label_columns(features: Mapping[str, Any]) -> tuple[str, str | Non
     return video, next((name for name in labels if name in features), None)
 
 
-def _read_shards(path: Path, options: ReadOptions) -> Manifest:
+def _read_shards(path: Path | str, options: ReadOptions) -> Manifest:
     from videomae.data.lists.shards import read_shards
 
     return read_shards(path, options)
@@ -298,7 +299,8 @@ def open_manifest(
 
     source: a list (`path label` or V2's `path start total label` a line; blank, comma or tab), a CSV, TSV, JSONL or
         Parquet file with named columns, a folder with a sub-folder per class (of videos or of frame folders), prepared
-        shards, a `datasets.Dataset`, or the annotation files of Kinetics, Something-Something, UCF101 and HMDB51.
+        shards (a folder or its URL), a `datasets.Dataset`, or the annotation files of Kinetics, Something-Something,
+        UCF101 and HMDB51.
     root: where relative paths start; by default the folder of the list.
     split: which part, where one source has several (train, validation, test; for UCF101 and HMDB51 `train1` ...).
     class_names: the classes in the order of their numbers. Give the training set's (or the checkpoint's) to every other
@@ -328,7 +330,11 @@ def open_manifest(
         return source
     if not isinstance(source, (str, os.PathLike)):
         return from_dataset(source, options)
-    path = Path(source)
+    if is_url(source) and not source.startswith("file://"):
+        if layout not in (None, "shards"):
+            raise ValueError(f"{source}: only prepared shards are read from a URL, not layout {layout!r}; download it")
+        return _read_shards(source, options)
+    path = Path(source.removeprefix("file://") if isinstance(source, str) else source)
     if not path.exists():
         raise FileNotFoundError(f"no such list or folder: {path}")
     if layout is None:
@@ -340,6 +346,8 @@ def open_manifest(
 
 def open_videos(data: str, **options: Any) -> Manifest:
     """The videos of a folder at any depth, of a list or table in any layout of docs/data.md, or one file."""
+    if is_url(data):
+        return open_manifest(data, **options)
     path = Path(data)
     if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
         root = options.get("root")

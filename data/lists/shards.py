@@ -9,16 +9,20 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from videomae.data import remote
 from videomae.data.lists.manifests import Builder, Manifest, ReadOptions
 from videomae.files import new_file
 
 INDEX = "shards.json"
 FORMAT_VERSION = 1
+REQUESTS_AT_A_TIME = 16  # when a set behind a URL is opened
 
 
 def write_shard(path: Path, videos: list[tuple[dict[str, Any], bytes]]) -> list[dict[str, Any]]:
@@ -41,24 +45,61 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     return tar.offset - blocks * tarfile.BLOCKSIZE
 
 
-def read_shards(path: Path, options: ReadOptions) -> Manifest:
-    """The manifest of a folder that `prepare.py` has finished."""
-    folder = path if path.is_dir() else path.parent
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    if index.get("format") != FORMAT_VERSION:
-        raise ValueError(f"{folder / INDEX} has format {index.get('format')!r}; this version reads {FORMAT_VERSION}")
-    names = options.class_names or (tuple(index["class_names"]) if index["class_names"] else None)
-    builder = Builder(folder, folder, ReadOptions(**{**vars(options), "class_names": names}))
-    shard, offset, size, vectors = [], [], [], []
-    for number, name in enumerate(index["shards"]):
-        if os.path.basename(name) != name:
-            raise ValueError(f"{folder / INDEX} names a shard {name!r} outside its folder; run prepare again")
+def _local_parts(folder: Path, names: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The records of each shard, once the shard is seen to be whole."""
+    for name in names:
         tar, part = folder / f"{name}.tar", folder / f"{name}.json"
         if not tar.exists() or not part.exists():
             raise FileNotFoundError(
                 f"{tar if part.exists() else part} is missing from the prepared set; run prepare again"
             )
-        for record in json.loads(part.read_text(encoding="utf-8"))["videos"]:
+        records = json.loads(part.read_text(encoding="utf-8"))["videos"]
+        if os.path.getsize(tar) < _end(records, part):
+            raise ValueError(f"{tar} is cut off: {os.path.getsize(tar)} bytes; copy it again")
+        yield records
+
+
+def _parts(url: str, names: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The same from a URL, many at a time: each costs two requests."""
+
+    def part(name: str) -> list[dict[str, Any]]:
+        records = remote.read_json(f"{url}/{name}.json")["videos"]
+        remote.check_length(f"{url}/{name}.tar", _end(records, f"{url}/{name}.json"))
+        return records
+
+    with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
+        for first in range(0, len(names), 4 * REQUESTS_AT_A_TIME):
+            yield from pool.map(part, names[first : first + 4 * REQUESTS_AT_A_TIME])
+
+
+def _end(records: list[dict[str, Any]], part: Path | str) -> int:
+    """How long a shard is at least, by its index."""
+    for record in records:
+        if record["offset"] < 0 or record["size"] < 0:
+            raise ValueError(f"{part} places {record['path']!r} at {record['offset']}; run prepare again")
+    return max(record["offset"] + record["size"] for record in records)
+
+
+def read_shards(path: Path | str, options: ReadOptions) -> Manifest:
+    """The manifest of a folder that `prepare.py` has finished, on the disk or, as a URL, wherever fsspec reads."""
+    if isinstance(path, str):
+        remote.Cache.of_environment()  # wrong settings are refused here, and not by a worker
+        folder = path.removesuffix(INDEX).rstrip("/")
+        index = remote.read_json(f"{folder}/{INDEX}")
+    else:
+        folder = path if path.is_dir() else path.parent
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    if index.get("format") != FORMAT_VERSION:
+        raise ValueError(f"{folder}/{INDEX} has format {index.get('format')!r}; this version reads {FORMAT_VERSION}")
+    names = options.class_names or (tuple(index["class_names"]) if index["class_names"] else None)
+    builder = Builder(folder, folder, ReadOptions(**{**vars(options), "class_names": names}))
+    shard, offset, size, vectors = [], [], [], []
+    outside = [name for name in index["shards"] if os.path.basename(name) != name]
+    if outside:
+        raise ValueError(f"{folder}/{INDEX} names a shard {outside[0]!r} outside its folder; run prepare again")
+    parts = _local_parts(folder, index["shards"]) if isinstance(folder, Path) else _parts(folder, index["shards"])
+    for number, records in enumerate(parts):
+        for record in records:
             label = record["label"]
             if isinstance(label, list):
                 vectors.append(label)
@@ -69,8 +110,6 @@ def read_shards(path: Path, options: ReadOptions) -> Manifest:
             shard.append(number)
             offset.append(record["offset"])
             size.append(record["size"])
-        if os.path.getsize(tar) < offset[-1] + size[-1]:
-            raise ValueError(f"{tar} is cut off: {os.path.getsize(tar)} bytes; copy it again")
     manifest = builder.build()
     columns = {"shard": shard, "offset": offset, "size": size}
     tensors = {name: torch.tensor(values, dtype=torch.int64) for name, values in columns.items()}
