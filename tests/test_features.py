@@ -519,7 +519,7 @@ file.close()
 # --------------------------------------------------------------------------------------------- several processes
 
 
-COMMAND = "import sys; from videomae.features.extract import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = "import sys; from videomae.commands.features import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.mark.slow
