@@ -133,11 +133,11 @@ def render_run_card(
 ) -> str:
     """The card of a recorded run under `name`, which stands in its snippets.
 
-    `license` fills an unset one; `measured` are evaluations made since, in the form of the run's own. Figures of other
-    weights than those in the folder are an error.
+    `license` fills an unset one; `measured` are evaluations made since, in the form of the run's own, which the
+    publication has compared with the weights. Recorded figures of other weights than those in the folder are an error.
     """
     evaluations = [*record["results"], *measured]
-    check_own_figures(folder, evaluations)
+    check_own_figures(folder, record["results"])
     licence, source = choose_licence(license or record["license"], record["base_license"], record["base_model"])
     results = recorded_results(evaluations)
     data, recipe = record["data"], record["recipe"]
@@ -192,7 +192,6 @@ def render_plain_card(
     `facts` are sentences about where the weights come from, `measured` evaluations as `videomae evaluate` writes them.
     """
     fields = folder_fields(folder, name)
-    check_own_figures(folder, measured)
     results = recorded_results(measured)
     return render(
         "plain_card.md.jinja",
