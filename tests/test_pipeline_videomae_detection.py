@@ -106,6 +106,16 @@ def test_scores_are_those_of_the_model_on_the_clip_and_the_scaled_box(pipe, vide
         assert found[label] == pytest.approx(score, abs=1e-4)
 
 
+def test_the_longer_side_of_a_frame_is_rounded_for_mmaction2(pipe, video, monkeypatch):
+    def size():
+        return tuple(next(iter(pipe.preprocess(str(video), boxes={1.0: [[10, 5, 40, 60]]})))["pixel_values"].shape[-2:])
+
+    monkeypatch.setattr(pipe.model.config, "detection_short_side", 33)  # of 96 x 64: 49.5 wide
+    assert size() == (33, 49)
+    monkeypatch.setattr(pipe.model.config, "detection_family", "mmaction2")
+    assert size() == (33, 50)
+
+
 def test_a_doubtful_persons_actions_count_less_unless_the_family_is_mmaction2(pipe, video, monkeypatch):
     rows = [[10, 5, 40, 60, 1.0], [10, 5, 40, 60, 0.6]]
 
