@@ -235,6 +235,7 @@ def test_boxes_are_read_from_every_kind_of_file(pipe, video, tmp_path):
         ({"boxes": {1.0: [[30, 2, 3, 4]]}}, "persons at 1 s: row 0, .* ends before it starts"),
         ({"boxes": {1.0: [[300, 2, 400, 4]]}}, "persons at 1 s: row 0, .* lies outside the frame of 96x64"),
         ({"boxes": {1.0: [[1, 2, 3]]}}, "boxes at 1 s have 3 values a row"),
+        ({"boxes": {1.0: [[1, 2, 30, 40, 95]]}}, "boxes at 1 s: a person has score 95; scores lie between 0 and 1"),
         ({"boxes": {1.0: ["abc"]}}, "boxes at 1 s are not rows"),
         ({"boxes": "whole_frame", "every_seconds": 0}, "every_seconds must be positive"),
     ],
