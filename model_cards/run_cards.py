@@ -212,7 +212,7 @@ def render_plain_card(
 def of_other_weights(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those of the results that say which weights they were measured on, where these are not the folder's."""
     hashed = [result for result in results if result.get("weights_sha256")]
-    own = _folder_sha256(folder) if hashed else None
+    own = folder_sha256(folder) if hashed else None
     return [result for result in hashed if result["weights_sha256"] != own]
 
 
@@ -224,7 +224,7 @@ def check_own_figures(folder: Path, results: Sequence[Mapping[str, Any]]) -> Non
         )
 
 
-def _folder_sha256(folder: Path) -> str:
+def folder_sha256(folder: Path) -> str:
     """The hash of the folder's model in float32, as it is tested."""
     import torch
 
