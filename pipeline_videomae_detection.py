@@ -369,6 +369,10 @@ def known_boxes(rows: Any, clip: KeyFrameClip) -> torch.Tensor:
         )
     if boxes.shape[1] == 4:
         boxes = torch.cat([boxes, torch.ones(len(boxes), 1)], 1)
+    wrong = ~((boxes[:, 4] >= 0) & (boxes[:, 4] <= 1.001))
+    if wrong.any():
+        score = float(boxes[wrong][0, 4])
+        raise ValueError(f"boxes at {clip.seconds:g} s: a person has score {score:g}; scores lie between 0 and 1")
     if len(boxes) and boxes[:, :4].max() <= 1.0:
         boxes[:, :4] *= torch.tensor([width, height, width, height], dtype=torch.float32)
     return boxes

@@ -155,8 +155,9 @@ def scaled_size(height: int, width: int, short_side: int, *, rounded: bool) -> t
     The longer one is rounded by mmaction2 (rescale_size of mmcv) and cut by VideoMAE-Action-Detection (`get_size` in its
     video_transforms.py).
     """
-    long_side = short_side * max(height, width) / min(height, width) + (0.5 if rounded else 0.0)
-    return (short_side, int(long_side)) if height <= width else (int(long_side), short_side)
+    short, long = sorted((height, width))
+    long = int(long * (short_side / short) + 0.5) if rounded else int(short_side * long / short)
+    return (short_side, long) if height <= width else (long, short_side)
 
 
 def scale_boxes(

@@ -133,11 +133,11 @@ def render_run_card(
 ) -> str:
     """The card of a recorded run under `name`, which stands in its snippets.
 
-    `license` fills an unset one; `measured` are evaluations made since, in the form of the run's own. Figures of other
-    weights than those in the folder are an error.
+    `license` fills an unset one; `measured` are evaluations made since, in the form of the run's own, which the
+    publication has compared with the weights. Recorded figures of other weights than those in the folder are an error.
     """
     evaluations = [*record["results"], *measured]
-    check_own_figures(folder, evaluations)
+    check_own_figures(folder, record["results"])
     licence, source = choose_licence(license or record["license"], record["base_license"], record["base_model"])
     results = recorded_results(evaluations)
     data, recipe = record["data"], record["recipe"]
@@ -192,7 +192,6 @@ def render_plain_card(
     `facts` are sentences about where the weights come from, `measured` evaluations as `videomae evaluate` writes them.
     """
     fields = folder_fields(folder, name)
-    check_own_figures(folder, measured)
     results = recorded_results(measured)
     return render(
         "plain_card.md.jinja",
@@ -213,7 +212,7 @@ def render_plain_card(
 def of_other_weights(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those of the results that say which weights they were measured on, where these are not the folder's."""
     hashed = [result for result in results if result.get("weights_sha256")]
-    own = _folder_sha256(folder) if hashed else None
+    own = folder_sha256(folder) if hashed else None
     return [result for result in hashed if result["weights_sha256"] != own]
 
 
@@ -225,7 +224,7 @@ def check_own_figures(folder: Path, results: Sequence[Mapping[str, Any]]) -> Non
         )
 
 
-def _folder_sha256(folder: Path) -> str:
+def folder_sha256(folder: Path) -> str:
     """The hash of the folder's model in float32, as it is tested."""
     import torch
 

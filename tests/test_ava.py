@@ -264,6 +264,12 @@ def test_the_proposals_of_the_other_split_are_recognised():
         check_split({KeyFrame("m", 2): BOXES}, wanted, path="p.pkl", of="val.csv")
 
 
+def test_a_person_of_a_score_beyond_one_is_refused(tmp_path):
+    path = write(tmp_path / "percent.csv", "m,0902,0.1,0.2,0.5,0.9,,0.5\nm,0902,0.6,0.2,0.9,0.8,,93.5\n")
+    with pytest.raises(ValueError, match=r"key frame m,0902 has a person of score 93\.5; scores lie between 0 and 1"):
+        read_proposals(path)
+
+
 def test_each_family_chooses_its_persons():
     assert choose_persons(BOXES, 0.8).tolist() == BOXES[:1].tolist()
     assert len(choose_persons(BOXES, 0.99)) == 0

@@ -94,6 +94,15 @@ def test_folders_of_frames_are_counted_from_their_first_second(tmp_path):
         movie.read(910, [0])
 
 
+def test_a_picture_later_as_the_first_second_gives_the_files_that_mmaction2_reads(tmp_path):
+    (tmp_path / "film").mkdir()
+    for number in range(1, 41):
+        Image.fromarray(numbered_frame(number)).save(tmp_path / "film" / f"img_{number:05d}.png")
+    own, released = (MovieFolder(tmp_path, starts_at=first).find("film") for first in (900, 900.0333))
+    assert numbers_in(own.read(901, [-4, 0, 4])) == [27, 31, 35]  # the picture shown at second 901
+    assert numbers_in(released.read(901, [-4, 0, 4])) == [26, 30, 34]  # file 30 * (901 - 900)
+
+
 def test_a_folder_of_movies_finds_each_by_id_and_knows_where_it_begins(tmp_path):
     write_video(tmp_path / "short.mp4", 8, fps=1)
     write_video(tmp_path / "o3lC_WyyC_000012_000022.mp4", 20, fps=2)
@@ -102,6 +111,7 @@ def test_a_folder_of_movies_finds_each_by_id_and_knows_where_it_begins(tmp_path)
     movies = MovieFolder(tmp_path)
     assert movies.find("short", last_seconds=5) == Movie(tmp_path / "short.mp4", 0.0)
     assert movies.find("short", last_seconds=907) == Movie(tmp_path / "short.mp4", 900.0)
+    assert movies.find("short", last_seconds=99) == Movie(tmp_path / "short.mp4", 0.0)  # annotated beyond its end
     kinetics = movies.find("o3lC_WyyC", last_seconds=17)
     assert kinetics.starts_at == 12.0
     assert numbers_in(kinetics.read(17, [0])) == [10]

@@ -143,6 +143,7 @@ def test_a_sharded_detector_is_called_equally_often_in_every_process(monkeypatch
 
     batch = {"pixel_values": torch.zeros(1, 16, 3, 32, 32), "boxes": [torch.zeros(0, 4)], "frame_sizes": [(32, 32)]}
     item = {"batch": batch, "boxes": torch.zeros(0, 4), "person_boxes": torch.zeros(0, 4), "index": 0}
+    item["person_scores"] = torch.zeros(0)
     for rank in (0, 1):
         calls.clear()
         detectors.detect_all(OfTwo(rank), model, KeyFrames([item] * 3))

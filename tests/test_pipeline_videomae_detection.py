@@ -106,6 +106,16 @@ def test_scores_are_those_of_the_model_on_the_clip_and_the_scaled_box(pipe, vide
         assert found[label] == pytest.approx(score, abs=1e-4)
 
 
+def test_the_longer_side_of_a_frame_is_rounded_for_mmaction2(pipe, video, monkeypatch):
+    def size():
+        return tuple(next(iter(pipe.preprocess(str(video), boxes={1.0: [[10, 5, 40, 60]]})))["pixel_values"].shape[-2:])
+
+    monkeypatch.setattr(pipe.model.config, "detection_short_side", 33)  # of 96 x 64: 49.5 wide
+    assert size() == (33, 49)
+    monkeypatch.setattr(pipe.model.config, "detection_family", "mmaction2")
+    assert size() == (33, 50)
+
+
 def test_a_doubtful_persons_actions_count_less_unless_the_family_is_mmaction2(pipe, video, monkeypatch):
     rows = [[10, 5, 40, 60, 1.0], [10, 5, 40, 60, 0.6]]
 
@@ -225,6 +235,7 @@ def test_boxes_are_read_from_every_kind_of_file(pipe, video, tmp_path):
         ({"boxes": {1.0: [[30, 2, 3, 4]]}}, "persons at 1 s: row 0, .* ends before it starts"),
         ({"boxes": {1.0: [[300, 2, 400, 4]]}}, "persons at 1 s: row 0, .* lies outside the frame of 96x64"),
         ({"boxes": {1.0: [[1, 2, 3]]}}, "boxes at 1 s have 3 values a row"),
+        ({"boxes": {1.0: [[1, 2, 30, 40, 95]]}}, "boxes at 1 s: a person has score 95; scores lie between 0 and 1"),
         ({"boxes": {1.0: ["abc"]}}, "boxes at 1 s are not rows"),
         ({"boxes": "whole_frame", "every_seconds": 0}, "every_seconds must be positive"),
     ],

@@ -236,7 +236,7 @@ class MovieFolder:
             return Movie(path, float(match[2]))
         with _open(path) as (container, stream):
             length = _length(container, stream)
-        is_cut = length is not None and length < last_seconds and last_seconds - CUT_STARTS_AT <= length
+        is_cut = length is not None and length < last_seconds and 0 <= last_seconds - CUT_STARTS_AT <= length
         return Movie(path, CUT_STARTS_AT if is_cut else 0.0)
 
     def _from_folder(self, path: Path) -> SecondFiles | FrameFolder | None:

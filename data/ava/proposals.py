@@ -29,10 +29,19 @@ def read_proposals(path: str | os.PathLike, *, images: str | os.PathLike | None 
     readers = {".pkl": _proposals_from_pickle, ".pickle": _proposals_from_pickle, ".csv": _proposals_from_csv}
     suffix = Path(path).suffix.lower()
     if suffix == ".json":
-        return _proposals_from_json(path, images)
+        return _with_sound_scores(_proposals_from_json(path, images), path)
     if suffix not in readers:
         raise ValueError(f"cannot tell the format of proposals from {path}; give a .pkl, .csv or .json file")
-    return readers[suffix](path)
+    return _with_sound_scores(readers[suffix](path), path)
+
+
+def _with_sound_scores(proposals: Proposals, path: str | os.PathLike) -> Proposals:
+    """The same, or an error: thresholds and VideoMAE-Action-Detection's action scores need shares of one."""
+    for key, boxes in proposals.items():
+        if len(boxes) and not (boxes[:, 4].min() >= 0 and boxes[:, 4].max() <= 1.001):
+            worst = max(boxes[:, 4].tolist(), key=lambda score: abs(score - 0.5))
+            raise ValueError(f"{path}: key frame {key} has a person of score {worst:g}; scores lie between 0 and 1")
+    return proposals
 
 
 def check_split(proposals: Mapping[KeyFrame, Any], key_frames: Iterable[KeyFrame], *, path: str, of: str) -> float:
