@@ -92,12 +92,17 @@ def measured(logits: np.ndarray, labels: np.ndarray, problem: str) -> dict[str, 
     return {"loss": mse, "mae": (outputs - target).abs().mean().item(), "minus_mse": -mse}
 
 
+def chance(labels: Sequence[int]) -> float:
+    """The accuracy of always answering the commonest class, which is what a classifier must beat."""
+    counts = np.bincount(np.asarray(labels))
+    return float(counts.max() / counts.sum())
+
+
 def chance_warning(metrics: Mapping[str, float], labels: Sequence[int], *, epochs: int, base_lr: float) -> str | None:
     """A sentence with the usual causes where a classifier is no better than always answering the commonest class."""
-    counts = np.bincount(np.asarray(labels))
-    commonest = counts.max() / counts.sum()
+    commonest = chance(labels)
     # Two standard deviations of a guesser: less is not evidence of anything learnt.
-    noise = 2 * math.sqrt(commonest * (1 - commonest) / counts.sum())
+    noise = 2 * math.sqrt(commonest * (1 - commonest) / len(labels))
     if metrics["top1"] > commonest + noise:
         return None
     return (
