@@ -405,17 +405,21 @@ def environment(**more):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(videos, whole, tmp_path):
+def test_two_processes_train_and_resume_as_one_does(videos, whole, tmp_path):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    program = [*run, train_pretrain.__file__, *command(videos, tmp_path / "run")]
-    subprocess.run(program, check=True, env=environment(), timeout=120)
-    (start,) = json.loads((tmp_path / "run/run.json").read_text())["starts"]
-    assert start["effective"]["processes"] == 2
+    program = [*run, train_pretrain.__file__, *command(videos, tmp_path / "run", "--max_steps", "7")]
+    subprocess.run(program, check=True, env=environment(), timeout=180)
+    # The clocks of two processes differ; when a checkpoint is due they must agree on it all the same.
+    program = [*run, train_pretrain.__file__, "--output", str(tmp_path / "run"), "--resume", "auto"]
+    subprocess.run([*program, "--save_minutes", "1e-3"], check=True, env=environment(), timeout=180)
+    first, second = json.loads((tmp_path / "run/run.json").read_text())["starts"]
+    assert first["effective"]["processes"] == 2 and (first["from_step"], second["from_step"]) == (0, 7)
     for ours, theirs in zip(history(tmp_path / "run"), history(whole), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4), ours["step"]
     one, two = tensors(whole / "checkpoint-18"), tensors(tmp_path / "run/checkpoint-18")
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=1e-4)
+    assert VideoMAEForPreTraining.from_pretrained(tmp_path / "run/final").config.num_frames == 8
 
 
 @pytest.mark.slow
