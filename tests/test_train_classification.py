@@ -198,6 +198,12 @@ def test_the_pretrained_norm_is_dropped_and_it_is_said(videos, pretrained, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_keeps_the_clips_of_a_batch_that_is_mixed_even(videos, pretrained, tmp_path, capsys):
+    assert finetune(videos, pretrained, tmp_path / "run", "--mixup", "0.8", "--dry_run") == 0
+    said = capsys.readouterr().err
+    assert "2 clips at a time" in said and "1 clips at a time" not in said and "dry run: about" in said
+
+
 def test_early_stopping_ends_the_run_and_stays_ended(videos, pretrained, tmp_path, capsys):
     # A rate of nothing: no validation after the first is better.
     more = ("--base_lr", "1e-12", "--min_lr", "0", "--early_stopping", "1", "--epochs", "6")

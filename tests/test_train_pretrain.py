@@ -7,6 +7,7 @@ number of workers, or (within rounding) on the number of processes.
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -223,7 +224,14 @@ def test_a_dry_run_writes_nothing(videos, tmp_path, capsys):
     assert pretrain(videos, tmp_path / "run", "--dry_run") == 0
     assert not (tmp_path / "run").exists()
     said = capsys.readouterr().err
-    assert "dry run: about" in said and "visible tokens  16 of 64" in said
+    assert "visible tokens  16 of 64" in said
+    for clips in (1, 2, 4):
+        assert re.search(rf"{clips} clips at a time: [\d.]+ s, [\d.]+ GiB in use at most", said)
+    assert re.search(
+        r"dry run: about [\d.]+ \w+ on this machine without validation \(18 steps of 4 clips, [\d.]+ s each\); "
+        r"--clips_per_device 4 takes [\d.]+ GiB; nothing was written",
+        said,
+    )
 
 
 def test_pictures_of_a_reconstruction_are_drawn_every_n_epochs(videos, tmp_path):
