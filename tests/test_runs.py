@@ -105,5 +105,10 @@ def test_the_first_ctrl_c_is_noted_and_the_second_ends_at_once(tmp_path, monkeyp
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert ended.value.code == 130
+    with pytest.raises(SystemExit), interruptible(tmp_path) as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)  # a queue first, then a person who does not wait
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert interruption.signal == "SIGTERM"
     assert "stopped at once; go on from checkpoint-7 with --resume auto" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
