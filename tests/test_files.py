@@ -105,6 +105,17 @@ def test_a_kill_while_a_folder_is_replaced_leaves_a_whole_one(tmp_path, where, l
     assert (tmp_path / "model" / "file").read_text() == left
 
 
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("old")
+    (tmp_path / "model").symlink_to("elsewhere")
+    with new_folder(tmp_path / "model", replace=True) as beside:
+        (beside / "file").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "model"]
+    assert (tmp_path / "model" / "file").read_text() == "new" and not (tmp_path / "model").is_symlink()
+    assert (tmp_path / "elsewhere" / "file").read_text() == "old"
+
+
 def test_who_reads_a_folder_that_is_replaced_always_finds_it(tmp_path):
     if not exchanges(tmp_path):
         pytest.skip("this system or file system cannot exchange two names")
