@@ -86,10 +86,10 @@ def new_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Pa
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             os.replace(path, old / path.name)
             os.replace(beside, path)
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         sync_folder(path.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)  # the new folder after an error, the old one after an exchange
+        _remove(beside)  # the new folder after an error, the old one after an exchange
 
 
 def _exchange(one: Path, two: Path) -> bool:
@@ -100,6 +100,14 @@ def _exchange(one: Path, two: Path) -> bool:
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return rename(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder as far as that works; of a link, the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def is_leftover(name: str) -> bool:
@@ -116,7 +124,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
             leftover, own = Path(root) / name, Path(root) / name[1:].rsplit(".", 2)[0]
             if (leftover / own.name).is_dir() and not own.exists():
                 os.replace(leftover / own.name, own)
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
         folders[:] = [name for name in folders if not is_leftover(name)]
 
 

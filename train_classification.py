@@ -35,7 +35,7 @@ from videomae.data.randomness import generator_for, sample_key
 from videomae.data.transforms import EvalTransform, RandomErasing, TrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation import multi_view as evaluation
-from videomae.evaluation.validation import DECISIVE, Watch, chance_warning, validate
+from videomae.evaluation.validation import DECISIVE, Watch, chance, chance_warning, validate
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.models import open_config
@@ -111,7 +111,9 @@ def look(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
             clips_per_device=max(loop.plan.clips_per_device, 1),
             num_workers=session.workers,
         )
-        loop.log.line(loop.done, {f"val_{name}": value for name, value in metrics.items()})
+        beside = {"val_top1": f"chance {chance(data.validation.labels.tolist()):.3g}"} if "top1" in metrics else {}
+        values = {f"val_{name}": value for name, value in metrics.items()}
+        loop.log.line(loop.done, values, what="validation", beside=beside)
         if watch.note(loop.done, metrics):
             loop.write_model(BEST)
     loop.ask_to_save()

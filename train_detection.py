@@ -80,7 +80,7 @@ def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
             if val and (loop.every_epochs(options.eval_every) or done == loop.last_step):
                 result = test_now(session, loop.model, val, loop.run.folder / f"test-{done}")
                 if result:  # in the main process
-                    loop.log.line(done, {"val_map": result["mAP"]})
+                    loop.log.line(done, {"val_map": result["mAP"]}, what="test")
                     tested.results = [card_result(result, options)]
                 loop.ask_to_save()
     return session.end(loop.exit_code)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from videomae.data.sampler import EpochSampler
 from videomae.metrics.video_accuracy.scores import label_ranks, mean_average_precision
 from videomae.training import engines
+from videomae.training.batches import leave_ctrl_c_to_the_loop
 
 # The number that decides which checkpoint is the best, by kind of problem; every one is better when larger.
 DECISIVE = {
@@ -50,7 +51,14 @@ def validate(
         items = [item for item in items if item["pixel_values"] is not None]
         return collate(items) if items else None
 
-    loader = DataLoader(dataset, clips_per_device, sampler=order, collate_fn=readable, num_workers=num_workers)
+    loader = DataLoader(
+        dataset,
+        clips_per_device,
+        sampler=order,
+        collate_fn=readable,
+        num_workers=num_workers,
+        worker_init_fn=leave_ctrl_c_to_the_loop,
+    )
     sharded = engines.is_sharded(accelerator)
     calls = math.ceil(math.ceil(len(dataset) / accelerator.num_processes) / clips_per_device)
     batches = iter(loader)
@@ -92,12 +100,17 @@ def measured(logits: np.ndarray, labels: np.ndarray, problem: str) -> dict[str, 
     return {"loss": mse, "mae": (outputs - target).abs().mean().item(), "minus_mse": -mse}
 
 
+def chance(labels: Sequence[int]) -> float:
+    """The accuracy of always answering the commonest class, which is what a classifier must beat."""
+    counts = np.bincount(np.asarray(labels))
+    return float(counts.max() / counts.sum())
+
+
 def chance_warning(metrics: Mapping[str, float], labels: Sequence[int], *, epochs: int, base_lr: float) -> str | None:
     """A sentence with the usual causes where a classifier is no better than always answering the commonest class."""
-    counts = np.bincount(np.asarray(labels))
-    commonest = counts.max() / counts.sum()
+    commonest = chance(labels)
     # Two standard deviations of a guesser: less is not evidence of anything learnt.
-    noise = 2 * math.sqrt(commonest * (1 - commonest) / counts.sum())
+    noise = 2 * math.sqrt(commonest * (1 - commonest) / len(labels))
     if metrics["top1"] > commonest + noise:
         return None
     return (

@@ -1,6 +1,7 @@
 """Engines: the traps are errors, the ready configs parse, and FSDP2 (on a CPU mesh) trains and saves as one process does."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from support import TINY
+from torch.distributed.fsdp import fully_shard
 
 from videomae import (
     VideoMAEConfig,
@@ -23,8 +25,9 @@ from videomae.evaluation import validation
 from videomae.masking_videomae import tube_mask
 from videomae.training import detectors, engines
 from videomae.training.batches import StepPlan
-from videomae.training.checkpoints import damage, load_checkpoint, save_checkpoint
-from videomae.training.optimisation import Ema, build_optimizer, gradient_norm, set_rates, step_unless
+from videomae.training.checkpoints import damage
+from videomae.training.loop import training_step
+from videomae.training.optimisation import Ema, build_optimizer
 from videomae.training.options import RunOptions
 from videomae.training.recipes import PretrainRecipe
 
@@ -35,6 +38,27 @@ def test_a_run_that_asks_for_fsdp_and_does_not_get_it_stops(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="the launch asks for FSDP and the run would go on with NO"):
         engines.check_engine(Accelerator(cpu=True))
+
+
+def test_a_run_that_asks_for_deepspeed_is_told_what_there_is(monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match=r"DeepSpeed is not supported; shard with FSDP2 \(examples/accelerate/fsdp2"):
+        engines.check_engine(accelerator)
+
+
+def test_processes_agree_on_flags_and_nobody_waits_where_nobody_asks(monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    assert engines.agreed(accelerator, True, False) == (True, False)
+    assert engines.agreed(accelerator, True, False, asking=False) == (False, False)
+
+    class OfThree(OfTwo):
+        num_processes = 3
+
+        def reduce(self, flags, reduction):
+            return flags + torch.tensor([0.0, 1.0])  # another process has set the second
+
+    assert engines.agreed(OfThree(0), False, False) == (False, True)
 
 
 def test_a_launch_whose_processes_are_each_alone_stops(monkeypatch):
@@ -163,8 +187,12 @@ def test_every_ready_config_is_one_that_accelerate_reads(path):
 
 
 @pytest.mark.slow
-def test_fsdp2_on_two_processes_trains_and_saves_as_one_process_does(tmp_path):
-    alone = train_and_save(tmp_path / "alone", rank=0, world=1, sharded=False)
+def test_fsdp2_on_two_processes_trains_saves_and_resumes_as_one_process_does(tmp_path):
+    """The step, the checkpoint and the resume are the trainers' own.
+
+    Accelerate sets FSDP up on accelerators only, so the blocks are sharded here by torch's `fully_shard`.
+    """
+    alone = train_and_save(Accelerator(cpu=True), tmp_path / "alone", sharded=False)
     mp.spawn(sharded_process, args=(str(tmp_path),), nprocs=2)
     sharded = torch.load(tmp_path / "losses.pt", weights_only=True)
     torch.testing.assert_close(sharded, alone, rtol=0, atol=1e-5)
@@ -177,61 +205,60 @@ def test_fsdp2_on_two_processes_trains_and_saves_as_one_process_does(tmp_path):
     )
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
-    # One process goes on from what two wrote, moments and average included.
-    model, optimizer, ema = parts()
-    state = load_checkpoint(tmp_path / "sharded" / "checkpoint-4", model=model, optimizer=optimizer, ema=ema)
+    # One process resumes from what two wrote, moments and average included.
+    accelerator = Accelerator(cpu=True)
+    model, optimizer, ema = parts(accelerator)
+    state = engines.load(accelerator, tmp_path / "sharded" / "checkpoint-4", model=model, optimizer=optimizer, ema=ema)
     assert state["step"] == 4 and len(optimizer.state) == len(list(model.parameters()))
 
 
 def sharded_process(rank, folder):
     torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
-        losses = train_and_save(Path(folder) / "sharded", rank=rank, world=2, sharded=True)
+        accelerator = Accelerator(cpu=True)
+        engines.check_engine(accelerator)
+        losses = train_and_save(accelerator, Path(folder) / "sharded", sharded=True)
         if rank == 0:
             torch.save(losses, Path(folder) / "losses.pt")
     finally:
         dist.destroy_process_group()
 
 
-def parts(sharded=False, seed=0):
+def parts(accelerator, *, mesh=None, seed=0):
+    """A tiny model, its optimizer and its average; with a mesh, sharded over its processes block by block."""
     torch.manual_seed(seed)
     model = VideoMAEForPreTraining(VideoMAEConfig(**TINY))
-    if sharded:
-        mesh = dist.init_device_mesh("cpu", (2,)) if not sharded_mesh else sharded_mesh[0]
-        sharded_mesh[:] = [mesh]
-        engines.shard(model, mesh)
-    return model, build_optimizer(model, PretrainRecipe()), Ema(model, 0.9)
+    if mesh is not None:
+        for module in (*engines.blocks_to_shard(model), model):
+            fully_shard(module, mesh=mesh)
+    return model, accelerator.prepare(build_optimizer(model, PretrainRecipe())), Ema(model, 0.9)
 
 
-sharded_mesh = []  # one mesh a process
-
-
-def train_and_save(folder, *, rank, world, sharded):
-    """Four steps on four clips, with a save and a load into fresh parts after two; losses averaged over processes."""
-    model, optimizer, ema = parts(sharded)
+def train_and_save(accelerator, folder, *, sharded):
+    """Four steps on four clips in two micro-batches, with a checkpoint and a resume into fresh parts after two."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    mesh = dist.init_device_mesh("cpu", (world,)) if sharded else None
+    model, optimizer, ema = parts(accelerator, mesh=mesh)
     losses = []
     for step in range(4):
         generator = torch.Generator().manual_seed(step)
         pixels = torch.randn(4, 16, 3, 32, 32, generator=generator)
         masks = torch.stack([tube_mask((8, 4, 4), 0.75, generator) for _ in range(4)])
-        set_rates(optimizer, lr=1e-3, weight_decay=0.05)
-        loss = model(pixels[rank::world], masks[rank::world], num_visible=32).loss
-        loss.backward()
-        norm = gradient_norm(model.parameters(), 0.5)
-        step_unless(~norm.isfinite(), optimizer)
-        optimizer.zero_grad()
+        batches = [
+            {"pixel_values": some, "bool_masked_pos": hidden, "num_visible": 32}
+            for some, hidden in zip(pixels[rank::world].chunk(2), masks[rank::world].chunk(2))
+        ]
+        loss, norm, bad = training_step(
+            accelerator, model, optimizer, batches, lr=1e-3, weight_decay=0.05, clip_grad_norm=0.5
+        )
+        assert norm > 0 and not bad
         ema.update(model)
-        mean = loss.detach() / world
-        if world > 1:
-            dist.all_reduce(mean)
-        losses.append(mean)
+        losses.append(accelerator.reduce(loss, reduction="mean"))
         if step in (1, 3):
-            saved = {"model": model, "optimizer": optimizer, "ema": ema}
-            path = save_checkpoint(folder, state={"step": step + 1}, **saved, main=rank == 0)
-            if world > 1:
-                dist.barrier()
-            if step == 1:
-                model, optimizer, ema = parts(sharded, seed=1)
-                load_checkpoint(path, model=model, optimizer=optimizer, ema=ema)
+            engines.save(accelerator, folder, state={"step": step + 1}, model=model, optimizer=optimizer, ema=ema)
+        if step == 1:
+            model, optimizer, ema = parts(accelerator, mesh=mesh, seed=1)
+            engines.load(accelerator, folder / "checkpoint-2", model=model, optimizer=optimizer, ema=ema)
     return torch.stack(losses)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -131,6 +132,10 @@ def test_a_run_writes_its_recipe_its_log_the_best_and_the_last_and_its_test(vide
     assert (sampling.num_frames, sampling.clips, sampling.crops) == (8, 2, 3)
     results = json.loads((whole / "test/results.json").read_text())
     assert results["protocol"] == "8x2x3" and results["videos"] == 8
+    final, last = (load_file(whole / name / "model.safetensors") for name in ("final", "checkpoint-12/ema"))
+    assert final.keys() == last.keys() and all(torch.equal(final[name], last[name]) for name in last)
+    assert VideoMAEForVideoClassification.from_pretrained(whole / "final").config.id2label == model.config.id2label
+    assert VideoMAEVideoProcessor.from_pretrained(whole / "final").sampling.clips == 2
     card = (whole / "best/README.md").read_text()
     assert "tiny" in card and "8x1x1" in card and "8x2x3" in card
 
@@ -155,6 +160,22 @@ def test_best_is_the_best_validation_of_the_averaged_weights(whole):
             load_file(whole / name) for name in ("checkpoint-12/ema/model.safetensors", "best/model.safetensors")
         )
         assert all(torch.equal(averaged[name], kept[name]) for name in kept)
+
+
+def test_a_checkpoint_is_written_at_each_validation(whole):
+    assert [path.name for path in checkpoints(whole)] == ["checkpoint-8", "checkpoint-12"]  # the last two are kept
+
+
+def test_the_folder_alone_is_enough_to_resume(videos, pretrained, whole, tmp_path):
+    assert finetune(videos, pretrained, tmp_path / "run", *AUGMENTED, "--max_steps", "6") == 0
+    assert (tmp_path / "run/final").is_dir()  # of step 6, until the run ends again
+    assert train_classification.main(["--output", str(tmp_path / "run"), "--resume", "auto"]) == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_validation_accuracy_is_printed_beside_chance(videos, pretrained, tmp_path, capsys):
+    finetune(videos, pretrained, tmp_path / "run", "--max_steps", "4")
+    assert re.search(r"step 4/4  validation:  loss [\d.]+  top1 [\d.]+ \(chance 0\.125\)", capsys.readouterr().out)
 
 
 def test_stopping_in_the_middle_of_an_epoch_twice_changes_nothing(videos, pretrained, whole, tmp_path):
@@ -186,6 +207,12 @@ def test_the_pretrained_norm_is_dropped_and_it_is_said(videos, pretrained, tmp_p
     said = capsys.readouterr().err
     assert "its final norm is dropped" in said and "dry run: about" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_keeps_the_clips_of_a_batch_that_is_mixed_even(videos, pretrained, tmp_path, capsys):
+    assert finetune(videos, pretrained, tmp_path / "run", "--mixup", "0.8", "--dry_run") == 0
+    said = capsys.readouterr().err
+    assert "2 clips at a time" in said and "1 clips at a time" not in said and "dry run: about" in said
 
 
 def test_early_stopping_ends_the_run_and_stays_ended(videos, pretrained, tmp_path, capsys):

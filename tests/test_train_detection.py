@@ -67,7 +67,7 @@ VAL = ("val_annotations", "val_proposals")
 def test_a_run_leaves_a_tested_model_folder_that_anyone_can_load(data, tmp_path):
     more = dict(val_annotations=str(data / "val.csv"), val_proposals=str(data / "val_persons.csv"))
     assert main(options(data, tmp_path / "run", **more)) == 0
-    folder = tmp_path / "run" / "checkpoint-12"
+    folder = tmp_path / "run" / "final"
     model = VideoMAEForActionDetection.from_pretrained(folder)
     assert list(model.config.id2label.values()) == list(ACTIONS)
     assert VideoMAEVideoProcessor.from_pretrained(folder).image_mean == pytest.approx(model.config.pixel_mean)
@@ -107,9 +107,21 @@ def test_trackers_are_opened_with_the_facts_of_a_run_but_not_of_a_dry_one(data, 
 def test_a_stopped_run_goes_on_to_the_same_weights(data, tmp_path):
     assert main(options(data, tmp_path / "whole")) == 0
     assert main(options(data, tmp_path / "parts", max_steps="5", save_every="2")) == 0
-    assert main(options(data, tmp_path / "parts", resume="auto")) == 0
+    assert main(["--output", str(tmp_path / "parts"), "--resume", "auto"]) == 0  # the folder alone is enough
     whole, parts = (load_file(tmp_path / name / "checkpoint-12" / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_resumed_run_keeps_the_result_of_its_last_test_for_the_card(data, tmp_path):
+    val = dict(val_annotations=str(data / "val.csv"), eval_every="1")
+    assert main(options(data, tmp_path / "run", max_steps="6", **val)) == 0
+    state = json.loads((tmp_path / "run" / "checkpoint-6" / "training" / "state.json").read_text())
+    assert state["notes"]["results"][0]["metrics"]["map"] >= 0
+    assert (
+        main(["--output", str(tmp_path / "run"), "--resume", "auto", "--max_steps", "7", "--val_annotations", "none"])
+        == 0
+    )
+    assert "frame mAP at IoU 0.5" in (tmp_path / "run" / "final" / "README.md").read_text()
 
 
 def test_micro_batches_of_the_mmaction2_family_train_too(data, tmp_path):
@@ -118,7 +130,7 @@ def test_micro_batches_of_the_mmaction2_family_train_too(data, tmp_path):
         val_annotations=str(data / "val.csv"), val_proposals=str(data / "val_persons.csv"), protocol="mmaction2",
     )  # fmt: skip
     assert main(options(data, tmp_path / "run", max_steps="2", **more)) == 0
-    config = VideoMAEConfig.from_pretrained(tmp_path / "run" / "checkpoint-2")
+    config = VideoMAEConfig.from_pretrained(tmp_path / "run" / "final")
     assert (config.detection_family, config.roi_output_size, config.roi_aligned) == ("mmaction2", 8, True)
     # Whose evaluation it was stands in the result and on the card, and the file gives the same figure.
     result = json.loads((tmp_path / "run" / "test-2" / "ava_map.json").read_text())
@@ -215,7 +227,7 @@ def test_training_reaches_high_map_only_with_the_boxes(tmp_path):
         config=[f"{name}={value}" for name, value in shape.items()],
     )  # fmt: skip
     assert main(options(data, tmp_path / "run", **more)) == 0
-    folder = next((tmp_path / "run").glob("checkpoint-*"))
+    folder = tmp_path / "run" / "final"
     seeing = json.loads(next((tmp_path / "run").glob("test-*/ava_map.json")).read_text())["mAP"]
 
     # The same model and movies, every person's box replaced by the frame in what the model sees.
@@ -264,7 +276,7 @@ def test_two_processes_train_and_test_as_one_does(data, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     together = json.loads((tmp_path / "run" / "test-2" / "ava_map.json").read_text())
     tested = options(data, tmp_path / "alone", annotations=None, recipe=None, config=None, **val)
-    assert main([*tested, "--test", str(tmp_path / "run" / "checkpoint-2")]) == 0
+    assert main([*tested, "--test", str(tmp_path / "run" / "final")]) == 0
     alone = json.loads((tmp_path / "alone" / "ava_map.json").read_text())
     assert together["num_detections"] == alone["num_detections"] == 60
     assert together["mAP"] == pytest.approx(alone["mAP"], abs=1e-6)

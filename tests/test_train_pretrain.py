@@ -7,6 +7,8 @@ number of workers, or (within rounding) on the number of processes.
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from videomae import VideoMAEForPreTraining, VideoMAEVideoProcessor, train_pretrain
@@ -21,7 +24,7 @@ from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.training import engines, loop
 from videomae.training.batches import MicroBatches
 from videomae.training.checkpoints import checkpoints, damage
-from videomae.training.progress import Meter
+from videomae.training.progress import WIDTH, Log, Meter, brief
 from videomae.training.runs import EXIT_INTERRUPTED, read_log
 
 # Twelve clips in steps of four: three steps an epoch, eighteen in all, warm-up until the third.
@@ -85,13 +88,41 @@ def test_a_run_writes_its_recipe_its_log_and_a_model(whole):
     lines = read_log(whole / "log.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 19))
     assert lines[0]["lr"] == 0.0 and lines[2]["lr"] == pytest.approx(1.6e-2 * 4 / 256) and lines[-1]["bad_steps"] == 0
-    folder = whole / "checkpoint-18"
+    folder = whole / "final"
     model = VideoMAEForPreTraining.from_pretrained(folder)
     assert model.config.image_size == 32 and model.config.num_frames == 8
     assert VideoMAEVideoProcessor.from_pretrained(folder).sampling.num_frames == 8
     assert "tiny-v2" in (folder / "README.md").read_text()
     (start,) = json.loads((whole / "run.json").read_text())["starts"]
     assert start["effective"]["decoded tokens"] == 32 and start["versions"]["torch"] == torch.__version__
+
+
+def test_a_run_ends_with_an_ordinary_folder_of_the_last_weights(whole):
+    assert {path.name for path in (whole / "final").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
+    assert not (whole / "final/training").exists() and not (whole / "final/manifest.json").exists()
+    # The recipe keeps an average here, which is the model to use.
+    final, average = (load_file(whole / name / "model.safetensors") for name in ("final", "checkpoint-18/ema"))
+    assert all(torch.equal(final[name], average[name]) for name in average)
+    record = json.loads((whole / "final/training_record.json").read_text())
+    assert (record["folder"], record["steps"]) == ("final", 18)
+
+
+def test_a_final_folder_that_a_kill_prevented_is_written_by_the_next_start(videos, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    before = load_file(tmp_path / "run/final/model.safetensors")
+    shutil.rmtree(tmp_path / "run/final")
+    assert pretrain(videos, tmp_path / "run", "--resume", "auto") == 0
+    after = load_file(tmp_path / "run/final/model.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert history(tmp_path / "run") == history(whole)
+
+
+def test_checkpoints_are_also_written_by_time(videos, whole, tmp_path):
+    more = ("--save_minutes", "1e-9", "--keep_last", "99", "--max_steps", "4")
+    assert pretrain(videos, tmp_path / "run", *more) == 0
+    assert [path.name for path in checkpoints(tmp_path / "run")] == [f"checkpoint-{step}" for step in (1, 2, 3, 4)]
+    assert pretrain(videos, tmp_path / "run", "--resume", "auto") == 0
+    assert_same_run(whole, tmp_path / "run")
 
 
 def test_stopping_in_the_middle_of_an_epoch_twice_changes_nothing(videos, whole, tmp_path):
@@ -108,10 +139,9 @@ def test_the_number_of_workers_changes_nothing(videos, whole, tmp_path, workers)
     assert_same_run(whole, tmp_path / "run")
 
 
-def test_resume_without_a_recipe_takes_the_runs_own(videos, whole, tmp_path):
+def test_the_folder_alone_is_enough_to_resume(videos, whole, tmp_path):
     assert pretrain(videos, tmp_path / "run", "--max_steps", "5") == 0
-    plain = ["--data", str(videos), "--output", str(tmp_path / "run"), "--log_every", "1", "--resume", "auto"]
-    assert train_pretrain.main([*plain, "--num_workers", "0"]) == 0
+    assert train_pretrain.main(["--output", str(tmp_path / "run"), "--resume", "auto"]) == 0
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -145,19 +175,22 @@ def test_the_loss_log_covers_the_same_steps_when_stopped_between_two_lines(video
     assert history(tmp_path / "whole")[3:] == [line for line in history(tmp_path / "parts") if line["step"] > 9]
 
 
-def test_sigterm_writes_a_checkpoint_and_exits_with_75(videos, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_writes_a_checkpoint_and_exits_with_75(videos, whole, tmp_path, monkeypatch, capsys, number):
     step = loop.training_step
 
     def interrupted_step(*arguments, **options):
         interrupted_step.steps += 1
         if interrupted_step.steps == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return step(*arguments, **options)
 
     interrupted_step.steps = 0
     monkeypatch.setattr(loop, "training_step", interrupted_step)
     assert pretrain(videos, tmp_path / "run") == EXIT_INTERRUPTED == 75
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-5"]
+    assert f"{number.name}: checkpoint-5 written; go on with --resume auto" in capsys.readouterr().err
+    assert not (tmp_path / "run/final").exists()
     assert pretrain(videos, tmp_path / "run", "--resume", "auto") == 0
     assert_same_run(whole, tmp_path / "run")
 
@@ -177,7 +210,7 @@ def test_a_non_finite_gradient_skips_the_step_and_names_the_clips(videos, tmp_pa
     assert [line["bad_steps"] for line in lines] == [0, 1, 1, 1] and lines[1]["loss"] is None
     said = capsys.readouterr().err
     assert "step 1: non-finite gradient, step skipped; its clips: videos/train/" in said
-    weights = load_file(tmp_path / "run/checkpoint-4/model.safetensors")
+    weights = load_file(tmp_path / "run/final/model.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
 
 
@@ -191,22 +224,30 @@ def test_a_dry_run_writes_nothing(videos, tmp_path, capsys):
     assert pretrain(videos, tmp_path / "run", "--dry_run") == 0
     assert not (tmp_path / "run").exists()
     said = capsys.readouterr().err
-    assert "dry run: about" in said and "visible tokens  16 of 64" in said
+    assert "visible tokens  16 of 64" in said
+    for clips in (1, 2, 4):
+        assert re.search(rf"{clips} clips at a time: [\d.]+ s, [\d.]+ GiB in use at most", said)
+    assert re.search(
+        r"dry run: about [\d.]+ \w+ on this machine without validation \(18 steps of 4 clips, [\d.]+ s each\); "
+        r"--clips_per_device 4 takes [\d.]+ GiB; nothing was written",
+        said,
+    )
 
 
 def test_pictures_of_a_reconstruction_are_drawn_every_n_epochs(videos, tmp_path):
     assert pretrain(videos, tmp_path / "run", "--picture_every", "2", "--max_steps", "13") == 0
     assert sorted(path.name for path in (tmp_path / "run/pictures").iterdir()) == ["step-12.png", "step-6.png"]
+    with Image.open(tmp_path / "run/pictures/step-6.png") as picture:
+        picture.load()
 
 
 def test_pre_training_goes_on_from_a_folder_also_at_another_size(videos, whole, tmp_path):
-    start = ["--model", str(whole / "checkpoint-18"), "--config", "--image_size", "48", "--max_steps", "2"]
+    start = ["--model", str(whole / "final"), "--config", "--image_size", "48", "--max_steps", "2"]
     fields = [*start, "--recipe", "tiny", "--data", str(videos), "--output", str(tmp_path / "run")]
     assert train_pretrain.main([*fields, "--num_frames", "8", "--clips_per_step", "4", "--num_workers", "0"]) == 0
-    model = VideoMAEForPreTraining.from_pretrained(tmp_path / "run/checkpoint-2")
+    model = VideoMAEForPreTraining.from_pretrained(tmp_path / "run/final")
     assert model.config.image_size == 32  # the positions are interpolated from this grid
-    start, _ = (tmp_path / "run/checkpoint-2/README.md").read_text(), None
-    assert "tiny" in start
+    assert "tiny" in (tmp_path / "run/final/README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -297,6 +338,35 @@ def test_the_meter_gives_the_mean_of_the_good_steps():
     assert line["loss"] == 2.0 and line["bad_steps"] == 1
 
 
+def test_a_line_for_the_terminal_fits_and_leaves_out_what_is_zero():
+    line = {"epoch": 1599.99, "lr": 1.2345e-4, "loss": 0.12345, "grad_norm": 12.345, "bad_steps": 12}
+    line |= {"clips_per_second": 1234.5, "data_wait": 0.99, "memory_gib": 79.94, "broken_videos": 123}
+    text = brief(line, before="step 187500/187500")
+    assert len(text) <= WIDTH == 100 and "bad 12" in text and "broken 123" in text and text.endswith("79.9 GiB")
+    line |= {"bad_steps": 0, "data_wait": 0.001, "memory_gib": 0.0, "broken_videos": 0, "loss": None}
+    assert brief(line, before="step 8/12") == "step 8/12  norm 12.3  lr 0.00012  1234 clips/s"
+    validation = {"val_loss": 2.0, "val_top1": 0.0}
+    assert brief(validation, {"val_top1": "chance 0.125"}) == "loss 2  top1 0 (chance 0.125)"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_log_is_a_bar_in_a_terminal_and_plain_lines_elsewhere(tmp_path, monkeypatch, capsys, terminal):
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with Log(Accelerator(cpu=True), tmp_path / "log.jsonl", total_steps=4, first_step=1) as log:
+        log.advance()
+        log.line(2, {"loss": 1.5, "bad_steps": 0})
+        log.line(2, {"val_top1": 0.5}, what="validation", beside={"val_top1": "chance 0.25"})
+    said = capsys.readouterr()
+    assert "step 2/4  validation:  top1 0.5 (chance 0.25)" in said.out
+    assert ("step 2/4  loss 1.5\n" in said.out) is not terminal
+    assert ("| 2/4 [" in said.err and "loss 1.5" in said.err) is terminal
+    assert read_log(tmp_path / "log.jsonl") == [
+        {"step": 2, "loss": 1.5, "bad_steps": 0}, {"step": 2, "val_top1": 0.5},
+    ]  # fmt: skip
+
+
 def test_a_tracker_gets_the_lines_of_the_log(videos, tmp_path, monkeypatch):
     from accelerate.tracking import GeneralTracker
 
@@ -343,17 +413,21 @@ def environment(**more):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(videos, whole, tmp_path):
+def test_two_processes_train_and_resume_as_one_does(videos, whole, tmp_path):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    program = [*run, train_pretrain.__file__, *command(videos, tmp_path / "run")]
-    subprocess.run(program, check=True, env=environment(), timeout=120)
-    (start,) = json.loads((tmp_path / "run/run.json").read_text())["starts"]
-    assert start["effective"]["processes"] == 2
+    program = [*run, train_pretrain.__file__, *command(videos, tmp_path / "run", "--max_steps", "7")]
+    subprocess.run(program, check=True, env=environment(), timeout=180)
+    # The clocks of two processes differ; when a checkpoint is due they must agree on it all the same.
+    program = [*run, train_pretrain.__file__, "--output", str(tmp_path / "run"), "--resume", "auto"]
+    subprocess.run([*program, "--save_minutes", "1e-3"], check=True, env=environment(), timeout=180)
+    first, second = json.loads((tmp_path / "run/run.json").read_text())["starts"]
+    assert first["effective"]["processes"] == 2 and (first["from_step"], second["from_step"]) == (0, 7)
     for ours, theirs in zip(history(tmp_path / "run"), history(whole), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4), ours["step"]
     one, two = tensors(whole / "checkpoint-18"), tensors(tmp_path / "run/checkpoint-18")
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=1e-4)
+    assert VideoMAEForPreTraining.from_pretrained(tmp_path / "run/final").config.num_frames == 8
 
 
 @pytest.mark.slow
@@ -386,3 +460,22 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(videos, whol
 def state_of(output):
     """Changes when a checkpoint is begun or finished."""
     return sorted(path.name for path in output.glob("*checkpoint-*")) if output.exists() else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_ctrl_c_in_a_terminal_reaches_all_processes_and_still_writes_a_checkpoint(videos, whole, tmp_path, workers):
+    """The terminal tells the whole group, decoding processes too; a second Ctrl-C ends the run without a checkpoint."""
+    output = tmp_path / "run"
+    program = [sys.executable, "-m", "videomae.commands.main", "pretrain"]
+    program += command(videos, output, "--resume", "auto", "--num_workers", workers)
+    process = subprocess.Popen(program, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (output / "log.jsonl").exists() or len(read_log(output / "log.jsonl")) < 2:
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == EXIT_INTERRUPTED, said
+    assert "SIGINT: checkpoint-" in said and "Traceback" not in said and said.count("press it again") == 1
+    assert pretrain(videos, output, "--resume", "auto") == 0
+    assert_same_run(whole, output)

@@ -5,6 +5,7 @@ workers or micro-batches. So a step is the same set of clips everywhere, and a p
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -124,12 +125,18 @@ def step_batches(
         loader = make_loader(
             dataset, sampler, plan.clips_per_device, collate, workers=num_workers, pin_memory=pin_memory
         )
+        loader.worker_init_fn = leave_ctrl_c_to_the_loop
         batches = iter(loader)
         epoch_end = min((epoch + 1) * plan.steps_per_epoch, last_step)
         while step < epoch_end:
             yield step, MicroBatches(batches, plan.accumulation)
             step += 1
         del batches, loader  # ends the workers of this epoch, before the next one is announced to them
+
+
+def leave_ctrl_c_to_the_loop(worker: int) -> None:
+    """For the workers of a loader: a terminal tells them of a Ctrl-C too, and the step under way still needs its clips."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

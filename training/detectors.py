@@ -25,6 +25,7 @@ from videomae.metrics.ava_map.columns import for_metric
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection, action_scores
 from videomae.models import open_config
 from videomae.training import engines
+from videomae.training.batches import leave_ctrl_c_to_the_loop
 from videomae.training.classifiers import name_classes
 from videomae.training.recipes import DetectionRecipe
 
@@ -158,7 +159,13 @@ def detect_all(
     Leaves the model in the mode it was in. Scores do not depend on batches, workers or processes.
     """
     order = _Batches(dataset, clips_per_device, accelerator.process_index, accelerator.num_processes)
-    loader = DataLoader(dataset, batch_sampler=order, collate_fn=collate_with_items, num_workers=num_workers)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=order,
+        collate_fn=collate_with_items,
+        num_workers=num_workers,
+        worker_init_fn=leave_ctrl_c_to_the_loop,
+    )
     training = model.training
     model.eval()
     frame, box, score = [], [], []

@@ -1,7 +1,7 @@
 """The dry run: a few steps with growing micro-batches say what a run takes, before anything is written.
 
 It starts with the smallest micro-batch that the data allows, so that a batch that does not fit the machine is never
-tried. Memory is fitted as a straight line over the sizes that were measured; time comes from the largest of them.
+tried. Memory is a straight line through the two largest sizes; time comes from the largest.
 """
 
 import os
@@ -17,13 +17,13 @@ from videomae.training.optimisation import Ema, Schedule
 from videomae.training.progress import peak_memory_gib
 from videomae.training.session import Session
 
-PROBE_SECONDS = 25.0  # a larger micro-batch is tried only while all together should stay below this
+PROBE_SECONDS = 35.0  # a larger micro-batch is tried only while all together should stay below this
 FITS = 0.8  # share of the memory that a run may take: what is beside it needs some too
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One measured step of a single micro-batch."""
+    """One measured step of a single micro-batch; of 0 clips: what the model takes without any."""
 
     clips: int
     seconds: float
@@ -39,18 +39,20 @@ def dry_run(session: Session, plan: StepPlan, parts: Parts) -> int:
     seconds = step_seconds(plan, probes[-1], load_seconds, session.workers, session.device)
     session.tell(
         f"dry run: about {duration(steps * seconds)} on this machine without validation ({steps} steps of "
-        f"{plan.clips_per_step} clips, {seconds:.2g} s each); {advice(session, plan, probes, parts.smallest)}; nothing was written"
+        f"{plan.clips_per_step} clips, {seconds:.{0 if seconds >= 10 else 2}f} s each); {advice(session, plan, probes, parts.smallest)}; nothing was written"
     )
     return session.end()
 
 
 def measure(session: Session, plan: StepPlan, parts: Parts, schedule: Schedule) -> tuple[list[Probe], float]:
-    """Steps of 1, 2, 4, ... clips, printed as they come, and the seconds that it takes to load one clip."""
+    """Steps of 1, 2, 4, ... clips, printed as they come, after what the model takes; and the seconds to load one clip."""
     recipe, accelerator = session.recipe, session.accelerator
     model, optimizer = session.prepare(parts.model)
     ema = Ema(accelerator.unwrap_model(model), recipe.ema_decay) if recipe.ema_decay else None
+    trained = sum(parameter.numel() * 4 for parameter in model.parameters() if parameter.requires_grad)
     items: list = []
-    probes: list[Probe] = []
+    # Gradients and AdamW's two moments come with the first step.
+    probes = [Probe(0, 0.0, peak_memory_gib(session.device) + 3 * trained / 2**30)]
     began, loading, warm = time.perf_counter(), 0.0, False
     clips = min(parts.smallest, plan.clips_per_device)
     while True:
@@ -103,10 +105,10 @@ def step_seconds(plan: StepPlan, probe: Probe, load_seconds: float, workers: int
 
 
 def predicted_gib(probes: list[Probe], clips: int) -> float:
-    """Memory for so many clips at a time: measured, or on the line through the smallest and the largest measured."""
-    first, last = probes[0], probes[-1]
-    slope = (last.gib - first.gib) / (last.clips - first.clips) if last.clips > first.clips else last.gib / last.clips
-    return last.gib + max(slope, 0.0) * (clips - last.clips)
+    """Memory for so many clips at a time, on the line through the last two probes."""
+    before, last = probes[-2:]
+    slope = max(last.gib - before.gib, 0.0) / (last.clips - before.clips)
+    return last.gib + slope * (clips - last.clips)
 
 
 def advice(session: Session, plan: StepPlan, probes: list[Probe], smallest: int) -> str:

@@ -154,12 +154,8 @@ class Loop:
         return self._closing.__exit__(*error)
 
     def __iter__(self) -> Iterator[int]:
-        recipe, options, accelerator, parts = (
-            self.session.recipe,
-            self.session.options,
-            self.session.accelerator,
-            self.parts,
-        )
+        recipe, options, parts = self.session.recipe, self.session.options, self.parts
+        accelerator = self.session.accelerator
         first_step, saved_at = self.done, time.monotonic()
         steps = step_batches(
             parts.dataset,
@@ -211,13 +207,14 @@ class Loop:
             if over:
                 break
             if interrupted:
+                name = self._interruption.signal or "a signal to another process"
                 checkpoint = checkpoint_folder(self.run.folder, self.done).name
-                self.session.tell(f"{self._interruption.signal}: {checkpoint} written; go on with --resume auto")
+                self.session.tell(f"{name}: {checkpoint} written; go on with --resume auto")
                 self.exit_code = EXIT_INTERRUPTED
                 return
         if self._why:
             self.session.tell(self._why)
-        if self.done > first_step or not (self.run.folder / FINAL).exists():
+        if self.done > first_step or not engines.share(accelerator, (self.run.folder / FINAL).exists):
             with averaged(self.plain_model, self.ema):
                 self.write_model(FINAL)
         self.ended = True

@@ -196,7 +196,7 @@ def _recorded(options: Options, arguments: argparse.Namespace) -> dict[str, Any]
     try:
         starts = json.loads(Path(options.output, RECORD).read_text("utf-8"))["starts"]
         last = starts[-1]["options"] if starts else {}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, KeyError, TypeError, IndexError):
         raise ValueError(

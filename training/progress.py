@@ -111,8 +111,38 @@ class Meter:
         self._began, self._waited, self._clips = time.perf_counter(), 0.0, 0
 
 
+BAR = "{percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
+WIDTH = 100  # columns of a line in the terminal
+# How a line says what it has: the text, and whether a zero is worth saying. In this order; other names come after.
+SHORT = {
+    "loss": ("loss {:.4g}", True),
+    "grad_norm": ("norm {:.3g}", True),
+    "lr": ("lr {:.2g}", True),
+    "bad_steps": ("bad {}", False),
+    "broken_videos": ("broken {}", False),
+    "clips_per_second": ("{:.4g} clips/s", True),
+    "data_wait": ("wait {:.0%}", False),
+    "memory_gib": ("{:.3g} GiB", False),
+    "epoch": ("", False),  # the step says it
+}
+
+
+def brief(values: Mapping[str, Any], beside: Mapping[str, str] | None = None, *, before: str = "") -> str:
+    """What a person reads of a line of the log; `beside` has words to put behind a value, `before` begins the line."""
+    parts = [before] if before else []
+    for name in sorted(values, key=lambda name: [*SHORT, name].index(name)):
+        value, (text, zero) = values[name], SHORT.get(name, (name.removeprefix("val_") + " {:.4g}", True))
+        if text and value is not None and (zero or (value >= 0.005 if name == "data_wait" else value)):
+            parts.append(text.format(value) + (f" ({beside[name]})" if beside and name in beside else ""))
+    text = "  ".join(parts)
+    return text if len(text) <= WIDTH else " ".join(parts)
+
+
 class Log:
-    """Lines to RUN/log.jsonl, to the trackers, and to the terminal: a bar where it is one, plain lines elsewhere."""
+    """Lines to RUN/log.jsonl, to the trackers, and to the terminal: a bar where it is one, plain lines elsewhere.
+
+    The file gets every number, the terminal the short form.
+    """
 
     def __init__(self, accelerator: Accelerator, path: Path | None, *, total_steps: int, first_step: int):
         self.accelerator = accelerator
@@ -121,24 +151,24 @@ class Log:
         self._total = total_steps
         self._bar = None
         if self._main and sys.stderr.isatty():
-            self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(total=total_steps, initial=first_step, dynamic_ncols=True, bar_format=BAR)
 
     def advance(self) -> None:
         if self._bar:
             self._bar.update()
 
-    def line(self, step: int, values: Mapping[str, Any]) -> None:
-        """`step` is the number of steps made so far."""
+    def line(self, step: int, values: Mapping[str, Any], *, what: str = "", beside: Mapping[str, str] | None = None):
+        """Log numbers after `step` steps. A line about something else than the steps says `what`, and stays above the bar."""
         if not self._main:
             return
         if self.path:
             append_log(self.path, {"step": step, **values})
         self.accelerator.log({name: value for name, value in values.items() if value is not None}, step=step)
-        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, (int, float)))
-        if self._bar:
-            self._bar.set_postfix_str(text)
-        else:
-            print(f"step {step}/{self._total}  {text}", flush=True)
+        if self._bar and not what:
+            self._bar.set_postfix_str(brief(values, beside))
+            return
+        text = brief(values, beside, before=f"step {step}/{self._total}" + (f"  {what}:" if what else ""))
+        tqdm.write(text) if self._bar else print(text, flush=True)
 
     def __enter__(self) -> "Log":
         return self

@@ -220,21 +220,21 @@ class Interruption:
 
     def __init__(self):
         self.signal: str | None = None
-        self._since = 0.0
+        self._first_ctrl_c: float | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def _note(self, number: int, frame: Any) -> None:
-        now = time.monotonic()
+        self.signal = self.signal or signal.Signals(number).name
         if number != signal.SIGINT:
-            self.signal = signal.Signals(number).name
-        elif self.signal == "SIGINT" and now - self._since > TOGETHER_SECONDS:
-            raise KeyboardInterrupt
-        elif self.signal is None:
-            self.signal, self._since = "SIGINT", now
+            return
+        if self._first_ctrl_c is None:
+            self._first_ctrl_c = time.monotonic()
             if os.environ.get("RANK", "0") == "0":  # a handler may run inside a print, so not by print
                 os.write(2, b"\nCtrl-C: a checkpoint is written after this step; press it again to end at once\n")
+        elif time.monotonic() - self._first_ctrl_c > TOGETHER_SECONDS:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
