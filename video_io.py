@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .video_pictures import quarter_turns, scaled_size, upright_rgb, upright_size
 from .video_source import (
     TRUNCATE_HINT,
     Deadline,
@@ -34,6 +35,7 @@ from .video_source import (
     open_container,
     reason,
 )
+from .video_windows import Window, walk_windows
 
 try:
     import av
@@ -53,6 +55,9 @@ UNTIMED_DEMUXERS = frozenset(("avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg"
 NEAR_PACKETS = 64
 # Pictures are never shown more than this many packets away from their own (H.264 and HEVC hold at most 16 back).
 REORDER_PACKETS = 16
+# A packet of no more bytes may stand for no picture: Xvid and DivX write such fillers into AVI, of 1 byte where their
+# encoder was not ready yet, of 6 to 19 where the packet before holds two pictures ("packed bitstream").
+FILLER_BYTES = 19
 _NOWHERE = -(1 << 62)  # a position in the file from which nothing is near
 
 
@@ -71,10 +76,11 @@ class VideoInfo:
     key_frames: int
     start_seconds: float  # of the first frame on the file's own clock
     truncated: bool  # cut off or damaged; num_frames counts what can be decoded
+    notes: tuple[str, ...] = ()  # what is unusual about the file and how it was read all the same
 
 
 def probe(source: Source, *, errors: str = "strict", limits: Limits | None = None) -> VideoInfo:
-    """Know a video without decoding it. The count is exact: packets are counted, headers are not believed."""
+    """Know a video, mostly without decoding it. The count is exact: packets are counted, headers are not believed."""
     with VideoReader(source, errors=errors, limits=limits) as reader:
         return reader.info
 
@@ -96,17 +102,6 @@ def read_frames(
     """
     with VideoReader(source, errors=errors, limits=limits, threads=threads) as reader:
         return reader.read(indices, short_side=short_side)
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of a long video: frames `first_frame` … `last_frame` (both included) and their times."""
-
-    first_frame: int
-    last_frame: int
-    start_seconds: float
-    end_seconds: float
-    frames: list[Any]  # one entry per frame of the clip: RGB arrays (H, W, 3), or what `transform` made of them
 
 
 def iter_windows(
@@ -141,62 +136,13 @@ def iter_windows(
     )
 
 
-def walk_windows(
-    read: Callable[[Callable[[int], bool]], Iterator[tuple[int, float, float, np.ndarray | None]]],
-    *,
-    offsets: Sequence[int],
-    start_of: Callable[[int], int],
-    transform: Callable[[np.ndarray], Any] | None = None,
-    partial: str = "repeat_last",
-) -> Iterator[Window]:
-    """The windows of `iter_windows` at any places: number k has the frames start_of(k) + offset, both rising.
-
-    `read(needed)` gives every frame from the first, as `iter_frames` does; it asks `needed` whether to convert one.
-    """
-    if partial not in ("repeat_last", "drop"):
-        raise ValueError(f"partial must be repeat_last or drop, not {partial!r}")
-    inside, span = frozenset(offsets), offsets[-1] + 1
-    kept: dict[int, Any] = {}
-    times: dict[int, tuple[float, float]] = {}
-    number, start, covered, seen = 0, start_of(0), 0, 0
-
-    def needed(index: int) -> bool:
-        later, first = number, start
-        while first <= index:
-            if index - first in inside:
-                return True
-            later += 1
-            first = start_of(later)
-        return False
-
-    def window(last: int) -> Window:
-        wanted = [start + offset for offset in offsets]
-        reached = max(index for index in wanted if index <= last)
-        frames = [kept[min(index, reached)] for index in wanted]
-        end = min(start + span - 1, last)
-        return Window(start, end, times[start][0], times[end][1], frames)
-
-    for index, begin, end, picture in read(needed):
-        seen, times[index] = index + 1, (begin, end)
-        if picture is not None:
-            kept[index] = transform(picture) if transform else picture
-        if index == start + span - 1:
-            yield window(index)
-            number, covered = number + 1, seen
-            start = start_of(number)
-            for old in [old for old in times if old < start]:
-                del times[old]
-                kept.pop(old, None)
-    if seen > max(covered, start) and partial == "repeat_last":
-        yield window(seen - 1)
-
-
 class VideoReader:
     """An open video: `info` and any number of reads from one look at the packets."""
 
     def __init__(self, source: Source, *, errors: str = "strict", limits: Limits | None = None, threads: int = 1):
         _check_errors(errors)
         self.errors, self.limits = errors, limits or Limits()
+        self.notes: list[str] = []
         self._file, self.name = locate(source, self.limits)
         self._picture: av.VideoFrame | None = None  # any one of the file
         self._scaler = av.video.reformatter.VideoReformatter()  # one for all frames: its tables cost more than a frame
@@ -250,7 +196,7 @@ class VideoReader:
                 + (" (the file is cut off)" if self.truncated else "")
             )
         codec = self._stream.codec_context
-        self._check_bytes(len(indices), *_scaled_size(codec.width, codec.height, short_side))
+        self._check_bytes(len(indices), *scaled_size(codec.width, codec.height, short_side))
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             rows.setdefault(index, []).append(row)
@@ -258,13 +204,13 @@ class VideoReader:
         for index, frame in self._decode(sorted(rows)):
             check_pixels(self.name, frame.width, frame.height, self.limits)
             if out is None:
-                turns = _quarter_turns(frame)
-                width, height = _scaled_size(*_upright_size(frame), short_side)
+                turns = quarter_turns(frame)
+                width, height = scaled_size(*upright_size(frame), short_side)
                 self._check_bytes(len(indices), width, height)
                 out = np.empty((len(indices), height, width, 3), dtype=np.uint8)
                 self._picture = self._picture or frame
             first, *others = rows[index]
-            out[first] = _upright_rgb(frame, width, height, turns, self._scaler)
+            out[first] = upright_rgb(frame, width, height, turns, self._scaler)
             out[others] = out[first]
         return torch.from_numpy(out)
 
@@ -286,6 +232,7 @@ class VideoReader:
     def _scan(self) -> None:
         """Number the packets in decode order: `_order[i]` is the one of frame i."""
         self._demux, self._position = iter(()), _NOWHERE
+        self._untimed = self._container.format.name in UNTIMED_DEMUXERS
         if not self._read_table():
             self._read_packets()
 
@@ -307,6 +254,8 @@ class VideoReader:
         if keys[:1] != [0] or any(entry.is_discard for entry in entries):
             return False
         if any(later <= earlier for earlier, later in itertools.pairwise(dts)):
+            return False
+        if codec.name == "mpeg4" and min(entry.size for entry in entries) <= FILLER_BYTES:
             return False
         if max(entry.pos + entry.size for entry in entries) > self._container.size:
             return False
@@ -404,7 +353,10 @@ class VideoReader:
         # Time stamps give the order when they are whole, and nothing was cut away before the first key frame.
         times = [self._pts[number] for number in shown]
         ordered = None not in times and len(set(times)) == len(times)
-        ordered &= not (self._container.format.name in UNTIMED_DEMUXERS and codec.has_b_frames)
+        ordered &= not (self._untimed and codec.has_b_frames)
+        fillers = (codec.name == "mpeg4" or self._container.format.name == "avi") and min(sizes) <= FILLER_BYTES
+        if fillers:  # some are marked as key frames
+            keys = [number for number in keys if sizes[number] > FILLER_BYTES]
         whole = shown[:1] == [0] and keys[:1] == [0] and (not ordered or min(times) == times[0])
         self._stamps = list(zip(self._pts, sizes))
         self._number_of = {stamp: number for number, stamp in enumerate(self._stamps)}
@@ -413,7 +365,7 @@ class VideoReader:
         if ordered:
             shown.sort(key=self._pts.__getitem__)
         self._set_order(shown, keys)
-        if self.truncated or not whole:
+        if self.truncated or not whole or fillers:
             self._set_order(self._order_by_decoding(), keys)
 
     def _set_order(self, order: list[int | None], keys: list[int]) -> None:
@@ -439,17 +391,23 @@ class VideoReader:
             raise VideoReadError(f"{self.name} holds no frame that can be decoded")
         if len(set(order)) < len(order) or -1 in order:
             self._seekable = False
+        if len(order) != len(self._pts) and not self.truncated:
+            self._note(f"{len(self._pts)} packets give {len(order)} frames; these are counted")
         return order
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def _describe(self) -> VideoInfo:
         self._find((0, len(self._order) - 1))
         stream, codec, picture = self._stream, self._stream.codec_context, self._picture
-        width, height = _upright_size(picture) if picture else (codec.width, codec.height)
+        width, height = upright_size(picture) if picture else (codec.width, codec.height)
         n, rate = len(self._order), float(stream.average_rate or stream.guessed_rate or 0)
         times = [self._pts[number] for number in self._order if number is not None and number >= 0]
         times = [pts for pts in times if pts is not None]
         begin, duration = 0.0, n / rate if rate else 0.0
-        if times and stream.time_base:
+        if times and stream.time_base and not self._untimed:
             begin = float(min(times) * stream.time_base)
             duration = float((max(times) - min(times) + self._last_duration) * stream.time_base) or duration
         if duration > 0 and abs(n - rate * duration) > 1:  # the header's rate is believed while it fits
@@ -462,10 +420,11 @@ class VideoReader:
             height=height,
             codec=codec.name,
             pix_fmt=picture.format.name if picture else str(codec.pix_fmt),
-            rotation=_quarter_turns(picture) * 90 if picture else 0,
+            rotation=quarter_turns(picture) * 90 if picture else 0,
             key_frames=self._num_keys,
             start_seconds=begin,
             truncated=self.truncated,
+            notes=tuple(self.notes),
         )
 
     # Decoding
@@ -595,44 +554,9 @@ def _vp8_is_hidden(packet: "av.Packet") -> bool:
     return not memoryview(packet)[0] & 0x10
 
 
-def _quarter_turns(frame: "av.VideoFrame") -> int:
-    """Quarter turns counter-clockwise that make a picture upright; other angles are left alone."""
-    return frame.rotation // 90 % 4 if frame.rotation % 90 == 0 else 0
-
-
-def _upright_size(frame: "av.VideoFrame") -> tuple[int, int]:
-    """Width and height."""
-    return (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
-
-
 def _check_errors(errors: str) -> None:
     if errors not in ("strict", "truncate"):
         raise ValueError(f"errors must be strict or truncate, not {errors!r}")
-
-
-def _scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height after scaling the shorter side down to `short_side`; never up."""
-    if short_side is not None and short_side < 1:
-        raise ValueError(f"short_side must be at least 1, not {short_side}")
-    if short_side is None or min(width, height) <= short_side:
-        return width, height
-    if width <= height:
-        return short_side, int(short_side * height / width)
-    return int(short_side * width / height), short_side
-
-
-def _upright_rgb(
-    frame: "av.VideoFrame", width: int, height: int, turns: int, scaler: "av.video.reformatter.VideoReformatter"
-) -> np.ndarray:
-    """RGB (height, width, 3) of a picture stored `turns` quarter turns away; scaled if its size is another."""
-    if turns % 2:
-        width, height = height, width
-    # one thread: starting a team for one small frame costs more than the frame
-    rgb = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
-    plane = rgb.planes[0]
-    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height]  # lines are longer than the picture
-    picture = lines[:, : 3 * width].reshape(height, width, 3)
-    return np.rot90(picture, turns) if turns else picture
 
 
 def iter_frames(
@@ -653,12 +577,12 @@ def iter_frames(
                 check_pixels(name, frame.width, frame.height, limits)
                 if origin is None:
                     origin = frame.time
-                    turns = _quarter_turns(frame)
-                    width, height = _scaled_size(*_upright_size(frame), short_side)
+                    turns = quarter_turns(frame)
+                    width, height = scaled_size(*upright_size(frame), short_side)
                 begin = end if frame.time is None or origin is None else frame.time - origin
                 length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
                 end = begin + (length or 1 / rate)
-                picture = _upright_rgb(frame, width, height, turns, scaler) if needed(index) else None
+                picture = upright_rgb(frame, width, height, turns, scaler) if needed(index) else None
                 yield index, begin, end, picture
         except (av.FFmpegError, OSError) as error:
             if errors == "strict":

@@ -29,8 +29,10 @@ CODE = {
     "modeling_videomae.py",
     "sampling_videomae.py",
     "video_io.py",
+    "video_pictures.py",
     "video_processing_videomae.py",
     "video_source.py",
+    "video_windows.py",
 }
 PLAIN = {
     "README.md",

@@ -184,3 +184,54 @@ def mp4_rotation_matrix(path: str | Path) -> tuple[int, ...]:
     version = data[at]
     matrix = struct.unpack(">9i", data[at + (52 if version else 40) :][:36])
     return tuple(round(matrix[i] / 65536) for i in (0, 1, 3, 4))
+
+
+def remux(source: str | Path, path: str | Path, change=lambda number, data: [data]) -> Path:
+    """The coded pictures of `source` in another container; `change` gives the packets to write in place of each one."""
+    time = 0
+    with av.open(str(source)) as opened, av.open(str(path), "w") as container:
+        kept = opened.streams.video[0]
+        rate = kept.average_rate
+        stream = container.add_stream_from_template(kept)
+        for number, packet in enumerate(packet for packet in opened.demux(kept) if packet.size):
+            for data in change(number, bytes(packet)):
+                made = av.Packet(data)
+                made.is_keyframe = packet.is_keyframe
+                made.pts = made.dts = time
+                made.time_base, made.stream = 1 / rate, stream
+                time += 1
+                container.mux(made)
+    return Path(path)
+
+
+# An MPEG-4 picture header that says "not coded", at 30 frames a second: a filler of packed AVIs.
+NOT_CODED = b"\x00\x00\x01\xb6\x50\x2f"
+
+
+def write_xvid(path: str | Path, num_frames: int = 48, *, packed: bool, b_frames: bool = True) -> Path:
+    """An AVI as Xvid writes it: two packets of one byte after the first picture.
+
+    Packed, a picture that is shown later shares a packet with the B-frame before it, and a filler follows.
+    """
+    arguments = dict(codec="mpeg4", options={"bf": "1", "b_strategy": "0", "sc_threshold": "1000000000"})
+    plain = write_video(
+        Path(path).with_suffix(".plain.avi"), num_frames, **(arguments if b_frames else dict(codec="mpeg4"))
+    )
+    with av.open(str(plain)) as container:
+        pictures = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    kinds = [picture[picture.index(b"\x00\x00\x01\xb6") + 4] >> 6 for picture in pictures]  # 0 I, 1 P, 2 B
+
+    def change(number: int, data: bytes) -> list[bytes]:
+        fillers = [b"\x7f"] * 2 if number == 0 else []
+        if number == 0:  # the encoder's name, without which such packets are errors
+            at = data.index(b"\x00\x00\x01\xb6")
+            data = data[:at] + b"\x00\x00\x01\xb2DivX503b1393" + (b"p\x00" if packed else b"n\x00") + data[at:]
+        if packed and kinds[number] == 2:
+            return [NOT_CODED]
+        if packed and kinds[number + 1 : number + 2] == [2]:
+            data += pictures[number + 1]
+        return [data, *fillers]
+
+    remux(plain, path, change)
+    plain.unlink()
+    return Path(path)
