@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .video_container import outline
 from .video_pictures import quarter_turns, scaled_size, upright_rgb, upright_size
 from .video_source import (
     TRUNCATE_HINT,
@@ -29,9 +30,9 @@ from .video_source import (
     Limits,
     Source,
     VideoReadError,
+    check_outline,
     check_pixels,
     locate,
-    missing_part,
     open_container,
     reason,
 )
@@ -147,7 +148,8 @@ class VideoReader:
         self._picture: av.VideoFrame | None = None  # any one of the file
         self._scaler = av.video.reformatter.VideoReformatter()  # one for all frames: its tables cost more than a frame
         self._threads, self._deadline = threads, Deadline(self.limits.decode_seconds, self.name)
-        self._missing = missing_part(self._file)
+        self._outline = outline(self._file, self._deadline.check)
+        check_outline(self.name, self._outline, self.limits)
         self._container, self._stream = open_container(self._file, self.name, self.limits, threads)
         try:
             self._scan()
@@ -244,7 +246,7 @@ class VideoReader:
         """
         stream, codec = self._stream, self._stream.codec_context
         n = stream.frames
-        if self._missing or "mp4" not in self._container.format.name or codec.name not in KEY_FRAME_CODECS:
+        if self._outline.missing or "mp4" not in self._container.format.name or codec.name not in KEY_FRAME_CODECS:
             return False
         if not 0 < n <= self.limits.max_frames or len(stream.index_entries) != n:  # fragmented files have several
             return False
@@ -315,12 +317,12 @@ class VideoReader:
         self._pts, self._dts, sizes = [], [], []
         keys: list[int] = []
         shown: list[int] = []
-        damage, is_vp8 = self._missing, codec.name == "vp8"
+        entries, damage, is_vp8 = 0, self._outline.missing, codec.name == "vp8"
         try:
             if self._position != _NOWHERE:
                 self._reopen()
                 stream, codec = self._stream, self._stream.codec_context
-            self._position = _NOWHERE
+            self._position, entries = _NOWHERE, len(stream.index_entries)
             for packet in _pictures(self._container.demux(stream)):
                 number = len(sizes)
                 if number % 256 == 0:
@@ -343,6 +345,8 @@ class VideoReader:
         if not sizes:
             raise VideoReadError(f"{self.name} holds no frames" + (f": {damage}" if damage else ""))
         promised = stream.frames if "mp4" in self._container.format.name else 0
+        if self._outline.edited and entries < promised:
+            promised = entries  # the edit list leaves the others out
         if damage is None and len(sizes) < promised:
             damage = f"{promised} frames are promised"
         self.truncated = damage is not None
@@ -357,7 +361,9 @@ class VideoReader:
         fillers = (codec.name == "mpeg4" or self._container.format.name == "avi") and min(sizes) <= FILLER_BYTES
         if fillers:  # some are marked as key frames
             keys = [number for number in keys if sizes[number] > FILLER_BYTES]
-        whole = shown[:1] == [0] and keys[:1] == [0] and (not ordered or min(times) == times[0])
+        # An edit list hides the pictures before its start; they are decoded all the same, as others refer to them.
+        whole = keys[:1] == [0] and (shown[:1] == [0] or (self._outline.edited and shown))
+        whole = whole and not (ordered and min(times) < (times[0] if shown[0] == 0 else self._pts[0]))
         self._stamps = list(zip(self._pts, sizes))
         self._number_of = {stamp: number for number, stamp in enumerate(self._stamps)}
         unique = len(self._number_of) == len(sizes)
@@ -565,8 +571,11 @@ def iter_frames(
     """Every frame from the start: index, start and end in seconds from the first frame, and its pixels if needed."""
     _check_errors(errors)
     file, name = locate(source, limits, stream=True)
-    if errors == "strict" and (missing := missing_part(file)):
-        raise VideoReadError(f"{name} is cut off ({missing}); " + TRUNCATE_HINT)
+    deadline = Deadline(limits.decode_seconds, name)
+    found = outline(file, deadline.check)
+    check_outline(name, found, limits)
+    if errors == "strict" and found.missing:
+        raise VideoReadError(f"{name} is cut off ({found.missing}); " + TRUNCATE_HINT)
     container, stream = open_container(file, name, limits, threads)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     origin, end = None, 0.0

@@ -1,10 +1,9 @@
 """Where a video comes from: paths, URLs, bytes and file objects, checked before FFmpeg sees them.
 
-FFmpeg gets a local file or a buffer, never an address: URLs are fetched here, up to a size and a time. Finding and
-decoding frames is video_io.py's part.
+FFmpeg gets a local file or a buffer, never an address: URLs are fetched here, up to a size and a time. What their outermost bytes
+say is video_container.py's part, finding and decoding frames video_io.py's.
 """
 
-import contextlib
 import http.client
 import io
 import os
@@ -15,6 +14,8 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from .video_container import Outline
 
 try:
     import av
@@ -169,65 +170,6 @@ def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int
     return container, stream
 
 
-def missing_part(file: str | BinaryIO) -> str | None:
-    """Whether the outermost boxes of an MP4, AVI or Matroska file end where the file does; None if so.
-
-    A cut-off file often still demuxes without complaint. Headers that lie of frames or durations do not matter here.
-    """
-    opened = open(file, "rb") if isinstance(file, str) else contextlib.nullcontext(file)  # noqa: SIM115
-    with opened as data:
-        if not data.seekable():
-            return None
-        size = data.seek(0, os.SEEK_END)
-        end = _declared_end(data, size)
-        data.seek(0)
-    return f"it should be {end} bytes long and is {size}" if end > size else None
-
-
-def _declared_end(data: BinaryIO, size: int) -> int:
-    """Where the file should end by its own outermost structure; at most `size` where that says nothing."""
-
-    def at(offset: int, length: int) -> bytes:
-        data.seek(offset)
-        return data.read(length)
-
-    head = at(0, 12)
-    position = 0
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"):
-        while position + 8 <= size:
-            length = int.from_bytes(at(position, 4), "big")
-            if length == 1:
-                length = int.from_bytes(at(position + 8, 8), "big")
-            if length < 8:  # 0: to the end of the file
-                return size
-            position += length
-        return position
-    if head[:4] == b"RIFF":
-        while position + 8 <= size and at(position, 4) == b"RIFF":
-            length = int.from_bytes(at(position + 4, 4), "little")
-            if length in (0, 0xFFFFFFFF):  # written by a program that could not come back to fill it in
-                return size
-            position += 8 + length
-        return position
-    if head[:4] == b"\x1a\x45\xdf\xa3":
-        position = 4
-        for element in (None, b"\x18\x53\x80\x67"):  # the EBML header, of which the id is read, then the segment
-            if element is not None:
-                if at(position, 4) != element:
-                    return size
-                position += 4
-            first = at(position, 1)
-            width = 9 - first[0].bit_length() if first and first[0] else 9
-            if width > 8:
-                return size
-            length = int.from_bytes(at(position, width), "big") & ((1 << 7 * width) - 1)
-            if length == (1 << 7 * width) - 1:  # unknown: a live recording
-                return size
-            position += width + length
-        return position
-    return size
-
-
 class Deadline:
     """Raises once `seconds` have gone since the last restart."""
 
@@ -241,6 +183,15 @@ class Deadline:
     def check(self) -> None:
         if self._end is not None and time.monotonic() > self._end:
             raise VideoReadError(f"{self.name} is not decoded after decode_seconds={self.seconds:g}")
+
+
+def check_outline(name: str, found: Outline, limits: Limits) -> None:
+    """Refuse tables that would take more memory than any file within the limits; other tracks have shorter frames."""
+    if max(found.frames, found.entries // 8) > limits.max_frames:
+        raise VideoReadError(
+            f"{name} declares {max(found.frames, found.entries)} frames, more than max_frames={limits.max_frames}; "
+            "raise the limit to read it"
+        )
 
 
 def check_pixels(name: str, width: int, height: int, limits: Limits) -> None:

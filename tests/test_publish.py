@@ -28,6 +28,7 @@ CODE = {
     "image_processing_videomae.py",
     "modeling_videomae.py",
     "sampling_videomae.py",
+    "video_container.py",
     "video_io.py",
     "video_pictures.py",
     "video_processing_videomae.py",

@@ -5,7 +5,7 @@ import random
 import av
 import numpy as np
 import pytest
-from video_files import numbers_in, write_video, write_xvid
+from video_files import numbers_in, write_trimmed, write_video, write_xvid
 
 from videomae.video_io import VideoReader, VideoReadError, iter_windows, probe, read_frames
 
@@ -62,3 +62,34 @@ def test_a_file_without_fillers_is_not_decoded_to_be_counted(tmp_path, monkeypat
     path = write_video(tmp_path / "plain.avi", 40, codec="mpeg4", width=160, height=128, options={"bf": "2"})
     monkeypatch.setattr(VideoReader, "_order_by_decoding", lambda self: pytest.fail("decoded the file"))
     assert probe(path).num_frames == 40 and probe(path).notes == ()
+
+
+# MP4 with edit lists, with bytes behind it, and with tables that lie
+
+
+@pytest.mark.parametrize("b_frames", ["0", "2"])
+@pytest.mark.parametrize("seconds, kept", [(0.1, 47), (0.4, 40), (0.6, 35), (1.3, 17)])
+def test_a_trimmed_mp4_has_the_frames_that_its_edit_list_leaves(seconds, kept, b_frames, tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", 50, fps=25, options={"bf": b_frames})
+    path = write_trimmed(whole, tmp_path / "trimmed.mp4", seconds)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.frames == 50 and (len(stream.index_entries) < 50) == (seconds > 0.3)
+    assert_reads_as_decoded(path, kept)
+    assert numbers_in(read_frames(path, range(kept)).numpy()) == list(range(50 - kept, 50))
+
+
+def test_a_trimmed_mp4_that_is_cut_off_is_still_refused(tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", 50, fps=25)
+    path = write_trimmed(whole, tmp_path / "trimmed.mp4", 0.6)
+    content = path.read_bytes()
+    at = content.index(b"mdat") - 4  # the table at the end is put before the pictures, and half of those are left out
+    size = int.from_bytes(content[at : at + 4], "big")
+    tables = content[at + size :]
+    offset = tables.index(b"stco") + 12  # one chunk
+    tables = tables[:offset] + (at + len(tables) + 8).to_bytes(4, "big") + tables[offset + 4 :]
+    path.write_bytes(content[:at] + tables + content[at : at + size])
+    assert numbers_in(read_frames(path, [0, 34]).numpy()) == [15, 49]
+    path.write_bytes((content[:at] + tables + content[at : at + size])[: -size // 2])
+    with pytest.raises(VideoReadError, match=r"trimmed\.mp4 is cut off or damaged"):
+        probe(path)

@@ -362,7 +362,7 @@ def test_indices_outside_the_video_are_refused(clip):
     "limits, message",
     [
         (Limits(max_pixels=96 * 64 - 1), "frames of 96x64, above max_pixels=6143"),
-        (Limits(max_frames=59), "more than max_frames=59 frames"),
+        (Limits(max_frames=59), "declares 60 frames, more than max_frames=59; raise"),
         (Limits(max_bytes=96 * 64 * 3), "2 frames of 96x64 take 36864 bytes, above max_bytes=18432"),
         (Limits(decode_seconds=0.0), "not decoded after decode_seconds=0"),
     ],

@@ -235,3 +235,17 @@ def write_xvid(path: str | Path, num_frames: int = 48, *, packed: bool, b_frames
     remux(plain, path, change)
     plain.unlink()
     return Path(path)
+
+
+def write_trimmed(source: str | Path, path: str | Path, seconds: float) -> Path:
+    """A copy of which an edit list leaves out the first `seconds`, as phones trim: the pictures stay in the file."""
+    with av.open(str(source)) as opened, av.open(str(path), "w") as container:
+        kept = opened.streams.video[0]
+        stream = container.add_stream_from_template(kept)
+        for packet in opened.demux(kept):
+            if packet.size:
+                packet.pts -= round(seconds / packet.time_base)
+                packet.dts -= round(seconds / packet.time_base)
+                packet.stream = stream
+                container.mux(packet)
+    return Path(path)
