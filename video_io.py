@@ -13,6 +13,7 @@ from the start.
 
 # n frames in the file | T frames asked for | H W pixels of the upright frame
 
+import contextlib
 import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +24,16 @@ import numpy as np
 import torch
 
 from .video_container import outline
-from .video_pictures import quarter_turns, scaled_size, upright_rgb, upright_size
+from .video_pictures import orientation, scaled_size, upright_rgb, upright_size
 from .video_source import (
+    CORRUPT_HINT,
+    DECODER_ERRORS,
     TRUNCATE_HINT,
     Deadline,
     Limits,
     Source,
     VideoReadError,
+    check_bytes,
     check_outline,
     check_pixels,
     locate,
@@ -73,10 +77,11 @@ class VideoInfo:
     height: int
     codec: str
     pix_fmt: str
-    rotation: int  # degrees counter-clockwise that make the stored picture upright
+    rotation: int  # degrees counter-clockwise that make the stored picture upright, before `mirrored`
     key_frames: int
     start_seconds: float  # of the first frame on the file's own clock
     truncated: bool  # cut off or damaged; num_frames counts what can be decoded
+    mirrored: bool = False  # whether left and right then change places
     notes: tuple[str, ...] = ()  # what is unusual about the file and how it was read all the same
 
 
@@ -128,8 +133,11 @@ def iter_windows(
     for name, value in (("num_frames", num_frames), ("stride_frames", stride_frames), ("hop_frames", hop_frames)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    # How many frames are kept: of the window, and of those that begin inside of it. `transform` makes less of them.
+    at_once = min((num_frames - 1) * stride_frames + 1, num_frames * -(-num_frames * stride_frames // hop_frames))
+    at_once = 1 if transform else max(at_once, num_frames)
     return walk_windows(
-        lambda needed: iter_frames(source, needed, short_side, errors, limits or Limits(), threads),
+        lambda needed: iter_frames(source, needed, short_side, errors, limits or Limits(), threads, at_once),
         offsets=range(0, num_frames * stride_frames, stride_frames),
         start_of=lambda number: number * hop_frames,
         transform=transform,
@@ -145,12 +153,13 @@ class VideoReader:
         self.errors, self.limits = errors, limits or Limits()
         self.notes: list[str] = []
         self._file, self.name = locate(source, self.limits)
-        self._picture: av.VideoFrame | None = None  # any one of the file
+        self._picture: av.VideoFrame | None = None  # one of the size of the first
         self._scaler = av.video.reformatter.VideoReformatter()  # one for all frames: its tables cost more than a frame
         self._threads, self._deadline = threads, Deadline(self.limits.decode_seconds, self.name)
         self._outline = outline(self._file, self._deadline.check)
         check_outline(self.name, self._outline, self.limits)
         self._container, self._stream = open_container(self._file, self.name, self.limits, threads)
+        self._size = self._stream.codec_context.width, self._stream.codec_context.height
         try:
             self._scan()
         except BaseException:
@@ -179,9 +188,13 @@ class VideoReader:
 
     @property
     def info(self) -> VideoInfo:
-        if self._picture is None:  # only a decoded picture tells the size and the rotation for certain
-            self._picture = next((frame for _, frame in self._run(0, len(self._pts) - 1, wanted=None)), None)
+        self._look()
         return self._describe()
+
+    def _look(self) -> None:
+        """Decode the first picture: only that tells the size and the rotation for certain."""
+        if self._picture is None:
+            self._picture = next((frame for _, frame in self._run(0, len(self._pts) - 1, wanted=None)), None)
 
     def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
         """The frames at `indices` (any order, repeats allowed) as uint8 RGB (T, H, W, 3)."""
@@ -198,31 +211,37 @@ class VideoReader:
                 + (" (the file is cut off)" if self.truncated else "")
             )
         codec = self._stream.codec_context
-        self._check_bytes(len(indices), *scaled_size(codec.width, codec.height, short_side))
+        check_bytes(self.name, len(indices), *scaled_size(codec.width, codec.height, short_side), self.limits)
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             rows.setdefault(index, []).append(row)
         out = None
-        for index, frame in self._decode(sorted(rows)):
-            check_pixels(self.name, frame.width, frame.height, self.limits)
+        for index, frame in self._sized(sorted(rows)):
             if out is None:
-                turns = quarter_turns(frame)
-                width, height = scaled_size(*upright_size(frame), short_side)
-                self._check_bytes(len(indices), width, height)
+                size = upright_size(self._picture or frame)
+                width, height = scaled_size(*size, short_side)
+                check_bytes(self.name, len(indices), width, height, self.limits)
                 out = np.empty((len(indices), height, width, 3), dtype=np.uint8)
-                self._picture = self._picture or frame
+            if upright_size(frame) != size:
+                self._note("frames of other sizes are scaled to {}x{}, that of the first".format(*size))
             first, *others = rows[index]
-            out[first] = upright_rgb(frame, width, height, turns, self._scaler)
+            out[first] = _converted(self.name, frame, width, height, self._scaler)
             out[others] = out[first]
         return torch.from_numpy(out)
 
-    def _check_bytes(self, num_frames: int, width: int, height: int) -> None:
-        size = num_frames * width * height * 3
-        if size > self.limits.max_bytes:
-            raise VideoReadError(
-                f"{self.name}: {num_frames} frames of {width}x{height} take {size} bytes, above "
-                f"max_bytes={self.limits.max_bytes}; ask for fewer, pass short_side, or raise the limit"
-            )
+    def _sized(self, indices: list[int]) -> Iterator[tuple[int, "av.VideoFrame"]]:
+        """As `_decode`, with `_picture` known, so that the size of the frames does not depend on which are read."""
+        frames = self._decode(indices)
+        index, frame = next(frames)
+        if self._picture is None and (frame.width, frame.height) == self._size:
+            self._picture = frame
+        if self._picture is None:  # not the size in the header: where it changes, the first frame's counts
+            frames.close()
+            self._look()
+            frames = self._decode(indices)
+            index, frame = next(frames)
+        yield index, frame
+        yield from frames
 
     def count_by_decoding(self) -> VideoInfo:
         """Decode the whole file to learn what comes out of it; with errors="truncate", up to the first damage."""
@@ -298,7 +317,7 @@ class VideoReader:
                     return False
                 self._position += 1
                 times.append(packet.pts)
-        except (av.FFmpegError, OSError):
+        except DECODER_ERRORS:
             return False
         before, own, after = times[: first - begin], times[first - begin : end - begin], times[end - begin :]
         if len(times) != stop - begin or len(set(own)) < len(own):
@@ -340,7 +359,7 @@ class VideoReader:
                 if not packet.is_discard and not (is_vp8 and _vp8_is_hidden(packet)):
                     shown.append(number)
                     self._last_duration = packet.duration or self._last_duration
-        except (av.FFmpegError, OSError) as error:
+        except DECODER_ERRORS as error:
             damage = damage or reason(error)
         if not sizes:
             raise VideoReadError(f"{self.name} holds no frames" + (f": {damage}" if damage else ""))
@@ -409,6 +428,7 @@ class VideoReader:
         self._find((0, len(self._order) - 1))
         stream, codec, picture = self._stream, self._stream.codec_context, self._picture
         width, height = upright_size(picture) if picture else (codec.width, codec.height)
+        turns, mirrored = orientation(picture) if picture else (0, False)
         n, rate = len(self._order), float(stream.average_rate or stream.guessed_rate or 0)
         times = [self._pts[number] for number in self._order if number is not None and number >= 0]
         times = [pts for pts in times if pts is not None]
@@ -426,10 +446,11 @@ class VideoReader:
             height=height,
             codec=codec.name,
             pix_fmt=picture.format.name if picture else str(codec.pix_fmt),
-            rotation=quarter_turns(picture) * 90 if picture else 0,
+            rotation=turns * 90,
             key_frames=self._num_keys,
             start_seconds=begin,
             truncated=self.truncated,
+            mirrored=mirrored,
             notes=tuple(self.notes),
         )
 
@@ -444,22 +465,32 @@ class VideoReader:
             for first, last, wanted in self._plan(sorted(missing), earlier_keys):
                 for number, frame in self._run(first, last, wanted):
                     index = self._index_of.get(number)
-                    if index in missing:
+                    # A picture with flaws may lack one before the key frame: come from further back for it.
+                    if index in missing and (first == 0 or not frame.is_corrupt):
                         missing.remove(index)
-                        yield index, frame
+                        yield index, self._judged(index, frame)
             if not missing:
                 return
         if not self._seekable:
             for index, (_, frame) in enumerate(self._run(0, len(self._pts) - 1, wanted=None)):
                 if index in missing:
                     missing.remove(index)
-                    yield index, frame
+                    yield index, self._judged(index, frame)
                 if not missing:
                     return
         raise VideoReadError(
             f"{self.name}: frame {min(missing)} of {self.num_frames} does not come out of the decoder; "
             "the file is damaged; " + TRUNCATE_HINT
         )
+
+    def _judged(self, index: int, frame: "av.VideoFrame") -> "av.VideoFrame":
+        """The frame; an error or a note where the decoder knows of damage in it."""
+        if frame.is_corrupt:
+            text = f"frame {index} of {self.num_frames} is damaged, by the decoder's own mark"
+            if self.errors == "strict":
+                raise VideoReadError(f"{self.name}: {text}; " + CORRUPT_HINT)
+            self._note(text)
+        return frame
 
     def _plan(self, indices: list[int], earlier_keys: int) -> list[tuple[int, int, set[int]]]:
         """Runs (first packet, last packet, wanted packets) that together hold the frames at `indices`.
@@ -499,13 +530,14 @@ class VideoReader:
                     codec.skip_frame = "NONREF" if skip else "DEFAULT"
                 packet.pts = number
                 for frame in codec.decode(packet):
+                    check_pixels(self.name, frame.width, frame.height, self.limits)
                     yield (-1 if frame.pts is None else frame.pts), frame
                 if number == last:
                     break
                 number += 1
             for frame in codec.decode(None):
                 yield (-1 if frame.pts is None else frame.pts), frame
-        except (av.FFmpegError, OSError) as error:
+        except DECODER_ERRORS as error:
             raise VideoReadError(
                 f"{self.name} cannot be decoded at packet {number} of {len(self._pts)}: {reason(error)}"
             ) from None
@@ -538,7 +570,7 @@ class VideoReader:
                 self._container.seek(target, stream=self._stream)
                 self._demux = _pictures(self._container.demux(self._stream))
                 packet = next(self._demux, None)
-            except (av.FFmpegError, OSError):
+            except DECODER_ERRORS:
                 continue
             landed = self._number_of.get(self._stamp(packet), first + 1) if packet else first + 1
             if landed <= first:
@@ -552,7 +584,24 @@ class VideoReader:
 
 def _pictures(packets: Iterator["av.Packet"]) -> Iterator["av.Packet"]:
     """Without the empty packets, which hold no picture; one ends every file."""
-    return (packet for packet in packets if packet.size)
+    return (packet for packet in _to_the_end(packets) if packet.size)
+
+
+def _to_the_end(items: Iterator[Any]) -> Iterator[Any]:
+    """PyAV fails behind the last packet where a stream has appeared that was not there when the file was opened."""
+    with contextlib.suppress(IndexError):
+        yield from items
+
+
+def _converted(
+    name: str, frame: "av.VideoFrame", width: int, height: int, scaler: "av.video.reformatter.VideoReformatter"
+) -> np.ndarray:
+    try:
+        return upright_rgb(frame, width, height, scaler)
+    except (*DECODER_ERRORS, ValueError) as error:
+        raise VideoReadError(
+            f"{name}: a picture of format {frame.format.name} cannot be made RGB: {reason(error)}"
+        ) from None
 
 
 def _vp8_is_hidden(packet: "av.Packet") -> bool:
@@ -566,9 +615,19 @@ def _check_errors(errors: str) -> None:
 
 
 def iter_frames(
-    source: Source, needed: Callable[[int], bool], short_side: int | None, errors: str, limits: Limits, threads: int
+    source: Source,
+    needed: Callable[[int], bool],
+    short_side: int | None,
+    errors: str,
+    limits: Limits,
+    threads: int,
+    at_once: int = 1,
 ) -> Iterator[tuple[int, float, float, np.ndarray | None]]:
-    """Every frame from the start: index, start and end in seconds from the first frame, and its pixels if needed."""
+    """Every frame from the start: index, start and end in seconds from the first frame, and its pixels if needed.
+
+    All have the size of the first. `at_once` is how many the caller keeps, of which `max_bytes` decides;
+    `decode_seconds` is the time to the next frame here, and `max_frames` holds where the source can seek.
+    """
     _check_errors(errors)
     file, name = locate(source, limits, stream=True)
     deadline = Deadline(limits.decode_seconds, name)
@@ -578,25 +637,37 @@ def iter_frames(
         raise VideoReadError(f"{name} is cut off ({found.missing}); " + TRUNCATE_HINT)
     container, stream = open_container(file, name, limits, threads)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
-    origin, end = None, 0.0
+    most = limits.max_frames if found.size else None  # a source that cannot seek may be endless
+    index, origin, end, size = -1, None, 0.0, None
     scaler = av.video.reformatter.VideoReformatter()
     with container:
         try:
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(_to_the_end(container.decode(stream))):
+                deadline.check()
                 check_pixels(name, frame.width, frame.height, limits)
-                if origin is None:
-                    origin = frame.time
-                    turns = quarter_turns(frame)
-                    width, height = scaled_size(*upright_size(frame), short_side)
-                begin = end if frame.time is None or origin is None else frame.time - origin
+                if size is None:
+                    size = scaled_size(*upright_size(frame), short_side)
+                    check_bytes(name, at_once, *size, limits)
+                if index == most:
+                    raise VideoReadError(f"{name} has more than max_frames={most} frames; raise the limit")
+                if frame.time is not None and origin is None:  # raw streams have no times
+                    origin = frame.time - end
+                begin = end if frame.time is None else frame.time - origin
                 length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
                 end = begin + (length or 1 / rate)
-                picture = upright_rgb(frame, width, height, turns, scaler) if needed(index) else None
+                picture = None
+                if needed(index):
+                    if frame.is_corrupt and errors == "strict":
+                        raise VideoReadError(
+                            f"{name}: frame {index} is damaged, by the decoder's own mark; " + CORRUPT_HINT
+                        )
+                    picture = _converted(name, frame, *size, scaler)
                 yield index, begin, end, picture
-        except (av.FFmpegError, OSError) as error:
+                deadline.restart()  # the reader's time is meant, not that of whoever uses the frames
+        except DECODER_ERRORS as error:
             if errors == "strict":
                 raise VideoReadError(
                     f"{name} cannot be decoded after {end:.2f} seconds ({reason(error)}); " + TRUNCATE_HINT
                 ) from None
-    if origin is None:
+    if index < 0:
         raise VideoReadError(f"{name} holds no frames")

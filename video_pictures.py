@@ -8,14 +8,31 @@ except ImportError:  # decoded frames can be processed without it
     av = None
 
 
-def quarter_turns(frame: "av.VideoFrame") -> int:
-    """Quarter turns counter-clockwise that make a picture upright; other angles are left alone."""
-    return frame.rotation // 90 % 4 if frame.rotation % 90 == 0 else 0
+# (quarter turns counter-clockwise, then whether left and right change places) by the signs of a display matrix: where it
+# keeps rows (a, d), and where it makes columns of them (b, c).
+_KEEPING = {(1, 1): (0, False), (-1, -1): (2, False), (-1, 1): (0, True), (1, -1): (2, True)}
+_TURNING = {(-1, 1): (1, False), (1, -1): (3, False), (1, 1): (3, True), (-1, -1): (1, True)}
+NEARLY_ZERO = 0.01  # the sine of half a degree: matrices are rounded
+
+
+def orientation(frame: "av.VideoFrame") -> tuple[int, bool]:
+    """What makes a picture upright: quarter turns counter-clockwise, then maybe a mirror; other angles are left alone."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float).tolist()  # (x, y) goes to (ax + cy, bx + dy)
+    straight, across = min(abs(a), abs(d)), min(abs(b), abs(c))
+    if max(abs(b), abs(c)) <= NEARLY_ZERO * straight:
+        return _KEEPING[(1 if a > 0 else -1, 1 if d > 0 else -1)] if straight else (0, False)
+    if max(abs(a), abs(d)) <= NEARLY_ZERO * across:
+        return _TURNING[(1 if b > 0 else -1, 1 if c > 0 else -1)]
+    return 0, False
 
 
 def upright_size(frame: "av.VideoFrame") -> tuple[int, int]:
     """Width and height."""
-    return (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
+    turns, _ = orientation(frame)
+    return (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
 
 
 def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -30,9 +47,10 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 
 
 def upright_rgb(
-    frame: "av.VideoFrame", width: int, height: int, turns: int, scaler: "av.video.reformatter.VideoReformatter"
+    frame: "av.VideoFrame", width: int, height: int, scaler: "av.video.reformatter.VideoReformatter"
 ) -> np.ndarray:
-    """RGB (height, width, 3) of a picture stored `turns` quarter turns away; scaled if its size is another."""
+    """RGB (height, width, 3) of a picture; scaled if its upright size is another."""
+    turns, mirrored = orientation(frame)
     if turns % 2:
         width, height = height, width
     # one thread: starting a team for one small frame costs more than the frame
@@ -40,4 +58,5 @@ def upright_rgb(
     plane = rgb.planes[0]
     lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height]  # lines are longer than the picture
     picture = lines[:, : 3 * width].reshape(height, width, 3)
-    return np.rot90(picture, turns) if turns else picture
+    picture = np.rot90(picture, turns) if turns else picture
+    return picture[:, ::-1] if mirrored else picture

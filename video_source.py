@@ -32,7 +32,9 @@ DEMUXERS = (
     "avi,flv,live_flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,apng,nut,mxf,ivf,obu,h264,hevc,m4v,mjpeg,yuv4mpegpipe,dv,rm,vc1",
     "wav,mp3,aac,flac",  # to say "no picture in it" of an audio file
 )
+DECODER_ERRORS = (OSError,) if av is None else (av.FFmpegError, OSError)
 TRUNCATE_HINT = 'fetch it again, or pass errors="truncate" to use the frames before the damage'
+CORRUPT_HINT = 'fetch it again, or pass errors="truncate" to use it as it is'
 
 
 class VideoReadError(ValueError):
@@ -45,10 +47,10 @@ class Limits:
 
     max_pixels: int = 8192 * 8192  # of one frame
     max_frames: int = 5_000_000  # in the file
-    max_bytes: int = 4 << 30  # of decoded frames asked for at once
+    max_bytes: int = 4 << 30  # of decoded frames asked for at once, or held by one window
     max_download_bytes: int = 1 << 30
     download_seconds: float = 60.0
-    decode_seconds: float | None = None  # for one probe or read
+    decode_seconds: float | None = None  # for one probe or read; for the next frame of a window
 
 
 def locate(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str | BinaryIO, str]:
@@ -156,7 +158,8 @@ def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int
         if not streams:
             kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
             raise VideoReadError(f"{name} holds no video, only {' and '.join(kinds)}")
-        stream = streams[0]
+        best = container.streams.best("video")  # FFmpeg's choice: the default one, else the one of the highest rate
+        stream = best if best in streams else streams[0]
         codec = stream.codec_context
         if codec is None or codec.codec is None:
             raise VideoReadError(f"{name}: there is no decoder for its video")
@@ -191,6 +194,15 @@ def check_outline(name: str, found: Outline, limits: Limits) -> None:
         raise VideoReadError(
             f"{name} declares {max(found.frames, found.entries)} frames, more than max_frames={limits.max_frames}; "
             "raise the limit to read it"
+        )
+
+
+def check_bytes(name: str, num_frames: int, width: int, height: int, limits: Limits) -> None:
+    size = num_frames * width * height * 3
+    if size > limits.max_bytes:
+        raise VideoReadError(
+            f"{name}: {num_frames} frames of {width}x{height} take {size} bytes, above max_bytes={limits.max_bytes}; "
+            "ask for fewer, pass short_side, or raise the limit"
         )
 
 
