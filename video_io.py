@@ -13,7 +13,6 @@ from the start.
 
 # n frames in the file | T frames asked for | H W pixels of the upright frame
 
-import contextlib
 import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,8 @@ import numpy as np
 import torch
 
 from .video_container import outline
-from .video_pictures import orientation, scaled_size, upright_rgb, upright_size
+from .video_packets import FILLER_BYTES, UNTIMED_DEMUXERS, list_packets, may_be_fields, pictures, to_the_end
+from .video_pictures import Damage, orientation, scaled_size, upright_rgb, upright_size
 from .video_source import (
     CORRUPT_HINT,
     DECODER_ERRORS,
@@ -54,15 +54,10 @@ KEY_FRAME_CODECS = frozenset((
 ))  # fmt: skip
 # Decoders for which a packet can be passed over when no other picture refers to it, with the same pictures elsewhere.
 SKIPPING_CODECS = frozenset(("h264", "mpeg2video", "mpeg4"))
-# Containers that store no presentation times. FFmpeg then makes some up, wrongly where pictures are reordered.
-UNTIMED_DEMUXERS = frozenset(("avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu", "vc1"))
 # Up to this many packets ahead, reading on through the file costs less than a seek.
 NEAR_PACKETS = 64
 # Pictures are never shown more than this many packets away from their own (H.264 and HEVC hold at most 16 back).
 REORDER_PACKETS = 16
-# A packet of no more bytes may stand for no picture: Xvid and DivX write such fillers into AVI, of 1 byte where their
-# encoder was not ready yet, of 6 to 19 where the packet before holds two pictures ("packed bitstream").
-FILLER_BYTES = 19
 _NOWHERE = -(1 << 62)  # a position in the file from which nothing is near
 
 
@@ -253,6 +248,7 @@ class VideoReader:
     def _scan(self) -> None:
         """Number the packets in decode order: `_order[i]` is the one of frame i."""
         self._demux, self._position = iter(()), _NOWHERE
+        self._fields = False
         self._untimed = self._container.format.name in UNTIMED_DEMUXERS
         if not self._read_table():
             self._read_packets()
@@ -288,7 +284,8 @@ class VideoReader:
         self._number_of = {stamp: number for number, stamp in enumerate(self._stamps)}
         self._last_duration = dts[-1] - dts[-2] if n > 1 else 0
         self._set_order([None] * n, keys)
-        return True
+        shortest = min((later - earlier for earlier, later in itertools.pairwise(dts)), default=0)
+        return not (may_be_fields(stream, shortest) and self._is_interlaced())
 
     def _find(self, indices: Sequence[int]) -> None:
         """Make sure of `_order` at these indices, where they exist."""
@@ -331,39 +328,18 @@ class VideoReader:
 
     def _read_packets(self) -> None:
         """Go through all packets, up to damage if there is any."""
-        stream, codec = self._stream, self._stream.codec_context
-        self._by_dts, self._last_duration = False, 0
-        self._pts, self._dts, sizes = [], [], []
-        keys: list[int] = []
-        shown: list[int] = []
-        entries, damage, is_vp8 = 0, self._outline.missing, codec.name == "vp8"
-        try:
-            if self._position != _NOWHERE:
-                self._reopen()
-                stream, codec = self._stream, self._stream.codec_context
-            self._position, entries = _NOWHERE, len(stream.index_entries)
-            for packet in _pictures(self._container.demux(stream)):
-                number = len(sizes)
-                if number % 256 == 0:
-                    self._deadline.check()
-                if number >= self.limits.max_frames:
-                    raise VideoReadError(f"{self.name} has more than max_frames={number} frames; raise the limit")
-                if packet.is_corrupt:
-                    damage = damage or f"packet {number} is incomplete"
-                    break
-                self._pts.append(packet.pts)
-                self._dts.append(packet.dts)
-                sizes.append(packet.size)
-                if packet.is_keyframe:
-                    keys.append(number)
-                if not packet.is_discard and not (is_vp8 and _vp8_is_hidden(packet)):
-                    shown.append(number)
-                    self._last_duration = packet.duration or self._last_duration
-        except DECODER_ERRORS as error:
-            damage = damage or reason(error)
+        if self._position != _NOWHERE:
+            self._reopen()
+        self._by_dts, self._position = False, _NOWHERE
+        stream, codec, entries = self._stream, self._stream.codec_context, len(self._stream.index_entries)
+        found, damage = list_packets(self.name, self._container, stream, self.limits, self._deadline)
+        damage = self._outline.missing or damage
+        self._pts, self._dts, self._last_duration = found.pts, found.dts, found.last_duration
+        sizes, keys, shown = found.sizes, found.keys, found.shown
         if not sizes:
             raise VideoReadError(f"{self.name} holds no frames" + (f": {damage}" if damage else ""))
-        promised = stream.frames if "mp4" in self._container.format.name else 0
+        container = self._container.format.name
+        promised = stream.frames if "mp4" in container else 0
         if self._outline.edited and entries < promised:
             promised = entries  # the edit list leaves the others out
         if damage is None and len(sizes) < promised:
@@ -377,7 +353,7 @@ class VideoReader:
         times = [self._pts[number] for number in shown]
         ordered = None not in times and len(set(times)) == len(times)
         ordered &= not (self._untimed and codec.has_b_frames)
-        fillers = (codec.name == "mpeg4" or self._container.format.name == "avi") and min(sizes) <= FILLER_BYTES
+        fillers = (codec.name == "mpeg4" or container == "avi") and min(sizes) <= FILLER_BYTES
         if fillers:  # some are marked as key frames
             keys = [number for number in keys if sizes[number] > FILLER_BYTES]
         # An edit list hides the pictures before its start; they are decoded all the same, as others refer to them.
@@ -390,8 +366,19 @@ class VideoReader:
         if ordered:
             shown.sort(key=self._pts.__getitem__)
         self._set_order(shown, keys)
-        if self.truncated or not whole or fillers:
+        for joint in found.joints:
+            self._note(f"another recording was appended at packet {joint}")
+        fields = may_be_fields(stream, found.shortest) and self._is_interlaced()
+        counted = ordered or container == "avi"  # B-frames in AVI have no times, but they are all there
+        if self.truncated or not whole or fillers or fields or not counted:
             self._set_order(self._order_by_decoding(), keys)
+
+    def _is_interlaced(self) -> bool:
+        """Whether the first picture says so; if it does, two packets may hold one."""
+        self._look()
+        self._fields = self._picture is not None and self._picture.interlaced_frame
+        self._last_duration *= 2 if self._fields else 1
+        return self._fields
 
     def _set_order(self, order: list[int | None], keys: list[int]) -> None:
         """Where not even a decode tells the order, only its length means something (`_seekable` is False)."""
@@ -466,16 +453,18 @@ class VideoReader:
                 for number, frame in self._run(first, last, wanted):
                     index = self._index_of.get(number)
                     # A picture with flaws may lack one before the key frame: come from further back for it.
-                    if index in missing and (first == 0 or not frame.is_corrupt):
+                    if index in missing and (first == 0 or not self._damage.reaches):
                         missing.remove(index)
-                        yield index, self._judged(index, frame)
+                        self._judge(index)
+                        yield index, frame
             if not missing:
                 return
         if not self._seekable:
             for index, (_, frame) in enumerate(self._run(0, len(self._pts) - 1, wanted=None)):
                 if index in missing:
                     missing.remove(index)
-                    yield index, self._judged(index, frame)
+                    self._judge(index)
+                    yield index, frame
                 if not missing:
                     return
         raise VideoReadError(
@@ -483,14 +472,13 @@ class VideoReader:
             "the file is damaged; " + TRUNCATE_HINT
         )
 
-    def _judged(self, index: int, frame: "av.VideoFrame") -> "av.VideoFrame":
-        """The frame; an error or a note where the decoder knows of damage in it."""
-        if frame.is_corrupt:
-            text = f"frame {index} of {self.num_frames} is damaged, by the decoder's own mark"
+    def _judge(self, index: int) -> None:
+        """An error or a note where the decoder knows of damage that reaches the frame that has just come out."""
+        if self._damage.reaches:
+            text = f"frame {index} of {self.num_frames} is damaged or follows one that is, by the decoder's own mark"
             if self.errors == "strict":
                 raise VideoReadError(f"{self.name}: {text}; " + CORRUPT_HINT)
             self._note(text)
-        return frame
 
     def _plan(self, indices: list[int], earlier_keys: int) -> list[tuple[int, int, set[int]]]:
         """Runs (first packet, last packet, wanted packets) that together hold the frames at `indices`.
@@ -498,7 +486,7 @@ class VideoReader:
         A run begins at the last key frame that is shown no later than its first frame, and goes on while decoding on
         is less work than a fresh start: until a key frame lies between one wanted frame and the next.
         """
-        starts = []
+        starts, behind = [], 1 if self._fields else 0  # the second field of the last frame
         for index in indices:
             number = self._order[index]
             at = bisect_right(self._keys, number) - 1
@@ -509,9 +497,9 @@ class VideoReader:
         for number, key in sorted(starts):
             if runs and key <= runs[-1][1]:
                 first, _, wanted = runs.pop()
-                runs.append((first, number, wanted | {number}))
+                runs.append((first, number + behind, wanted | {number}))
             else:
-                runs.append((key, number, {number}))
+                runs.append((key, number + behind, {number}))
         return runs
 
     def _run(self, first: int, last: int, wanted: set[int] | None) -> Iterator[tuple[int, "av.VideoFrame"]]:
@@ -521,7 +509,8 @@ class VideoReader:
             self._go_to(first)
             codec = self._stream.codec_context
             codec.flush_buffers()
-            skipping, skip = wanted is not None and codec.name in SKIPPING_CODECS, None
+            self._damage = Damage()
+            skipping, skip = wanted is not None and codec.name in SKIPPING_CODECS and not self._fields, None
             for packet in self._demux:
                 self._position += 1
                 self._deadline.check()
@@ -531,11 +520,13 @@ class VideoReader:
                 packet.pts = number
                 for frame in codec.decode(packet):
                     check_pixels(self.name, frame.width, frame.height, self.limits)
+                    self._damage.see(frame)
                     yield (-1 if frame.pts is None else frame.pts), frame
                 if number == last:
                     break
                 number += 1
             for frame in codec.decode(None):
+                self._damage.see(frame)
                 yield (-1 if frame.pts is None else frame.pts), frame
         except DECODER_ERRORS as error:
             raise VideoReadError(
@@ -557,7 +548,7 @@ class VideoReader:
         if not isinstance(self._file, str):
             self._file.seek(0)
         self._container, self._stream = open_container(self._file, self.name, self.limits, self._threads)
-        self._demux, self._position = _pictures(self._container.demux(self._stream)), 0
+        self._demux, self._position = pictures(self._container.demux(self._stream)), 0
 
     def _seek(self, first: int) -> bool:
         """Make packet `first` or one before it the next from `_demux`; False if the container cannot."""
@@ -568,7 +559,7 @@ class VideoReader:
                 continue
             try:
                 self._container.seek(target, stream=self._stream)
-                self._demux = _pictures(self._container.demux(self._stream))
+                self._demux = pictures(self._container.demux(self._stream))
                 packet = next(self._demux, None)
             except DECODER_ERRORS:
                 continue
@@ -582,17 +573,6 @@ class VideoReader:
 # Small things
 
 
-def _pictures(packets: Iterator["av.Packet"]) -> Iterator["av.Packet"]:
-    """Without the empty packets, which hold no picture; one ends every file."""
-    return (packet for packet in _to_the_end(packets) if packet.size)
-
-
-def _to_the_end(items: Iterator[Any]) -> Iterator[Any]:
-    """PyAV fails behind the last packet where a stream has appeared that was not there when the file was opened."""
-    with contextlib.suppress(IndexError):
-        yield from items
-
-
 def _converted(
     name: str, frame: "av.VideoFrame", width: int, height: int, scaler: "av.video.reformatter.VideoReformatter"
 ) -> np.ndarray:
@@ -602,11 +582,6 @@ def _converted(
         raise VideoReadError(
             f"{name}: a picture of format {frame.format.name} cannot be made RGB: {reason(error)}"
         ) from None
-
-
-def _vp8_is_hidden(packet: "av.Packet") -> bool:
-    """VP8 keeps pictures that are only referred to in packets of their own, with this bit unset."""
-    return not memoryview(packet)[0] & 0x10
 
 
 def _check_errors(errors: str) -> None:
@@ -638,13 +613,14 @@ def iter_frames(
     container, stream = open_container(file, name, limits, threads)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     most = limits.max_frames if found.size else None  # a source that cannot seek may be endless
-    index, origin, end, size = -1, None, 0.0, None
+    index, origin, end, size, damage = -1, None, 0.0, None, Damage()
     scaler = av.video.reformatter.VideoReformatter()
     with container:
         try:
-            for index, frame in enumerate(_to_the_end(container.decode(stream))):
+            for index, frame in enumerate(to_the_end(container.decode(stream))):
                 deadline.check()
                 check_pixels(name, frame.width, frame.height, limits)
+                damage.see(frame)
                 if size is None:
                     size = scaled_size(*upright_size(frame), short_side)
                     check_bytes(name, at_once, *size, limits)
@@ -657,9 +633,10 @@ def iter_frames(
                 end = begin + (length or 1 / rate)
                 picture = None
                 if needed(index):
-                    if frame.is_corrupt and errors == "strict":
+                    if damage.reaches and errors == "strict":
                         raise VideoReadError(
-                            f"{name}: frame {index} is damaged, by the decoder's own mark; " + CORRUPT_HINT
+                            f"{name}: frame {index} is damaged or follows one that is, by the decoder's own mark; "
+                            + CORRUPT_HINT
                         )
                     picture = _converted(name, frame, *size, scaler)
                 yield index, begin, end, picture

@@ -8,6 +8,17 @@ except ImportError:  # decoded frames can be processed without it
     av = None
 
 
+class Damage:
+    """Whether damage that the decoder has marked reaches a picture: pictures refer to those before, up to a key frame."""
+
+    reaches = False
+
+    def see(self, frame: "av.VideoFrame") -> None:
+        """The next picture that comes out of the decoder."""
+        starts_afresh = frame.key_frame or frame.pict_type == av.video.frame.PictureType.I
+        self.reaches = frame.is_corrupt or (self.reaches and not starts_afresh)
+
+
 # (quarter turns counter-clockwise, then whether left and right change places) by the signs of a display matrix: where it
 # keeps rows (a, d), and where it makes columns of them (b, c).
 _KEEPING = {(1, 1): (0, False), (-1, -1): (2, False), (-1, 1): (0, True), (1, -1): (2, True)}

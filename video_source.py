@@ -91,7 +91,12 @@ def locate(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str
             return io.BytesIO(download(source, limits)), source
         if scheme != "file":
             raise VideoReadError(f"{source}: only http and https URLs and local files are read, not {scheme}://")
-        source = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
+        parts = urllib.parse.urlsplit(source)
+        if parts.netloc not in ("", "localhost"):
+            raise VideoReadError(
+                f"{source}: {parts.netloc} is another machine; only local files and http(s) URLs are read"
+            )
+        source = urllib.request.url2pathname(parts.path)
     path = os.path.abspath(os.fspath(source))
     try:
         status = os.stat(path)

@@ -249,3 +249,85 @@ def write_trimmed(source: str | Path, path: str | Path, seconds: float) -> Path:
                 packet.stream = stream
                 container.mux(packet)
     return Path(path)
+
+
+class _Bits:
+    """The bits of an H.264 unit: fixed lengths, and the codes of ITU-T H.264, 9.1."""
+
+    def __init__(self):
+        self.text = ""
+
+    def fixed(self, *values_and_widths: tuple[int, int]) -> "_Bits":
+        self.text += "".join(format(value, f"0{width}b") for value, width in values_and_widths)
+        return self
+
+    def codes(self, *values: int) -> "_Bits":
+        for value in values:
+            digits = format(value + 1, "b")
+            self.text += "0" * (len(digits) - 1) + digits
+        return self
+
+    def raw(self, data: bytes) -> "_Bits":
+        """Bytes at the next byte border."""
+        self.text += "0" * (-len(self.text) % 8) + "".join(format(value, "08b") for value in data)
+        return self
+
+    def unit(self, header: int) -> bytes:
+        text = self.text + "1" + "0" * (-(len(self.text) + 1) % 8)
+        data, out = int(text, 2).to_bytes(len(text) // 8, "big"), bytearray()
+        for value in data:
+            if value <= 3 and out[-2:] == b"\0\0":
+                out.append(3)
+            out.append(value)
+        return b"\0\0\0\1" + bytes([header]) + bytes(out)
+
+
+def write_field_coded(path: str | Path, num_frames: int = 12, *, gop: int = 4, fps: int = 25) -> Path:
+    """H.264 whose frames are coded as two fields, each in a packet of its own, as camcorders do and x264 does not.
+
+    Every macroblock is stored as plain samples (I_PCM), so that this needs no encoder.
+    """
+    width, height = 96, 64
+    sequence = _Bits().fixed((77, 8), (0, 8), (30, 8)).codes(0, 0, 2, 1).fixed((0, 1))
+    sequence.codes(width // 16 - 1, height // 32 - 1).fixed((0, 1), (0, 1), (1, 1), (0, 1))  # not frames alone
+    sequence.fixed((1, 1), (0, 4), (1, 1), (1, 32), (2 * fps, 32), (1, 1), (0, 3), (1, 1), (1, 1))  # times
+    sequence.codes(0, 0, 16, 16, 0, 1)  # nothing is shown later than it is coded
+    parameters = _Bits().codes(0, 0).fixed((0, 2)).codes(0, 0, 0).fixed((0, 3)).codes(0, 0, 0).fixed((1, 1), (0, 2))
+    stream = b""
+    for number in range(num_frames):
+        picture = av.VideoFrame.from_ndarray(numbered_frame(number, width, height), "rgb24").reformat(format="yuv420p")
+        planes = [picture.to_ndarray()[:height]]
+        planes += list(picture.to_ndarray()[height:].reshape(2, height // 2, width // 2))
+        for bottom in (0, 1):
+            starts = number % gop == 0 and not bottom
+            field = _Bits().codes(0, 7, 0).fixed((number % gop, 4), (1, 1), (bottom, 1))
+            if starts:
+                field.codes(number // gop % 2).fixed((0, 2))
+                stream += sequence.unit(0x67) + parameters.unit(0x68)
+            else:
+                field.fixed((0, 1))
+            field.codes(0, 1)
+            y, u, v = (plane[bottom::2] for plane in planes)
+            for row in range(height // 32):
+                for column in range(width // 16):
+                    block = y[16 * row : 16 * row + 16, 16 * column : 16 * column + 16].tobytes()
+                    for chroma in (u, v):
+                        block += chroma[8 * row : 8 * row + 8, 8 * column : 8 * column + 8].tobytes()
+                    field.codes(25).raw(block)
+            stream += field.unit(0x65 if starts else 0x61)
+    raw = Path(path).with_suffix(".h264")
+    raw.write_bytes(stream)
+    if raw == Path(path):
+        return raw
+    # Muxers want times, which a raw stream has not: one field after the other.
+    time = 0
+    with av.open(str(raw)) as opened, av.open(str(path), "w") as container:
+        kept = container.add_stream_from_template(opened.streams.video[0])
+        for packet in opened.demux(video=0):
+            if packet.size:
+                packet.time_base, packet.pts, packet.dts, packet.duration = Fraction(1, 2 * fps), time, time, 1
+                packet.stream = kept
+                time += 1
+                container.mux(packet)
+    raw.unlink()
+    return Path(path)
