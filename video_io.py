@@ -447,26 +447,25 @@ class VideoReader:
         """(index, picture) for each of the sorted `indices`, in any order."""
         missing = set(indices)
         # A key frame after which the picture only heals (intra refresh) shows nothing at first: then come from before
-        # it, and at last from the start.
-        for earlier_keys in (0, 1, 2, len(self._keys)) if self._seekable else ():
+        # it, and at last from the start and without passing over anything.
+        for earlier_keys in (0, 1, 2) if self._seekable else ():
             for first, last, wanted in self._plan(sorted(missing), earlier_keys):
                 for number, frame in self._run(first, last, wanted):
                     index = self._index_of.get(number)
-                    # A picture with flaws may lack one before the key frame: come from further back for it.
-                    if index in missing and (first == 0 or not self._damage.reaches):
+                    # A picture with flaws may lack one before the key frame.
+                    if index in missing and not self._damage.reaches:
                         missing.remove(index)
-                        self._judge(index)
                         yield index, frame
             if not missing:
                 return
-        if not self._seekable:
-            for index, (_, frame) in enumerate(self._run(0, len(self._pts) - 1, wanted=None)):
-                if index in missing:
-                    missing.remove(index)
-                    self._judge(index)
-                    yield index, frame
-                if not missing:
-                    return
+        for place, (number, frame) in enumerate(self._run(0, len(self._pts) - 1, wanted=None)):
+            index = self._index_of.get(number) if self._seekable else place
+            if index in missing:
+                missing.remove(index)
+                self._judge(index)
+                yield index, frame
+            if not missing:
+                return
         raise VideoReadError(
             f"{self.name}: frame {min(missing)} of {self.num_frames} does not come out of the decoder; "
             "the file is damaged; " + TRUNCATE_HINT
