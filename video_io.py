@@ -14,7 +14,8 @@ from the start.
 # n frames in the file | T frames asked for | H W pixels of the upright frame
 
 import itertools
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -265,23 +266,23 @@ class VideoReader:
             return False
         if not 0 < n <= self.limits.max_frames or len(stream.index_entries) != n:  # fragmented files have several
             return False
-        entries = list(stream.index_entries)
-        dts = [entry.timestamp for entry in entries]
-        keys = [number for number, entry in enumerate(entries) if entry.is_keyframe]
-        if keys[:1] != [0] or any(entry.is_discard for entry in entries):
-            return False
-        if any(later <= earlier for earlier, later in itertools.pairwise(dts)):
-            return False
-        if codec.name == "mpeg4" and min(entry.size for entry in entries) <= FILLER_BYTES:
-            return False
-        if max(entry.pos + entry.size for entry in entries) > self._container.size:
+        end = self._container.size
+        dts, sizes, keys = array("q"), array("q"), array("q")  # a small file can declare millions
+        for number, entry in enumerate(stream.index_entries):
+            if number % 4096 == 0:
+                self._deadline.check()
+            if entry.is_discard or entry.pos + entry.size > end or (dts and entry.timestamp <= dts[-1]):
+                return False
+            dts.append(entry.timestamp)
+            sizes.append(entry.size)
+            if entry.is_keyframe:
+                keys.append(number)
+        if keys[:1] != array("q", [0]) or (codec.name == "mpeg4" and min(sizes) <= FILLER_BYTES):
             return False
         if n > 1 and len(keys) == n and codec.has_b_frames:  # all are marked as key frames, and they cannot all be
             return False
         self.truncated, self._seekable, self._by_dts = False, True, True
-        self._dts, self._pts = dts, [None] * n
-        self._stamps = [(entry.timestamp, entry.size) for entry in entries]
-        self._number_of = {stamp: number for number, stamp in enumerate(self._stamps)}
+        self._dts, self._pts, self._sizes = dts, [None] * n, sizes
         self._last_duration = dts[-1] - dts[-2] if n > 1 else 0
         self._set_order([None] * n, keys)
         shortest = min((later - earlier for earlier, later in itertools.pairwise(dts)), default=0)
@@ -310,7 +311,7 @@ class VideoReader:
         try:
             self._go_to(begin)
             for packet in itertools.islice(self._demux, stop - begin):
-                if self._stamp(packet) != self._stamps[self._position] or packet.pts is None:
+                if self._number(packet) != self._position or packet.pts is None:
                     return False
                 self._position += 1
                 times.append(packet.pts)
@@ -359,8 +360,7 @@ class VideoReader:
         # An edit list hides the pictures before its start; they are decoded all the same, as others refer to them.
         whole = keys[:1] == [0] and (shown[:1] == [0] or (self._outline.edited and shown))
         whole = whole and not (ordered and min(times) < (times[0] if shown[0] == 0 else self._pts[0]))
-        self._stamps = list(zip(self._pts, sizes))
-        self._number_of = {stamp: number for number, stamp in enumerate(self._stamps)}
+        self._number_of = {stamp: number for number, stamp in enumerate(zip(self._pts, sizes))}
         unique = len(self._number_of) == len(sizes)
         self._seekable = codec.name in KEY_FRAME_CODECS and ordered and unique
         if ordered:
@@ -386,9 +386,13 @@ class VideoReader:
         self._keys = sorted({0, *keys})  # the first packet is a place to start from, marked as a key frame or not
         self._index_of = {number: index for index, number in enumerate(order) if number is not None}
 
-    def _stamp(self, packet: "av.Packet") -> tuple:
-        """What tells a packet again after a seek."""
-        return (packet.dts if self._by_dts else packet.pts, packet.size)
+    def _number(self, packet: "av.Packet") -> int | None:
+        """Which packet this is, told again after a seek by its time and size."""
+        if not self._by_dts:
+            return self._number_of.get((packet.pts, packet.size))
+        number = bisect_left(self._dts, packet.dts) if packet.dts is not None else len(self._dts)
+        same = number < len(self._dts) and (self._dts[number], self._sizes[number]) == (packet.dts, packet.size)
+        return number if same else None
 
     def _order_by_decoding(self) -> list[int]:
         """The packets in the order in which a decode from the start shows their pictures, up to the first damage."""
@@ -562,8 +566,8 @@ class VideoReader:
                 packet = next(self._demux, None)
             except DECODER_ERRORS:
                 continue
-            landed = self._number_of.get(self._stamp(packet), first + 1) if packet else first + 1
-            if landed <= first:
+            landed = self._number(packet) if packet else None
+            if landed is not None and landed <= first:
                 self._demux, self._position = itertools.chain([packet], self._demux), landed
                 return True
         return False

@@ -152,9 +152,14 @@ def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int
     options = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
     try:
         if isinstance(file, str):
-            container = av.open(f"file:{file}", options=options, metadata_errors="replace")
+            # Where a table is long, only this ends the opening in time.
+            container = av.open(
+                f"file:{file}", options=options, metadata_errors="replace", timeout=limits.decode_seconds or None
+            )
         else:
             container = av.open(file, options=options, metadata_errors="replace", buffer_size=1 << 18)
+    except av.error.ExitError:
+        raise VideoReadError(f"{name} is not open after decode_seconds={limits.decode_seconds:g}") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(f"{name} is not a video that can be read: {reason(error)}") from None
     try:

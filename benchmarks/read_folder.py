@@ -31,7 +31,7 @@ from videomae.video_io import VideoReader, VideoReadError, iter_windows
 
 # What a whole file can be; the first two are as they should be, the others are listed.
 EQUAL, NO_VIDEO, REFUSED, DIFFERENT, ACCEPTED, SKIPPED = (
-    "read as decoded", "no video for either", "refused though it decodes", "different", "read though it does not decode",
+    "read as decoded", "no whole video for either", "refused though it decodes", "different", "read though it does not decode",
     "too large to compare",
 )  # fmt: skip
 CHUNK = 32  # frames that are held at once
