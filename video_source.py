@@ -1,21 +1,20 @@
 """Where a video comes from: paths, URLs, bytes and file objects, checked before FFmpeg sees them.
 
-FFmpeg gets a local file or a buffer, never an address: URLs are fetched here, up to a size and a time. What their outermost bytes
+FFmpeg gets a local file or a buffer, never an address: URLs are fetched by video_download.py. What their outermost bytes
 say is video_container.py's part, finding and decoding frames video_io.py's.
 """
 
-import http.client
 import io
 import os
 import stat
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from .video_container import Outline
+from .video_download import DownloadError, fetch
 
 try:
     import av
@@ -113,38 +112,10 @@ def locate(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str
 def download(url: str, limits: Limits | None = None) -> bytes:
     """The content of an http(s) URL, up to the size and time of `limits`."""
     limits = limits or Limits()
-    # An opener of our own: the default one would also follow ftp, file and data URLs.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    deadline = time.monotonic() + limits.download_seconds
-    content = bytearray()
     try:
-        with opener.open(url, timeout=limits.download_seconds) as response:
-            declared = int(response.headers.get("Content-Length") or 0)
-            while declared <= limits.max_download_bytes and (block := response.read1(1 << 16)):
-                content += block
-                if len(content) > limits.max_download_bytes:
-                    declared = len(content)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"not done after download_seconds={limits.download_seconds:g}")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise VideoReadError(f"{url} cannot be fetched: {reason(error)}") from None
-    if declared > limits.max_download_bytes:
-        raise VideoReadError(f"{url} is longer than max_download_bytes={limits.max_download_bytes}; raise the limit")
-    if len(content) < declared:
-        raise VideoReadError(f"{url} ended after {len(content)} of {declared} bytes")
-    if not content:
-        raise VideoReadError(f"{url} is empty")
-    return bytes(content)
+        return fetch(url, max_bytes=limits.max_download_bytes, seconds=limits.download_seconds)
+    except DownloadError as error:
+        raise VideoReadError(f"{url} cannot be fetched: {error}") from None
 
 
 def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int):

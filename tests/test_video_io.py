@@ -303,11 +303,19 @@ def test_a_url_is_fetched_and_read(server, clip, path):
 @pytest.mark.parametrize(
     "path, limits, message",
     [
-        ("/missing", Limits(), "missing cannot be fetched: Not Found"),
-        ("/clip.mp4", Limits(max_download_bytes=1000), "clip.mp4 is longer than max_download_bytes=1000"),
-        ("/unsized", Limits(max_download_bytes=1000), "unsized is longer than max_download_bytes=1000"),
+        ("/missing", Limits(), "missing cannot be fetched: the server answers 404 Not Found"),
+        (
+            "/clip.mp4",
+            Limits(max_download_bytes=1000),
+            "clip.mp4 cannot be fetched: it is longer than max_download_bytes=1000",
+        ),
+        (
+            "/unsized",
+            Limits(max_download_bytes=1000),
+            "unsized cannot be fetched: it is longer than max_download_bytes=1000",
+        ),
         ("/slow", Limits(download_seconds=0.5), "not done after download_seconds=0.5|timed out"),
-        ("/cut", Limits(), "cut ended after|cannot be fetched"),
+        ("/cut", Limits(), "cut cannot be fetched: it ended after|cannot be fetched"),
         ("/away", Limits(), "cannot be fetched"),
     ],
 )
