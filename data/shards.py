@@ -21,6 +21,8 @@ from videomae.files import new_file
 
 INDEX = "shards.json"
 FORMAT_VERSION = 1
+# What an index that was edited or damaged leads to.
+MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, json.JSONDecodeError)
 
 
 def write_shard(path: Path, videos: list[tuple[dict[str, Any], bytes]]) -> list[dict[str, Any]]:
@@ -46,6 +48,15 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
 def read_shards(path: Path, options: ReadOptions) -> Manifest:
     """The manifest of a folder that `prepare.py` has finished."""
     folder = path if path.is_dir() else path.parent
+    try:
+        return _read_shards(folder, options)
+    except MALFORMED as error:
+        raise ValueError(
+            f"the index of {folder} is damaged ({type(error).__name__}: {error}); run prepare again, into another folder"
+        ) from None
+
+
+def _read_shards(folder: Path, options: ReadOptions) -> Manifest:
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     if index.get("format") != FORMAT_VERSION:
         raise ValueError(f"{folder / INDEX} has format {index.get('format')!r}; this version reads {FORMAT_VERSION}")
@@ -60,7 +71,12 @@ def read_shards(path: Path, options: ReadOptions) -> Manifest:
             raise FileNotFoundError(
                 f"{tar if part.exists() else part} is missing from the prepared set; run prepare again"
             )
+        length = os.path.getsize(tar)
         for record in json.loads(part.read_text(encoding="utf-8"))["videos"]:
+            if record["offset"] < 0 or record["size"] < 0:
+                raise ValueError(f"{part} places {record['path']!r} at {record['offset']}; run prepare again")
+            if length < record["offset"] + record["size"]:
+                raise ValueError(f"{tar} is cut off: {length} bytes; copy it again")
             label = record["label"]
             if isinstance(label, list):
                 vectors.append(label)
@@ -71,8 +87,6 @@ def read_shards(path: Path, options: ReadOptions) -> Manifest:
             shard.append(number)
             offset.append(record["offset"])
             size.append(record["size"])
-        if os.path.getsize(tar) < offset[-1] + size[-1]:
-            raise ValueError(f"{tar} is cut off: {os.path.getsize(tar)} bytes; copy it again")
     manifest = builder.build()
     columns = {"shard": shard, "offset": offset, "size": size}
     tensors = {name: torch.tensor(values, dtype=torch.int64) for name, values in columns.items()}
