@@ -188,6 +188,8 @@ def open_manifest(
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"no such list or folder: {path}")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is a device or a pipe, which may have no end; give a list in a file, or a folder")
     if layout is None:
         layout = dataset_layouts.recognise(path, options)
     if layout not in dataset_layouts.LAYOUTS:
