@@ -208,6 +208,14 @@ class VideoReader:
             )
         codec = self._stream.codec_context
         check_bytes(self.name, len(indices), *scaled_size(codec.width, codec.height, short_side), self.limits)
+        try:
+            return self._gather(indices, short_side)
+        except _OutOfOrder:
+            self._note("its time stamps contradict the decoder, whose order is used")
+            self._set_order(self._order_by_decoding(), self._keys)
+            return self.read(indices, short_side=short_side)
+
+    def _gather(self, indices: list[int], short_side: int | None) -> torch.Tensor:
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             rows.setdefault(index, []).append(row)
@@ -249,7 +257,7 @@ class VideoReader:
     def _scan(self) -> None:
         """Number the packets in decode order: `_order[i]` is the one of frame i."""
         self._demux, self._position = iter(()), _NOWHERE
-        self._fields = False
+        self._fields, self._timed = False, True  # whether the order is that of time stamps
         self._untimed = self._container.format.name in UNTIMED_DEMUXERS
         if not self._read_table():
             self._read_packets()
@@ -396,7 +404,7 @@ class VideoReader:
 
     def _order_by_decoding(self) -> list[int]:
         """The packets in the order in which a decode from the start shows their pictures, up to the first damage."""
-        order: list[int] = []
+        self._timed, order = False, []
         try:
             order.extend(number for number, _ in self._run(0, len(self._pts) - 1, wanted=None))
         except VideoReadError:
@@ -454,8 +462,13 @@ class VideoReader:
         # it, and at last from the start and without passing over anything.
         for earlier_keys in (0, 1, 2) if self._seekable else ():
             for first, last, wanted in self._plan(sorted(missing), earlier_keys):
+                latest = -1
                 for number, frame in self._run(first, last, wanted):
                     index = self._index_of.get(number)
+                    if index is not None:  # pictures come out as they are shown
+                        if index < latest and self._timed:
+                            raise _OutOfOrder
+                        latest = index
                     # A picture with flaws may lack one before the key frame.
                     if index in missing and not self._damage.reaches:
                         missing.remove(index)
@@ -574,6 +587,10 @@ class VideoReader:
 
 
 # Small things
+
+
+class _OutOfOrder(Exception):
+    """Pictures come out of the decoder in another order than that of their time stamps."""
 
 
 def _converted(

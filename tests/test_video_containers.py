@@ -385,3 +385,23 @@ def test_a_file_on_another_host_is_no_local_file(tmp_path):
     assert probe(f"file://localhost{path}").num_frames == 4
     with pytest.raises(VideoReadError, match="other-host is another machine; only local files and http"):
         probe(f"file://other-host{path}")
+
+
+# Time stamps
+
+
+@pytest.mark.parametrize("kind", ["mkv", "mp4", "flv"])
+def test_a_wrong_time_stamp_is_found_out_by_the_pictures_around_it(kind, tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", 40, gop=10, options={"bf": "2"})
+    path = tmp_path / f"moved.{kind}"
+    with av.open(str(whole)) as opened, av.open(str(path), "w") as container:
+        kept = opened.streams.video[0]
+        stream = container.add_stream_from_template(kept)
+        for number, packet in enumerate(packet for packet in opened.demux(kept) if packet.size):
+            packet.pts += round(0.21 / packet.time_base) if number == 22 else 0  # six frames and a third
+            packet.stream = stream
+            container.mux(packet)
+    with VideoReader(path) as reader:
+        assert numbers_in(reader.read(range(40)).numpy()) == list(range(40))
+        assert numbers_in(reader.read([21, 25, 29]).numpy()) == [21, 25, 29]
+        assert reader.info.notes == ("its time stamps contradict the decoder, whose order is used",)
