@@ -556,7 +556,8 @@ class VideoReader:
         if not 0 <= first - self._position <= NEAR_PACKETS and not (self._seekable and self._seek(first)):
             self._reopen()
         while self._position < first:
-            next(self._demux)
+            if next(self._demux, None) is None:
+                raise VideoReadError(f"{self.name} has changed: packet {self._position} is no longer there")
             self._position += 1
 
     def _reopen(self) -> None:

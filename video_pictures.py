@@ -15,8 +15,11 @@ class Damage:
 
     def see(self, frame: "av.VideoFrame") -> None:
         """The next picture that comes out of the decoder."""
-        starts_afresh = frame.key_frame or frame.pict_type == av.video.frame.PictureType.I
-        self.reaches = frame.is_corrupt or (self.reaches and not starts_afresh)
+        self.reaches = frame.is_corrupt or (self.reaches and not _starts_afresh(frame))
+
+
+def _starts_afresh(frame: "av.VideoFrame") -> bool:
+    return frame.key_frame or frame.pict_type == av.video.frame.PictureType.I
 
 
 # (quarter turns counter-clockwise, then whether left and right change places) by the signs of a display matrix: where it

@@ -134,7 +134,11 @@ def main(argv: list[str] | None = None) -> int:
         raise SystemExit(f"no videos below {', '.join(map(str, arguments.data))}")
     jobs = (files, [arguments.views] * len(files), [arguments.most_frames] * len(files))
     with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        outcomes = list(pool.map(compare, *jobs, chunksize=4))
+        outcomes = []
+        for outcome in pool.map(compare, *jobs, chunksize=4):
+            outcomes.append(outcome)
+            if len(outcomes) % 100 == 0:
+                print(f"{len(outcomes)} of {len(files)}", file=sys.stderr)
     counts = Counter(outcome.kind for outcome in outcomes)
     print(f"\n{len(files)} files, {sum(outcome.frames for outcome in outcomes)} frames")
     for kind in (EQUAL, NO_VIDEO, REFUSED, DIFFERENT, ACCEPTED, SKIPPED):
