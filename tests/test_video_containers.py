@@ -166,7 +166,13 @@ def test_pictures_that_refer_to_what_was_cut_away_are_not_counted(kind, tmp_path
     assert_reads_as_decoded(path, count)
 
 
-# Transport streams
+# Transport and program streams
+
+
+def test_a_program_stream_is_read_as_decoded(tmp_path):
+    path = write_video(tmp_path / "film.mpg", 48, codec="mpeg2video", options={"bf": "2"})
+    assert_reads_as_decoded(path, 48)
+    assert numbers_in(read_frames(path, [24, 47, 0]).numpy()) == [24, 47, 0]
 
 
 @pytest.mark.parametrize("b_frames", ["0", "2"])

@@ -161,9 +161,8 @@ VIDEO_KINDS = {
     "mpeg4_avi": ("a.avi", dict(codec="mpeg4")),
     "mpeg4_avi_b_frames": ("a.avi", dict(codec="mpeg4", options={"bf": "2"})),
     "mjpeg_avi": ("a.avi", dict(codec="mjpeg", pix_fmt="yuvj420p")),
-    "mpeg2_program_stream": ("a.mpg", dict(codec="mpeg2video", fps=25, options={"bf": "2"})),
-    "mpeg2_transport_stream": ("a.ts", dict(codec="mpeg2video", fps=25, options={"bf": "2"})),
-    "mpeg2_mxf": ("a.mxf", dict(codec="mpeg2video", fps=25)),
+    "mpeg2_transport_stream": ("a.ts", dict(codec="mpeg2video", options={"bf": "2"})),
+    "mpeg2_mxf": ("a.mxf", dict(codec="mpeg2video")),
     "vp8": ("a.webm", dict(codec="libvpx", options={"deadline": "realtime", "cpu-used": "8"})),
     "vp8_hidden_frames": (
         "a.webm",

@@ -23,7 +23,7 @@ from video_files import VIDEO_KINDS, write_field_coded, write_trimmed, write_vid
 
 KINDS = (
     ["h264_b_frames", "h264_sound", "h264_mkv", "h264_transport_stream", "h264_fragmented", "h264_flv"]
-    + ["h264_elementary_stream", "hevc", "vp9", "vp8", "av1", "mpeg2_program_stream", "mpeg2_mxf", "mpeg4_mkv"]
+    + ["h264_elementary_stream", "hevc", "vp9", "vp8", "av1", "mpeg2_mxf", "mpeg4_mkv"]
     + ["mjpeg_avi", "wmv2_asf", "ffv1_grey", "prores", "gif"]
 )
 NUM_FRAMES = 24
@@ -51,6 +51,7 @@ def make_sources(folder: Path) -> None:
     for kind in KINDS:
         name, arguments = VIDEO_KINDS[kind]
         write_video(folder / f"{kind}{Path(name).suffix}", **{"gop": 8, **arguments, "num_frames": NUM_FRAMES})
+    write_video(folder / "mpeg2_program_stream.mpg", NUM_FRAMES, gop=8, codec="mpeg2video", options={"bf": "2"})
     write_xvid(folder / "xvid_packed.avi", NUM_FRAMES, packed=True)
     write_field_coded(folder / "fields.ts", 4)
     write_trimmed(folder / "h264_b_frames.mp4", folder / "trimmed.mp4", 0.4)
