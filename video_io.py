@@ -14,7 +14,8 @@ from the start.
 # n frames in the file | T frames asked for | H W pixels of the upright frame
 
 import itertools
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,18 +23,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from .video_container import outline
+from .video_packets import FILLER_BYTES, UNTIMED_DEMUXERS, list_packets, may_be_fields, pictures, to_the_end
+from .video_pictures import Damage, orientation, scaled_size, upright_rgb, upright_size
 from .video_source import (
+    CORRUPT_HINT,
+    DECODER_ERRORS,
     TRUNCATE_HINT,
     Deadline,
     Limits,
     Source,
     VideoReadError,
+    check_bytes,
+    check_outline,
     check_pixels,
     locate,
-    missing_part,
     open_container,
     reason,
 )
+from .video_windows import Window, walk_windows
 
 try:
     import av
@@ -47,8 +55,6 @@ KEY_FRAME_CODECS = frozenset((
 ))  # fmt: skip
 # Decoders for which a packet can be passed over when no other picture refers to it, with the same pictures elsewhere.
 SKIPPING_CODECS = frozenset(("h264", "mpeg2video", "mpeg4"))
-# Containers that store no presentation times. FFmpeg then makes some up, wrongly where pictures are reordered.
-UNTIMED_DEMUXERS = frozenset(("avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu", "vc1"))
 # Up to this many packets ahead, reading on through the file costs less than a seek.
 NEAR_PACKETS = 64
 # Pictures are never shown more than this many packets away from their own (H.264 and HEVC hold at most 16 back).
@@ -67,14 +73,16 @@ class VideoInfo:
     height: int
     codec: str
     pix_fmt: str
-    rotation: int  # degrees counter-clockwise that make the stored picture upright
+    rotation: int  # degrees counter-clockwise that make the stored picture upright, before `mirrored`
     key_frames: int
     start_seconds: float  # of the first frame on the file's own clock
     truncated: bool  # cut off or damaged; num_frames counts what can be decoded
+    mirrored: bool = False  # whether left and right then change places
+    notes: tuple[str, ...] = ()  # what is unusual about the file and how it was read all the same
 
 
 def probe(source: Source, *, errors: str = "strict", limits: Limits | None = None) -> VideoInfo:
-    """Know a video without decoding it. The count is exact: packets are counted, headers are not believed."""
+    """Know a video, mostly without decoding it. The count is exact: packets are counted, headers are not believed."""
     with VideoReader(source, errors=errors, limits=limits) as reader:
         return reader.info
 
@@ -96,17 +104,6 @@ def read_frames(
     """
     with VideoReader(source, errors=errors, limits=limits, threads=threads) as reader:
         return reader.read(indices, short_side=short_side)
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of a long video: frames `first_frame` … `last_frame` (both included) and their times."""
-
-    first_frame: int
-    last_frame: int
-    start_seconds: float
-    end_seconds: float
-    frames: list[Any]  # one entry per frame of the clip: RGB arrays (H, W, 3), or what `transform` made of them
 
 
 def iter_windows(
@@ -132,63 +129,16 @@ def iter_windows(
     for name, value in (("num_frames", num_frames), ("stride_frames", stride_frames), ("hop_frames", hop_frames)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    # How many frames are kept: of the window, and of those that begin inside of it. `transform` makes less of them.
+    at_once = min((num_frames - 1) * stride_frames + 1, num_frames * -(-num_frames * stride_frames // hop_frames))
+    at_once = 1 if transform else max(at_once, num_frames)
     return walk_windows(
-        lambda needed: iter_frames(source, needed, short_side, errors, limits or Limits(), threads),
+        lambda needed: iter_frames(source, needed, short_side, errors, limits or Limits(), threads, at_once),
         offsets=range(0, num_frames * stride_frames, stride_frames),
         start_of=lambda number: number * hop_frames,
         transform=transform,
         partial=partial,
     )
-
-
-def walk_windows(
-    read: Callable[[Callable[[int], bool]], Iterator[tuple[int, float, float, np.ndarray | None]]],
-    *,
-    offsets: Sequence[int],
-    start_of: Callable[[int], int],
-    transform: Callable[[np.ndarray], Any] | None = None,
-    partial: str = "repeat_last",
-) -> Iterator[Window]:
-    """The windows of `iter_windows` at any places: number k has the frames start_of(k) + offset, both rising.
-
-    `read(needed)` gives every frame from the first, as `iter_frames` does; it asks `needed` whether to convert one.
-    """
-    if partial not in ("repeat_last", "drop"):
-        raise ValueError(f"partial must be repeat_last or drop, not {partial!r}")
-    inside, span = frozenset(offsets), offsets[-1] + 1
-    kept: dict[int, Any] = {}
-    times: dict[int, tuple[float, float]] = {}
-    number, start, covered, seen = 0, start_of(0), 0, 0
-
-    def needed(index: int) -> bool:
-        later, first = number, start
-        while first <= index:
-            if index - first in inside:
-                return True
-            later += 1
-            first = start_of(later)
-        return False
-
-    def window(last: int) -> Window:
-        wanted = [start + offset for offset in offsets]
-        reached = max(index for index in wanted if index <= last)
-        frames = [kept[min(index, reached)] for index in wanted]
-        end = min(start + span - 1, last)
-        return Window(start, end, times[start][0], times[end][1], frames)
-
-    for index, begin, end, picture in read(needed):
-        seen, times[index] = index + 1, (begin, end)
-        if picture is not None:
-            kept[index] = transform(picture) if transform else picture
-        if index == start + span - 1:
-            yield window(index)
-            number, covered = number + 1, seen
-            start = start_of(number)
-            for old in [old for old in times if old < start]:
-                del times[old]
-                kept.pop(old, None)
-    if seen > max(covered, start) and partial == "repeat_last":
-        yield window(seen - 1)
 
 
 class VideoReader:
@@ -197,12 +147,15 @@ class VideoReader:
     def __init__(self, source: Source, *, errors: str = "strict", limits: Limits | None = None, threads: int = 1):
         _check_errors(errors)
         self.errors, self.limits = errors, limits or Limits()
+        self.notes: list[str] = []
         self._file, self.name = locate(source, self.limits)
-        self._picture: av.VideoFrame | None = None  # any one of the file
+        self._picture: av.VideoFrame | None = None  # one of the size of the first
         self._scaler = av.video.reformatter.VideoReformatter()  # one for all frames: its tables cost more than a frame
         self._threads, self._deadline = threads, Deadline(self.limits.decode_seconds, self.name)
-        self._missing = missing_part(self._file)
+        self._outline = outline(self._file, self._deadline.check)
+        check_outline(self.name, self._outline, self.limits)
         self._container, self._stream = open_container(self._file, self.name, self.limits, threads)
+        self._size = self._stream.codec_context.width, self._stream.codec_context.height
         try:
             self._scan()
         except BaseException:
@@ -231,9 +184,13 @@ class VideoReader:
 
     @property
     def info(self) -> VideoInfo:
-        if self._picture is None:  # only a decoded picture tells the size and the rotation for certain
-            self._picture = next((frame for _, frame in self._run(0, len(self._pts) - 1, wanted=None)), None)
+        self._look()
         return self._describe()
+
+    def _look(self) -> None:
+        """Decode the first picture: only that tells the size and the rotation for certain."""
+        if self._picture is None:
+            self._picture = next((frame for _, frame in self._run(0, len(self._pts) - 1, wanted=None)), None)
 
     def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
         """The frames at `indices` (any order, repeats allowed) as uint8 RGB (T, H, W, 3)."""
@@ -250,31 +207,45 @@ class VideoReader:
                 + (" (the file is cut off)" if self.truncated else "")
             )
         codec = self._stream.codec_context
-        self._check_bytes(len(indices), *_scaled_size(codec.width, codec.height, short_side))
+        check_bytes(self.name, len(indices), *scaled_size(codec.width, codec.height, short_side), self.limits)
+        try:
+            return self._gather(indices, short_side)
+        except _OutOfOrder:
+            self._note("its time stamps contradict the decoder, whose order is used")
+            self._set_order(self._order_by_decoding(), self._keys)
+            return self.read(indices, short_side=short_side)
+
+    def _gather(self, indices: list[int], short_side: int | None) -> torch.Tensor:
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             rows.setdefault(index, []).append(row)
         out = None
-        for index, frame in self._decode(sorted(rows)):
-            check_pixels(self.name, frame.width, frame.height, self.limits)
+        for index, frame in self._sized(sorted(rows)):
             if out is None:
-                turns = _quarter_turns(frame)
-                width, height = _scaled_size(*_upright_size(frame), short_side)
-                self._check_bytes(len(indices), width, height)
+                size = upright_size(self._picture or frame)
+                width, height = scaled_size(*size, short_side)
+                check_bytes(self.name, len(indices), width, height, self.limits)
                 out = np.empty((len(indices), height, width, 3), dtype=np.uint8)
-                self._picture = self._picture or frame
+            if upright_size(frame) != size:
+                self._note("frames of other sizes are scaled to {}x{}, that of the first".format(*size))
             first, *others = rows[index]
-            out[first] = _upright_rgb(frame, width, height, turns, self._scaler)
+            out[first] = _converted(self.name, frame, width, height, self._scaler)
             out[others] = out[first]
         return torch.from_numpy(out)
 
-    def _check_bytes(self, num_frames: int, width: int, height: int) -> None:
-        size = num_frames * width * height * 3
-        if size > self.limits.max_bytes:
-            raise VideoReadError(
-                f"{self.name}: {num_frames} frames of {width}x{height} take {size} bytes, above "
-                f"max_bytes={self.limits.max_bytes}; ask for fewer, pass short_side, or raise the limit"
-            )
+    def _sized(self, indices: list[int]) -> Iterator[tuple[int, "av.VideoFrame"]]:
+        """As `_decode`, with `_picture` known, so that the size of the frames does not depend on which are read."""
+        frames = self._decode(indices)
+        index, frame = next(frames)
+        if self._picture is None and (frame.width, frame.height) == self._size:
+            self._picture = frame
+        if self._picture is None:  # not the size in the header: where it changes, the first frame's counts
+            frames.close()
+            self._look()
+            frames = self._decode(indices)
+            index, frame = next(frames)
+        yield index, frame
+        yield from frames
 
     def count_by_decoding(self) -> VideoInfo:
         """Decode the whole file to learn what comes out of it; with errors="truncate", up to the first damage."""
@@ -286,6 +257,8 @@ class VideoReader:
     def _scan(self) -> None:
         """Number the packets in decode order: `_order[i]` is the one of frame i."""
         self._demux, self._position = iter(()), _NOWHERE
+        self._fields, self._timed = False, True  # whether the order is that of time stamps
+        self._untimed = self._container.format.name in UNTIMED_DEMUXERS
         if not self._read_table():
             self._read_packets()
 
@@ -297,28 +270,31 @@ class VideoReader:
         """
         stream, codec = self._stream, self._stream.codec_context
         n = stream.frames
-        if self._missing or "mp4" not in self._container.format.name or codec.name not in KEY_FRAME_CODECS:
+        if self._outline.missing or "mp4" not in self._container.format.name or codec.name not in KEY_FRAME_CODECS:
             return False
         if not 0 < n <= self.limits.max_frames or len(stream.index_entries) != n:  # fragmented files have several
             return False
-        entries = list(stream.index_entries)
-        dts = [entry.timestamp for entry in entries]
-        keys = [number for number, entry in enumerate(entries) if entry.is_keyframe]
-        if keys[:1] != [0] or any(entry.is_discard for entry in entries):
-            return False
-        if any(later <= earlier for earlier, later in itertools.pairwise(dts)):
-            return False
-        if max(entry.pos + entry.size for entry in entries) > self._container.size:
+        end = self._container.size
+        dts, sizes, keys = array("q"), array("q"), array("q")  # a small file can declare millions
+        for number, entry in enumerate(stream.index_entries):
+            if number % 4096 == 0:
+                self._deadline.check()
+            if entry.is_discard or entry.pos + entry.size > end or (dts and entry.timestamp <= dts[-1]):
+                return False
+            dts.append(entry.timestamp)
+            sizes.append(entry.size)
+            if entry.is_keyframe:
+                keys.append(number)
+        if keys[:1] != array("q", [0]) or (codec.name == "mpeg4" and min(sizes) <= FILLER_BYTES):
             return False
         if n > 1 and len(keys) == n and codec.has_b_frames:  # all are marked as key frames, and they cannot all be
             return False
         self.truncated, self._seekable, self._by_dts = False, True, True
-        self._dts, self._pts = dts, [None] * n
-        self._stamps = [(entry.timestamp, entry.size) for entry in entries]
-        self._number_of = {stamp: number for number, stamp in enumerate(self._stamps)}
+        self._dts, self._pts, self._sizes = dts, [None] * n, sizes
         self._last_duration = dts[-1] - dts[-2] if n > 1 else 0
         self._set_order([None] * n, keys)
-        return True
+        shortest = min((later - earlier for earlier, later in itertools.pairwise(dts)), default=0)
+        return not (may_be_fields(stream, shortest) and self._is_interlaced())
 
     def _find(self, indices: Sequence[int]) -> None:
         """Make sure of `_order` at these indices, where they exist."""
@@ -343,11 +319,11 @@ class VideoReader:
         try:
             self._go_to(begin)
             for packet in itertools.islice(self._demux, stop - begin):
-                if self._stamp(packet) != self._stamps[self._position] or packet.pts is None:
+                if self._number(packet) != self._position or packet.pts is None:
                     return False
                 self._position += 1
                 times.append(packet.pts)
-        except (av.FFmpegError, OSError):
+        except DECODER_ERRORS:
             return False
         before, own, after = times[: first - begin], times[first - begin : end - begin], times[end - begin :]
         if len(times) != stop - begin or len(set(own)) < len(own):
@@ -361,39 +337,20 @@ class VideoReader:
 
     def _read_packets(self) -> None:
         """Go through all packets, up to damage if there is any."""
-        stream, codec = self._stream, self._stream.codec_context
-        self._by_dts, self._last_duration = False, 0
-        self._pts, self._dts, sizes = [], [], []
-        keys: list[int] = []
-        shown: list[int] = []
-        damage, is_vp8 = self._missing, codec.name == "vp8"
-        try:
-            if self._position != _NOWHERE:
-                self._reopen()
-                stream, codec = self._stream, self._stream.codec_context
-            self._position = _NOWHERE
-            for packet in _pictures(self._container.demux(stream)):
-                number = len(sizes)
-                if number % 256 == 0:
-                    self._deadline.check()
-                if number >= self.limits.max_frames:
-                    raise VideoReadError(f"{self.name} has more than max_frames={number} frames; raise the limit")
-                if packet.is_corrupt:
-                    damage = damage or f"packet {number} is incomplete"
-                    break
-                self._pts.append(packet.pts)
-                self._dts.append(packet.dts)
-                sizes.append(packet.size)
-                if packet.is_keyframe:
-                    keys.append(number)
-                if not packet.is_discard and not (is_vp8 and _vp8_is_hidden(packet)):
-                    shown.append(number)
-                    self._last_duration = packet.duration or self._last_duration
-        except (av.FFmpegError, OSError) as error:
-            damage = damage or reason(error)
+        if self._position != _NOWHERE:
+            self._reopen()
+        self._by_dts, self._position = False, _NOWHERE
+        stream, codec, entries = self._stream, self._stream.codec_context, len(self._stream.index_entries)
+        found, damage = list_packets(self.name, self._container, stream, self.limits, self._deadline)
+        damage = self._outline.missing or damage
+        self._pts, self._dts, self._last_duration = found.pts, found.dts, found.last_duration
+        sizes, keys, shown = found.sizes, found.keys, found.shown
         if not sizes:
             raise VideoReadError(f"{self.name} holds no frames" + (f": {damage}" if damage else ""))
-        promised = stream.frames if "mp4" in self._container.format.name else 0
+        container = self._container.format.name
+        promised = stream.frames if "mp4" in container else 0
+        if self._outline.edited and entries < promised:
+            promised = entries  # the edit list leaves the others out
         if damage is None and len(sizes) < promised:
             damage = f"{promised} frames are promised"
         self.truncated = damage is not None
@@ -404,17 +361,32 @@ class VideoReader:
         # Time stamps give the order when they are whole, and nothing was cut away before the first key frame.
         times = [self._pts[number] for number in shown]
         ordered = None not in times and len(set(times)) == len(times)
-        ordered &= not (self._container.format.name in UNTIMED_DEMUXERS and codec.has_b_frames)
-        whole = shown[:1] == [0] and keys[:1] == [0] and (not ordered or min(times) == times[0])
-        self._stamps = list(zip(self._pts, sizes))
-        self._number_of = {stamp: number for number, stamp in enumerate(self._stamps)}
+        ordered &= not (self._untimed and codec.has_b_frames)
+        fillers = (codec.name == "mpeg4" or container == "avi") and min(sizes) <= FILLER_BYTES
+        if fillers:  # some are marked as key frames
+            keys = [number for number in keys if sizes[number] > FILLER_BYTES]
+        # An edit list hides the pictures before its start; they are decoded all the same, as others refer to them.
+        whole = keys[:1] == [0] and (shown[:1] == [0] or (self._outline.edited and shown))
+        whole = whole and not (ordered and min(times) < (times[0] if shown[0] == 0 else self._pts[0]))
+        self._number_of = {stamp: number for number, stamp in enumerate(zip(self._pts, sizes))}
         unique = len(self._number_of) == len(sizes)
         self._seekable = codec.name in KEY_FRAME_CODECS and ordered and unique
         if ordered:
             shown.sort(key=self._pts.__getitem__)
         self._set_order(shown, keys)
-        if self.truncated or not whole:
+        for joint in found.joints:
+            self._note(f"another recording was appended at packet {joint}")
+        fields = may_be_fields(stream, found.shortest) and self._is_interlaced()
+        counted = ordered or container == "avi"  # B-frames in AVI have no times, but they are all there
+        if self.truncated or not whole or fillers or fields or not counted:
             self._set_order(self._order_by_decoding(), keys)
+
+    def _is_interlaced(self) -> bool:
+        """Whether the first picture says so; if it does, two packets may hold one."""
+        self._look()
+        self._fields = self._picture is not None and self._picture.interlaced_frame
+        self._last_duration *= 2 if self._fields else 1
+        return self._fields
 
     def _set_order(self, order: list[int | None], keys: list[int]) -> None:
         """Where not even a decode tells the order, only its length means something (`_seekable` is False)."""
@@ -422,13 +394,17 @@ class VideoReader:
         self._keys = sorted({0, *keys})  # the first packet is a place to start from, marked as a key frame or not
         self._index_of = {number: index for index, number in enumerate(order) if number is not None}
 
-    def _stamp(self, packet: "av.Packet") -> tuple:
-        """What tells a packet again after a seek."""
-        return (packet.dts if self._by_dts else packet.pts, packet.size)
+    def _number(self, packet: "av.Packet") -> int | None:
+        """Which packet this is, told again after a seek by its time and size."""
+        if not self._by_dts:
+            return self._number_of.get((packet.pts, packet.size))
+        number = bisect_left(self._dts, packet.dts) if packet.dts is not None else len(self._dts)
+        same = number < len(self._dts) and (self._dts[number], self._sizes[number]) == (packet.dts, packet.size)
+        return number if same else None
 
     def _order_by_decoding(self) -> list[int]:
         """The packets in the order in which a decode from the start shows their pictures, up to the first damage."""
-        order: list[int] = []
+        self._timed, order = False, []
         try:
             order.extend(number for number, _ in self._run(0, len(self._pts) - 1, wanted=None))
         except VideoReadError:
@@ -439,17 +415,24 @@ class VideoReader:
             raise VideoReadError(f"{self.name} holds no frame that can be decoded")
         if len(set(order)) < len(order) or -1 in order:
             self._seekable = False
+        if len(order) != len(self._pts) and not self.truncated:
+            self._note(f"{len(self._pts)} packets give {len(order)} frames; these are counted")
         return order
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def _describe(self) -> VideoInfo:
         self._find((0, len(self._order) - 1))
         stream, codec, picture = self._stream, self._stream.codec_context, self._picture
-        width, height = _upright_size(picture) if picture else (codec.width, codec.height)
+        width, height = upright_size(picture) if picture else (codec.width, codec.height)
+        turns, mirrored = orientation(picture) if picture else (0, False)
         n, rate = len(self._order), float(stream.average_rate or stream.guessed_rate or 0)
         times = [self._pts[number] for number in self._order if number is not None and number >= 0]
         times = [pts for pts in times if pts is not None]
         begin, duration = 0.0, n / rate if rate else 0.0
-        if times and stream.time_base:
+        if times and stream.time_base and not self._untimed:
             begin = float(min(times) * stream.time_base)
             duration = float((max(times) - min(times) + self._last_duration) * stream.time_base) or duration
         if duration > 0 and abs(n - rate * duration) > 1:  # the header's rate is believed while it fits
@@ -462,10 +445,12 @@ class VideoReader:
             height=height,
             codec=codec.name,
             pix_fmt=picture.format.name if picture else str(codec.pix_fmt),
-            rotation=_quarter_turns(picture) * 90 if picture else 0,
+            rotation=turns * 90,
             key_frames=self._num_keys,
             start_seconds=begin,
             truncated=self.truncated,
+            mirrored=mirrored,
+            notes=tuple(self.notes),
         )
 
     # Decoding
@@ -474,27 +459,42 @@ class VideoReader:
         """(index, picture) for each of the sorted `indices`, in any order."""
         missing = set(indices)
         # A key frame after which the picture only heals (intra refresh) shows nothing at first: then come from before
-        # it, and at last from the start.
-        for earlier_keys in (0, 1, 2, len(self._keys)) if self._seekable else ():
+        # it, and at last from the start and without passing over anything.
+        for earlier_keys in (0, 1, 2) if self._seekable else ():
             for first, last, wanted in self._plan(sorted(missing), earlier_keys):
+                latest = -1
                 for number, frame in self._run(first, last, wanted):
                     index = self._index_of.get(number)
-                    if index in missing:
+                    if index is not None:  # pictures come out as they are shown
+                        if index < latest and self._timed:
+                            raise _OutOfOrder
+                        latest = index
+                    # A picture with flaws may lack one before the key frame.
+                    if index in missing and not self._damage.reaches:
                         missing.remove(index)
                         yield index, frame
             if not missing:
                 return
-        if not self._seekable:
-            for index, (_, frame) in enumerate(self._run(0, len(self._pts) - 1, wanted=None)):
-                if index in missing:
-                    missing.remove(index)
-                    yield index, frame
-                if not missing:
-                    return
+        for place, (number, frame) in enumerate(self._run(0, len(self._pts) - 1, wanted=None)):
+            index = self._index_of.get(number) if self._seekable else place
+            if index in missing:
+                missing.remove(index)
+                self._judge(index)
+                yield index, frame
+            if not missing:
+                return
         raise VideoReadError(
             f"{self.name}: frame {min(missing)} of {self.num_frames} does not come out of the decoder; "
             "the file is damaged; " + TRUNCATE_HINT
         )
+
+    def _judge(self, index: int) -> None:
+        """An error or a note where the decoder knows of damage that reaches the frame that has just come out."""
+        if self._damage.reaches:
+            text = f"frame {index} of {self.num_frames} is damaged or follows one that is, by the decoder's own mark"
+            if self.errors == "strict":
+                raise VideoReadError(f"{self.name}: {text}; " + CORRUPT_HINT)
+            self._note(text)
 
     def _plan(self, indices: list[int], earlier_keys: int) -> list[tuple[int, int, set[int]]]:
         """Runs (first packet, last packet, wanted packets) that together hold the frames at `indices`.
@@ -502,7 +502,7 @@ class VideoReader:
         A run begins at the last key frame that is shown no later than its first frame, and goes on while decoding on
         is less work than a fresh start: until a key frame lies between one wanted frame and the next.
         """
-        starts = []
+        starts, behind = [], 1 if self._fields else 0  # the second field of the last frame
         for index in indices:
             number = self._order[index]
             at = bisect_right(self._keys, number) - 1
@@ -513,9 +513,9 @@ class VideoReader:
         for number, key in sorted(starts):
             if runs and key <= runs[-1][1]:
                 first, _, wanted = runs.pop()
-                runs.append((first, number, wanted | {number}))
+                runs.append((first, number + behind, wanted | {number}))
             else:
-                runs.append((key, number, {number}))
+                runs.append((key, number + behind, {number}))
         return runs
 
     def _run(self, first: int, last: int, wanted: set[int] | None) -> Iterator[tuple[int, "av.VideoFrame"]]:
@@ -525,7 +525,8 @@ class VideoReader:
             self._go_to(first)
             codec = self._stream.codec_context
             codec.flush_buffers()
-            skipping, skip = wanted is not None and codec.name in SKIPPING_CODECS, None
+            self._damage = Damage()
+            skipping, skip = wanted is not None and codec.name in SKIPPING_CODECS and not self._fields, None
             for packet in self._demux:
                 self._position += 1
                 self._deadline.check()
@@ -534,13 +535,16 @@ class VideoReader:
                     codec.skip_frame = "NONREF" if skip else "DEFAULT"
                 packet.pts = number
                 for frame in codec.decode(packet):
+                    check_pixels(self.name, frame.width, frame.height, self.limits)
+                    self._damage.see(frame)
                     yield (-1 if frame.pts is None else frame.pts), frame
                 if number == last:
                     break
                 number += 1
             for frame in codec.decode(None):
+                self._damage.see(frame)
                 yield (-1 if frame.pts is None else frame.pts), frame
-        except (av.FFmpegError, OSError) as error:
+        except DECODER_ERRORS as error:
             raise VideoReadError(
                 f"{self.name} cannot be decoded at packet {number} of {len(self._pts)}: {reason(error)}"
             ) from None
@@ -552,7 +556,8 @@ class VideoReader:
         if not 0 <= first - self._position <= NEAR_PACKETS and not (self._seekable and self._seek(first)):
             self._reopen()
         while self._position < first:
-            next(self._demux)
+            if next(self._demux, None) is None:
+                raise VideoReadError(f"{self.name} has changed: packet {self._position} is no longer there")
             self._position += 1
 
     def _reopen(self) -> None:
@@ -560,7 +565,7 @@ class VideoReader:
         if not isinstance(self._file, str):
             self._file.seek(0)
         self._container, self._stream = open_container(self._file, self.name, self.limits, self._threads)
-        self._demux, self._position = _pictures(self._container.demux(self._stream)), 0
+        self._demux, self._position = pictures(self._container.demux(self._stream)), 0
 
     def _seek(self, first: int) -> bool:
         """Make packet `first` or one before it the next from `_demux`; False if the container cannot."""
@@ -571,12 +576,12 @@ class VideoReader:
                 continue
             try:
                 self._container.seek(target, stream=self._stream)
-                self._demux = _pictures(self._container.demux(self._stream))
+                self._demux = pictures(self._container.demux(self._stream))
                 packet = next(self._demux, None)
-            except (av.FFmpegError, OSError):
+            except DECODER_ERRORS:
                 continue
-            landed = self._number_of.get(self._stamp(packet), first + 1) if packet else first + 1
-            if landed <= first:
+            landed = self._number(packet) if packet else None
+            if landed is not None and landed <= first:
                 self._demux, self._position = itertools.chain([packet], self._demux), landed
                 return True
         return False
@@ -585,24 +590,19 @@ class VideoReader:
 # Small things
 
 
-def _pictures(packets: Iterator["av.Packet"]) -> Iterator["av.Packet"]:
-    """Without the empty packets, which hold no picture; one ends every file."""
-    return (packet for packet in packets if packet.size)
+class _OutOfOrder(Exception):
+    """Pictures come out of the decoder in another order than that of their time stamps."""
 
 
-def _vp8_is_hidden(packet: "av.Packet") -> bool:
-    """VP8 keeps pictures that are only referred to in packets of their own, with this bit unset."""
-    return not memoryview(packet)[0] & 0x10
-
-
-def _quarter_turns(frame: "av.VideoFrame") -> int:
-    """Quarter turns counter-clockwise that make a picture upright; other angles are left alone."""
-    return frame.rotation // 90 % 4 if frame.rotation % 90 == 0 else 0
-
-
-def _upright_size(frame: "av.VideoFrame") -> tuple[int, int]:
-    """Width and height."""
-    return (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
+def _converted(
+    name: str, frame: "av.VideoFrame", width: int, height: int, scaler: "av.video.reformatter.VideoReformatter"
+) -> np.ndarray:
+    try:
+        return upright_rgb(frame, width, height, scaler)
+    except (*DECODER_ERRORS, ValueError) as error:
+        raise VideoReadError(
+            f"{name}: a picture of format {frame.format.name} cannot be made RGB: {reason(error)}"
+        ) from None
 
 
 def _check_errors(errors: str) -> None:
@@ -610,60 +610,62 @@ def _check_errors(errors: str) -> None:
         raise ValueError(f"errors must be strict or truncate, not {errors!r}")
 
 
-def _scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height after scaling the shorter side down to `short_side`; never up."""
-    if short_side is not None and short_side < 1:
-        raise ValueError(f"short_side must be at least 1, not {short_side}")
-    if short_side is None or min(width, height) <= short_side:
-        return width, height
-    if width <= height:
-        return short_side, int(short_side * height / width)
-    return int(short_side * width / height), short_side
-
-
-def _upright_rgb(
-    frame: "av.VideoFrame", width: int, height: int, turns: int, scaler: "av.video.reformatter.VideoReformatter"
-) -> np.ndarray:
-    """RGB (height, width, 3) of a picture stored `turns` quarter turns away; scaled if its size is another."""
-    if turns % 2:
-        width, height = height, width
-    # one thread: starting a team for one small frame costs more than the frame
-    rgb = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
-    plane = rgb.planes[0]
-    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height]  # lines are longer than the picture
-    picture = lines[:, : 3 * width].reshape(height, width, 3)
-    return np.rot90(picture, turns) if turns else picture
-
-
 def iter_frames(
-    source: Source, needed: Callable[[int], bool], short_side: int | None, errors: str, limits: Limits, threads: int
+    source: Source,
+    needed: Callable[[int], bool],
+    short_side: int | None,
+    errors: str,
+    limits: Limits,
+    threads: int,
+    at_once: int = 1,
 ) -> Iterator[tuple[int, float, float, np.ndarray | None]]:
-    """Every frame from the start: index, start and end in seconds from the first frame, and its pixels if needed."""
+    """Every frame from the start: index, start and end in seconds from the first frame, and its pixels if needed.
+
+    All have the size of the first. `at_once` is how many the caller keeps, of which `max_bytes` decides;
+    `decode_seconds` is the time to the next frame here, and `max_frames` holds where the source can seek.
+    """
     _check_errors(errors)
     file, name = locate(source, limits, stream=True)
-    if errors == "strict" and (missing := missing_part(file)):
-        raise VideoReadError(f"{name} is cut off ({missing}); " + TRUNCATE_HINT)
+    deadline = Deadline(limits.decode_seconds, name)
+    found = outline(file, deadline.check)
+    check_outline(name, found, limits)
+    if errors == "strict" and found.missing:
+        raise VideoReadError(f"{name} is cut off ({found.missing}); " + TRUNCATE_HINT)
     container, stream = open_container(file, name, limits, threads)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
-    origin, end = None, 0.0
+    most = limits.max_frames if found.size else None  # a source that cannot seek may be endless
+    index, origin, end, size, damage = -1, None, 0.0, None, Damage()
     scaler = av.video.reformatter.VideoReformatter()
     with container:
         try:
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(to_the_end(container.decode(stream))):
+                deadline.check()
                 check_pixels(name, frame.width, frame.height, limits)
-                if origin is None:
-                    origin = frame.time
-                    turns = _quarter_turns(frame)
-                    width, height = _scaled_size(*_upright_size(frame), short_side)
-                begin = end if frame.time is None or origin is None else frame.time - origin
+                damage.see(frame)
+                if size is None:
+                    size = scaled_size(*upright_size(frame), short_side)
+                    check_bytes(name, at_once, *size, limits)
+                if index == most:
+                    raise VideoReadError(f"{name} has more than max_frames={most} frames; raise the limit")
+                if frame.time is not None and origin is None:  # raw streams have no times
+                    origin = frame.time - end
+                begin = end if frame.time is None else frame.time - origin
                 length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
                 end = begin + (length or 1 / rate)
-                picture = _upright_rgb(frame, width, height, turns, scaler) if needed(index) else None
+                picture = None
+                if needed(index):
+                    if damage.reaches and errors == "strict":
+                        raise VideoReadError(
+                            f"{name}: frame {index} is damaged or follows one that is, by the decoder's own mark; "
+                            + CORRUPT_HINT
+                        )
+                    picture = _converted(name, frame, *size, scaler)
                 yield index, begin, end, picture
-        except (av.FFmpegError, OSError) as error:
+                deadline.restart()  # the reader's time is meant, not that of whoever uses the frames
+        except DECODER_ERRORS as error:
             if errors == "strict":
                 raise VideoReadError(
                     f"{name} cannot be decoded after {end:.2f} seconds ({reason(error)}); " + TRUNCATE_HINT
                 ) from None
-    if origin is None:
+    if index < 0:
         raise VideoReadError(f"{name} holds no frames")

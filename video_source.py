@@ -1,20 +1,20 @@
 """Where a video comes from: paths, URLs, bytes and file objects, checked before FFmpeg sees them.
 
-FFmpeg gets a local file or a buffer, never an address: URLs are fetched here, up to a size and a time. Finding and
-decoding frames is video_io.py's part.
+FFmpeg gets a local file or a buffer, never an address: URLs are fetched by video_download.py. What their outermost bytes
+say is video_container.py's part, finding and decoding frames video_io.py's.
 """
 
-import contextlib
-import http.client
 import io
 import os
 import stat
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from .video_container import Outline
+from .video_download import DownloadError, fetch
 
 try:
     import av
@@ -31,7 +31,9 @@ DEMUXERS = (
     "avi,flv,live_flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,apng,nut,mxf,ivf,obu,h264,hevc,m4v,mjpeg,yuv4mpegpipe,dv,rm,vc1",
     "wav,mp3,aac,flac",  # to say "no picture in it" of an audio file
 )
+DECODER_ERRORS = (OSError,) if av is None else (av.FFmpegError, OSError)
 TRUNCATE_HINT = 'fetch it again, or pass errors="truncate" to use the frames before the damage'
+CORRUPT_HINT = 'fetch it again, or pass errors="truncate" to use it as it is'
 
 
 class VideoReadError(ValueError):
@@ -44,10 +46,10 @@ class Limits:
 
     max_pixels: int = 8192 * 8192  # of one frame
     max_frames: int = 5_000_000  # in the file
-    max_bytes: int = 4 << 30  # of decoded frames asked for at once
+    max_bytes: int = 4 << 30  # of decoded frames asked for at once, or held by one window
     max_download_bytes: int = 1 << 30
     download_seconds: float = 60.0
-    decode_seconds: float | None = None  # for one probe or read
+    decode_seconds: float | None = None  # for one probe or read; for the next frame of a window
 
 
 def locate(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str | BinaryIO, str]:
@@ -88,7 +90,12 @@ def locate(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str
             return io.BytesIO(download(source, limits)), source
         if scheme != "file":
             raise VideoReadError(f"{source}: only http and https URLs and local files are read, not {scheme}://")
-        source = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
+        parts = urllib.parse.urlsplit(source)
+        if parts.netloc not in ("", "localhost"):
+            raise VideoReadError(
+                f"{source}: {parts.netloc} is another machine; only local files and http(s) URLs are read"
+            )
+        source = urllib.request.url2pathname(parts.path)
     path = os.path.abspath(os.fspath(source))
     try:
         status = os.stat(path)
@@ -105,38 +112,10 @@ def locate(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str
 def download(url: str, limits: Limits | None = None) -> bytes:
     """The content of an http(s) URL, up to the size and time of `limits`."""
     limits = limits or Limits()
-    # An opener of our own: the default one would also follow ftp, file and data URLs.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    deadline = time.monotonic() + limits.download_seconds
-    content = bytearray()
     try:
-        with opener.open(url, timeout=limits.download_seconds) as response:
-            declared = int(response.headers.get("Content-Length") or 0)
-            while declared <= limits.max_download_bytes and (block := response.read1(1 << 16)):
-                content += block
-                if len(content) > limits.max_download_bytes:
-                    declared = len(content)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"not done after download_seconds={limits.download_seconds:g}")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise VideoReadError(f"{url} cannot be fetched: {reason(error)}") from None
-    if declared > limits.max_download_bytes:
-        raise VideoReadError(f"{url} is longer than max_download_bytes={limits.max_download_bytes}; raise the limit")
-    if len(content) < declared:
-        raise VideoReadError(f"{url} ended after {len(content)} of {declared} bytes")
-    if not content:
-        raise VideoReadError(f"{url} is empty")
-    return bytes(content)
+        return fetch(url, max_bytes=limits.max_download_bytes, seconds=limits.download_seconds)
+    except DownloadError as error:
+        raise VideoReadError(f"{url} cannot be fetched: {error}") from None
 
 
 def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int):
@@ -144,9 +123,14 @@ def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int
     options = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
     try:
         if isinstance(file, str):
-            container = av.open(f"file:{file}", options=options, metadata_errors="replace")
+            # Where a table is long, only this ends the opening in time.
+            container = av.open(
+                f"file:{file}", options=options, metadata_errors="replace", timeout=limits.decode_seconds or None
+            )
         else:
             container = av.open(file, options=options, metadata_errors="replace", buffer_size=1 << 18)
+    except av.error.ExitError:
+        raise VideoReadError(f"{name} is not open after decode_seconds={limits.decode_seconds:g}") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(f"{name} is not a video that can be read: {reason(error)}") from None
     try:
@@ -155,7 +139,8 @@ def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int
         if not streams:
             kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
             raise VideoReadError(f"{name} holds no video, only {' and '.join(kinds)}")
-        stream = streams[0]
+        best = container.streams.best("video")  # FFmpeg's choice: the default one, else the one of the highest rate
+        stream = best if best in streams else streams[0]
         codec = stream.codec_context
         if codec is None or codec.codec is None:
             raise VideoReadError(f"{name}: there is no decoder for its video")
@@ -167,65 +152,6 @@ def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int
         container.close()
         raise
     return container, stream
-
-
-def missing_part(file: str | BinaryIO) -> str | None:
-    """Whether the outermost boxes of an MP4, AVI or Matroska file end where the file does; None if so.
-
-    A cut-off file often still demuxes without complaint. Headers that lie of frames or durations do not matter here.
-    """
-    opened = open(file, "rb") if isinstance(file, str) else contextlib.nullcontext(file)  # noqa: SIM115
-    with opened as data:
-        if not data.seekable():
-            return None
-        size = data.seek(0, os.SEEK_END)
-        end = _declared_end(data, size)
-        data.seek(0)
-    return f"it should be {end} bytes long and is {size}" if end > size else None
-
-
-def _declared_end(data: BinaryIO, size: int) -> int:
-    """Where the file should end by its own outermost structure; at most `size` where that says nothing."""
-
-    def at(offset: int, length: int) -> bytes:
-        data.seek(offset)
-        return data.read(length)
-
-    head = at(0, 12)
-    position = 0
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"):
-        while position + 8 <= size:
-            length = int.from_bytes(at(position, 4), "big")
-            if length == 1:
-                length = int.from_bytes(at(position + 8, 8), "big")
-            if length < 8:  # 0: to the end of the file
-                return size
-            position += length
-        return position
-    if head[:4] == b"RIFF":
-        while position + 8 <= size and at(position, 4) == b"RIFF":
-            length = int.from_bytes(at(position + 4, 4), "little")
-            if length in (0, 0xFFFFFFFF):  # written by a program that could not come back to fill it in
-                return size
-            position += 8 + length
-        return position
-    if head[:4] == b"\x1a\x45\xdf\xa3":
-        position = 4
-        for element in (None, b"\x18\x53\x80\x67"):  # the EBML header, of which the id is read, then the segment
-            if element is not None:
-                if at(position, 4) != element:
-                    return size
-                position += 4
-            first = at(position, 1)
-            width = 9 - first[0].bit_length() if first and first[0] else 9
-            if width > 8:
-                return size
-            length = int.from_bytes(at(position, width), "big") & ((1 << 7 * width) - 1)
-            if length == (1 << 7 * width) - 1:  # unknown: a live recording
-                return size
-            position += width + length
-        return position
-    return size
 
 
 class Deadline:
@@ -241,6 +167,24 @@ class Deadline:
     def check(self) -> None:
         if self._end is not None and time.monotonic() > self._end:
             raise VideoReadError(f"{self.name} is not decoded after decode_seconds={self.seconds:g}")
+
+
+def check_outline(name: str, found: Outline, limits: Limits) -> None:
+    """Refuse tables that would take more memory than any file within the limits; other tracks have shorter frames."""
+    if max(found.frames, found.entries // 8) > limits.max_frames:
+        raise VideoReadError(
+            f"{name} declares {max(found.frames, found.entries)} frames, more than max_frames={limits.max_frames}; "
+            "raise the limit to read it"
+        )
+
+
+def check_bytes(name: str, num_frames: int, width: int, height: int, limits: Limits) -> None:
+    size = num_frames * width * height * 3
+    if size > limits.max_bytes:
+        raise VideoReadError(
+            f"{name}: {num_frames} frames of {width}x{height} take {size} bytes, above max_bytes={limits.max_bytes}; "
+            "ask for fewer, pass short_side, or raise the limit"
+        )
 
 
 def check_pixels(name: str, width: int, height: int, limits: Limits) -> None:

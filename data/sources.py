@@ -73,17 +73,22 @@ def open_clip(source: Source, limits: Limits | None = None) -> Iterator[Clip]:
 
 
 def read_member(member: TarMember) -> bytes:
-    """The bytes of a video in a shard, with one read."""
+    """The bytes of a video in a shard. One read brings them; Linux gives at most 2 GiB at a time."""
     if remote.is_url(member.shard):
         return remote.read_member(member.shard, member.offset, member.size, member.name)
+    pieces, at, end = [], member.offset, member.offset + member.size
     try:
         handle = os.open(member.shard, os.O_RDONLY)
         try:
-            data = os.pread(handle, member.size, member.offset)
+            # A read takes memory for all that it is asked for, be it there or not.
+            while at < end <= os.fstat(handle).st_size and (piece := os.pread(handle, end - at, at)):
+                pieces.append(piece)
+                at += len(piece)
         finally:
             os.close(handle)
     except OSError as error:
         raise VideoReadError(f"{member.name} in {member.shard}: {error.strerror or error}") from None
+    data = b"".join(pieces)
     if len(data) != member.size:
         raise VideoReadError(f"{member.name}: {member.shard} ends inside it; the shard is cut off, write it again")
     return data

@@ -32,9 +32,14 @@ CODE = {
     "inputs_videomae.py",
     "modeling_videomae.py",
     "sampling_videomae.py",
+    "video_container.py",
+    "video_download.py",
     "video_io.py",
+    "video_packets.py",
+    "video_pictures.py",
     "video_processing_videomae.py",
     "video_source.py",
+    "video_windows.py",
 }
 PLAIN = {
     "README.md",

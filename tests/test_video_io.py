@@ -303,11 +303,19 @@ def test_a_url_is_fetched_and_read(server, clip, path):
 @pytest.mark.parametrize(
     "path, limits, message",
     [
-        ("/missing", Limits(), "missing cannot be fetched: Not Found"),
-        ("/clip.mp4", Limits(max_download_bytes=1000), "clip.mp4 is longer than max_download_bytes=1000"),
-        ("/unsized", Limits(max_download_bytes=1000), "unsized is longer than max_download_bytes=1000"),
+        ("/missing", Limits(), "missing cannot be fetched: the server answers 404 Not Found"),
+        (
+            "/clip.mp4",
+            Limits(max_download_bytes=1000),
+            "clip.mp4 cannot be fetched: it is longer than max_download_bytes=1000",
+        ),
+        (
+            "/unsized",
+            Limits(max_download_bytes=1000),
+            "unsized cannot be fetched: it is longer than max_download_bytes=1000",
+        ),
         ("/slow", Limits(download_seconds=0.5), "not done after download_seconds=0.5|timed out"),
-        ("/cut", Limits(), "cut ended after|cannot be fetched"),
+        ("/cut", Limits(), "cut cannot be fetched: it ended after|cannot be fetched"),
         ("/away", Limits(), "cannot be fetched"),
     ],
 )
@@ -362,7 +370,7 @@ def test_indices_outside_the_video_are_refused(clip):
     "limits, message",
     [
         (Limits(max_pixels=96 * 64 - 1), "frames of 96x64, above max_pixels=6143"),
-        (Limits(max_frames=59), "more than max_frames=59 frames"),
+        (Limits(max_frames=59), "declares 60 frames, more than max_frames=59; raise"),
         (Limits(max_bytes=96 * 64 * 3), "2 frames of 96x64 take 36864 bytes, above max_bytes=18432"),
         (Limits(decode_seconds=0.0), "not decoded after decode_seconds=0"),
     ],

@@ -161,6 +161,17 @@ VIDEO_KINDS = {
     "mpeg4_avi": ("a.avi", dict(codec="mpeg4")),
     "mpeg4_avi_b_frames": ("a.avi", dict(codec="mpeg4", options={"bf": "2"})),
     "mjpeg_avi": ("a.avi", dict(codec="mjpeg", pix_fmt="yuvj420p")),
+    "mpeg2_transport_stream": ("a.ts", dict(codec="mpeg2video", options={"bf": "2"})),
+    "mpeg2_mxf": ("a.mxf", dict(codec="mpeg2video")),
+    "vp8": ("a.webm", dict(codec="libvpx", options={"deadline": "realtime", "cpu-used": "8"})),
+    "vp8_hidden_frames": (
+        "a.webm",
+        dict(codec="libvpx", options={"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"}),
+    ),
+    "wmv2_asf": ("a.wmv", dict(codec="wmv2")),
+    "msmpeg4_avi": ("a.avi", dict(codec="msmpeg4")),
+    "huffyuv_avi": ("a.avi", dict(codec="huffyuv", pix_fmt="rgb24")),
+    "apng": ("a.apng", dict(codec="apng", pix_fmt="rgb24")),
     "ffv1_grey": ("a.mkv", dict(codec="ffv1", pix_fmt="gray")),
     "ffv1_alpha": ("a.mkv", dict(codec="ffv1", pix_fmt="bgra")),
     "mpeg4_mkv": ("a.mkv", dict(codec="mpeg4", gop=5)),
@@ -184,3 +195,150 @@ def mp4_rotation_matrix(path: str | Path) -> tuple[int, ...]:
     version = data[at]
     matrix = struct.unpack(">9i", data[at + (52 if version else 40) :][:36])
     return tuple(round(matrix[i] / 65536) for i in (0, 1, 3, 4))
+
+
+def remux(source: str | Path, path: str | Path, change=lambda number, data: [data]) -> Path:
+    """The coded pictures of `source` in another container; `change` gives the packets to write in place of each one."""
+    time = 0
+    with av.open(str(source)) as opened, av.open(str(path), "w") as container:
+        kept = opened.streams.video[0]
+        rate = kept.average_rate
+        stream = container.add_stream_from_template(kept)
+        for number, packet in enumerate(packet for packet in opened.demux(kept) if packet.size):
+            for data in change(number, bytes(packet)):
+                made = av.Packet(data)
+                made.is_keyframe = packet.is_keyframe
+                made.pts = made.dts = time
+                made.time_base, made.stream = 1 / rate, stream
+                time += 1
+                container.mux(made)
+    return Path(path)
+
+
+# An MPEG-4 picture header that says "not coded", at 30 frames a second: a filler of packed AVIs.
+NOT_CODED = b"\x00\x00\x01\xb6\x50\x2f"
+
+
+def write_xvid(path: str | Path, num_frames: int = 48, *, packed: bool, b_frames: bool = True) -> Path:
+    """An AVI as Xvid writes it: two packets of one byte after the first picture.
+
+    Packed, a picture that is shown later shares a packet with the B-frame before it, and a filler follows.
+    """
+    arguments = dict(codec="mpeg4", options={"bf": "1", "b_strategy": "0", "sc_threshold": "1000000000"})
+    plain = write_video(
+        Path(path).with_suffix(".plain.avi"), num_frames, **(arguments if b_frames else dict(codec="mpeg4"))
+    )
+    with av.open(str(plain)) as container:
+        pictures = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    kinds = [picture[picture.index(b"\x00\x00\x01\xb6") + 4] >> 6 for picture in pictures]  # 0 I, 1 P, 2 B
+
+    def change(number: int, data: bytes) -> list[bytes]:
+        fillers = [b"\x7f"] * 2 if number == 0 else []
+        if number == 0:  # the encoder's name, without which such packets are errors
+            at = data.index(b"\x00\x00\x01\xb6")
+            data = data[:at] + b"\x00\x00\x01\xb2DivX503b1393" + (b"p\x00" if packed else b"n\x00") + data[at:]
+        if packed and kinds[number] == 2:
+            return [NOT_CODED]
+        if packed and kinds[number + 1 : number + 2] == [2]:
+            data += pictures[number + 1]
+        return [data, *fillers]
+
+    remux(plain, path, change)
+    plain.unlink()
+    return Path(path)
+
+
+def write_trimmed(source: str | Path, path: str | Path, seconds: float) -> Path:
+    """A copy of which an edit list leaves out the first `seconds`, as phones trim: the pictures stay in the file."""
+    with av.open(str(source)) as opened, av.open(str(path), "w") as container:
+        kept = opened.streams.video[0]
+        stream = container.add_stream_from_template(kept)
+        for packet in opened.demux(kept):
+            if packet.size:
+                packet.pts -= round(seconds / packet.time_base)
+                packet.dts -= round(seconds / packet.time_base)
+                packet.stream = stream
+                container.mux(packet)
+    return Path(path)
+
+
+class _Bits:
+    """The bits of an H.264 unit: fixed lengths, and the codes of ITU-T H.264, 9.1."""
+
+    def __init__(self):
+        self.text = ""
+
+    def fixed(self, *values_and_widths: tuple[int, int]) -> "_Bits":
+        self.text += "".join(format(value, f"0{width}b") for value, width in values_and_widths)
+        return self
+
+    def codes(self, *values: int) -> "_Bits":
+        for value in values:
+            digits = format(value + 1, "b")
+            self.text += "0" * (len(digits) - 1) + digits
+        return self
+
+    def raw(self, data: bytes) -> "_Bits":
+        """Bytes at the next byte border."""
+        self.text += "0" * (-len(self.text) % 8) + "".join(format(value, "08b") for value in data)
+        return self
+
+    def unit(self, header: int) -> bytes:
+        text = self.text + "1" + "0" * (-(len(self.text) + 1) % 8)
+        data, out = int(text, 2).to_bytes(len(text) // 8, "big"), bytearray()
+        for value in data:
+            if value <= 3 and out[-2:] == b"\0\0":
+                out.append(3)
+            out.append(value)
+        return b"\0\0\0\1" + bytes([header]) + bytes(out)
+
+
+def write_field_coded(path: str | Path, num_frames: int = 12, *, gop: int = 4, fps: int = 25) -> Path:
+    """H.264 whose frames are coded as two fields, each in a packet of its own, as camcorders do and x264 does not.
+
+    Every macroblock is stored as plain samples (I_PCM), so that this needs no encoder.
+    """
+    width, height = 96, 64
+    sequence = _Bits().fixed((77, 8), (0, 8), (30, 8)).codes(0, 0, 2, 1).fixed((0, 1))
+    sequence.codes(width // 16 - 1, height // 32 - 1).fixed((0, 1), (0, 1), (1, 1), (0, 1))  # not frames alone
+    sequence.fixed((1, 1), (0, 4), (1, 1), (1, 32), (2 * fps, 32), (1, 1), (0, 3), (1, 1), (1, 1))  # times
+    sequence.codes(0, 0, 16, 16, 0, 1)  # nothing is shown later than it is coded
+    parameters = _Bits().codes(0, 0).fixed((0, 2)).codes(0, 0, 0).fixed((0, 3)).codes(0, 0, 0).fixed((1, 1), (0, 2))
+    stream = b""
+    for number in range(num_frames):
+        picture = av.VideoFrame.from_ndarray(numbered_frame(number, width, height), "rgb24").reformat(format="yuv420p")
+        planes = [picture.to_ndarray()[:height]]
+        planes += list(picture.to_ndarray()[height:].reshape(2, height // 2, width // 2))
+        for bottom in (0, 1):
+            starts = number % gop == 0 and not bottom
+            field = _Bits().codes(0, 7, 0).fixed((number % gop, 4), (1, 1), (bottom, 1))
+            if starts:
+                field.codes(number // gop % 2).fixed((0, 2))
+                stream += sequence.unit(0x67) + parameters.unit(0x68)
+            else:
+                field.fixed((0, 1))
+            field.codes(0, 1)
+            y, u, v = (plane[bottom::2] for plane in planes)
+            for row in range(height // 32):
+                for column in range(width // 16):
+                    block = y[16 * row : 16 * row + 16, 16 * column : 16 * column + 16].tobytes()
+                    for chroma in (u, v):
+                        block += chroma[8 * row : 8 * row + 8, 8 * column : 8 * column + 8].tobytes()
+                    field.codes(25).raw(block)
+            stream += field.unit(0x65 if starts else 0x61)
+    raw = Path(path).with_suffix(".h264")
+    raw.write_bytes(stream)
+    if raw == Path(path):
+        return raw
+    # Muxers want times, which a raw stream has not: one field after the other.
+    time = 0
+    with av.open(str(raw)) as opened, av.open(str(path), "w") as container:
+        kept = container.add_stream_from_template(opened.streams.video[0])
+        for packet in opened.demux(video=0):
+            if packet.size:
+                packet.time_base, packet.pts, packet.dts, packet.duration = Fraction(1, 2 * fps), time, time, 1
+                packet.stream = kept
+                time += 1
+                container.mux(packet)
+    raw.unlink()
+    return Path(path)

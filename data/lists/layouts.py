@@ -337,6 +337,8 @@ def open_manifest(
     path = Path(source.removeprefix("file://") if isinstance(source, str) else source)
     if not path.exists():
         raise FileNotFoundError(f"no such list or folder: {path}")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is a device or a pipe, which may have no end; give a list in a file, or a folder")
     if layout is None:
         layout = recognise(path, options)
     if layout not in LAYOUTS:

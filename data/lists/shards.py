@@ -23,6 +23,8 @@ from videomae.files import new_file
 INDEX = "shards.json"
 FORMAT_VERSION = 1
 REQUESTS_AT_A_TIME = 16  # when a set behind a URL is opened
+# What an index that was edited or damaged leads to.
+MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, json.JSONDecodeError)
 
 
 def write_shard(path: Path, videos: list[tuple[dict[str, Any], bytes]]) -> list[dict[str, Any]]:
@@ -82,6 +84,15 @@ def _end(records: list[dict[str, Any]], part: Path | str) -> int:
 
 def read_shards(path: Path | str, options: ReadOptions) -> Manifest:
     """The manifest of a folder that `prepare.py` has finished, on the disk or, as a URL, wherever fsspec reads."""
+    try:
+        return _read_shards(path, options)
+    except MALFORMED as error:
+        raise ValueError(
+            f"the index of {path} is damaged ({type(error).__name__}: {error}); run prepare again, into another folder"
+        ) from None
+
+
+def _read_shards(path: Path | str, options: ReadOptions) -> Manifest:
     if isinstance(path, str):
         remote.Cache.of_environment()  # wrong settings are refused here, and not by a worker
         folder = path.removesuffix(INDEX).rstrip("/")
