@@ -7,11 +7,33 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+
+@contextlib.contextmanager
+def path_in_errors(path: str | os.PathLike, beside: str | os.PathLike | None = None) -> Iterator[None]:
+    """Let an error of the disk say which file it is about: a failed write knows only the number of its handle.
+
+    beside: the temporary file or folder that is to become `path`. safetensors, which has errors of its own, gives the
+    number of the system's error in its text.
+    """
+    try:
+        yield
+    except OSError as error:
+        temporary = beside is not None and str(error.filename).startswith(str(beside))
+        if error.errno is not None and (error.filename is None or temporary):
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> Path:
@@ -21,7 +43,7 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> Path:
     data = content.encode("utf-8") if isinstance(content, str) else content
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with path_in_errors(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -48,11 +70,12 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     try:
-        yield Path(beside)
-        os.chmod(beside, 0o666 & ~_umask())
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with path_in_errors(path, beside):
+            yield Path(beside)
+            os.chmod(beside, 0o666 & ~_umask())
+            with open(beside, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
@@ -73,9 +96,10 @@ def new_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Pa
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     os.chmod(beside, 0o777 & ~_umask())
     try:
-        yield beside
-        open_up(beside)
-        sync_tree(beside)
+        with path_in_errors(path, beside):
+            yield beside
+            open_up(beside)
+            sync_tree(beside)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             os.replace(path, old / path.name)

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from safetensors import SafetensorError
 
-from videomae.files import new_folder, sha256_of, write_atomic, write_json
+from videomae import files
+from videomae.files import new_file, new_folder, sha256_of, write_atomic, write_json
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -53,3 +55,23 @@ def test_an_existing_folder_is_kept_unless_it_is_to_be_replaced(tmp_path):
 def test_the_hash_is_that_of_the_content(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_an_error_of_the_disk_names_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"weights'$"), new_file(tmp_path / "weights"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError), new_file(tmp_path / "weights"):
+        raise SafetensorError("header too large")
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*/a\.json'$"):
+            write_json(tmp_path / "a.json", {})
+        with (
+            pytest.raises(OSError, match=r"No space left on device: '.*/folder'$"),
+            new_folder(tmp_path / "folder") as beside,
+        ):
+            write_json(beside / "a.json", {})
+    assert list(tmp_path.iterdir()) == []
