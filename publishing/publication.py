@@ -28,7 +28,6 @@ CONVERSION = "conversion.json"
 PROOFS = (CONVERSION, run_cards.RECORD)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 UNNAMED_LABEL = re.compile(r"LABEL_\d+")
-MISSING = ("license", "labels")  # what --allow_missing can let pass
 
 
 @dataclass

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from videomae.choices import LABEL_KINDS
 from videomae.data.lists.class_folders import VIDEO_SUFFIXES, read_class_folders, read_folder
 from videomae.data.lists.list_files import has_header, read_frame_list, read_list, read_table, read_video_list
-from videomae.data.lists.manifests import FRAME_PATTERN, LABEL_KINDS, Builder, Manifest, ReadOptions, packed, some_of
+from videomae.data.lists.manifests import FRAME_PATTERN, Builder, Manifest, ReadOptions, packed, some_of
 
 HMDB51_FILE = re.compile(r"(.+)_test_split([123])\.txt")
 UCF101_FILE = re.compile(r"(train|test)list(0[123])\.txt")
