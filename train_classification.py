@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
-from videomae.command_line import Parser, add_fields, guarded, options_from, plain
+from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.collators import ClassificationCollator
 from videomae.data.lists.label_files import read_names
@@ -51,12 +51,11 @@ from videomae.training.distillation import Teacher, TeacherCollator, read_teache
 from videomae.training.engines import on_device
 from videomae.training.objective import Objective
 from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
-from videomae.training.options import FinetuneOptions, recipe_from
+from videomae.training.options import FINETUNE, FinetuneOptions, read_arguments
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
-from videomae.training.recipes import FINETUNING, PROBLEMS, FinetuneRecipe
+from videomae.training.recipes import PROBLEMS, FinetuneRecipe
 from videomae.training.runs import (
     EXIT_INTERRUPTED,
-    RECIPE,
     check_same_data,
     interruptible,
     open_run,
@@ -641,40 +640,14 @@ def overfit(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def parser() -> Parser:
-    made = Parser(
-        prog="videomae finetune",
-        usage="videomae finetune --recipe NAME --model MODEL --data VIDEOS --output FOLDER [--FIELD VALUE ...]",
-        description=__doc__.partition("\n\n")[0],
-        epilog="Recipes: " + ", ".join(FINETUNING) + ". docs/finetuning.md walks through a run.",
-    )
-    made.add_argument(
-        "--recipe", help=f"a name below, or the path of a recipe.yaml; left out with --resume: the run's own ({RECIPE})"
-    )
-    made.add_argument("--preset", dest="recipe", help="the same as --recipe")
-    add_fields(made, FinetuneOptions)
-    add_fields(made, FinetuneRecipe)
-    return made
-
-
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    options = options_from(arguments, FinetuneOptions)
-    recorded = Path(options.output) / RECIPE if options.output else None
-    if arguments.recipe is None:
-        if recorded and recorded.exists() and (options.resume != "never" or options.eval_only):
-            arguments.recipe = str(recorded)
-        elif options.eval_only:
-            arguments.recipe = "small-data"  # the views come with the model
-        else:
-            raise ValueError(f"--recipe is missing; choose one of {', '.join(FINETUNING)} or the path of a recipe.yaml")
-    recipe = recipe_from(arguments, FINETUNING)
-    if recipe.model not in PRESETS and arguments.recipe in FINETUNING:  # a recorded recipe has been fitted
+    recipe, options, given, named = read_arguments(FINETUNE, argv)
+    if recipe.model not in PRESETS and named:  # a recorded recipe has been fitted
         open_config(recipe.model)
-        recipe = fitted_to_start(recipe, given=vars(arguments))
+        recipe = fitted_to_start(recipe, given=given)
     try:
         if options.eval_only:
-            return eval_only(recipe, options, model=getattr(arguments, "model", None))
+            return eval_only(recipe, options, model=given.get("model"))
         return overfit(recipe, options) if options.overfit else train(recipe, options)
     except BrokenVideosError as error:
         raise ValueError(str(error).strip().splitlines()[-1]) from error

@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
-from videomae.command_line import Parser, add_fields, guarded, options_from, plain
+from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.ava.annotations import ActionList, read_action_list, read_annotations, read_key_frames
 from videomae.data.ava.boxes import DetectionTestTransform, DetectionTrainTransform
@@ -43,12 +43,11 @@ from videomae.training.batches import StepPlan, default_workers, seed_step, step
 from videomae.training.checkpoints import prune
 from videomae.training.detectors import build_detector, detect_all, score_detections
 from videomae.training.optimisation import Ema, Schedule, build_optimizer
-from videomae.training.options import DetectionOptions, recipe_from
+from videomae.training.options import TRAIN_DETECTION, DetectionOptions, read_arguments
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
-from videomae.training.recipes import DETECTION, DetectionRecipe
+from videomae.training.recipes import DetectionRecipe
 from videomae.training.runs import (
     EXIT_INTERRUPTED,
-    RECIPE,
     check_same_data,
     interruptible,
     open_run,
@@ -401,34 +400,10 @@ def write_model_files(
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def parser() -> Parser:
-    made = Parser(
-        prog="videomae train-detection",
-        description=__doc__.partition("\n\n")[0],
-        epilog="Recipes: " + ", ".join(DETECTION) + ". docs/detection.md walks through a run.",
-    )
-    made.add_argument(
-        "--recipe", help=f"a name below, or the path of a recipe.yaml; left out with --resume: the run's own ({RECIPE})"
-    )
-    add_fields(made, DetectionOptions)
-    add_fields(made, DetectionRecipe)
-    return made
-
-
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    options = options_from(arguments, DetectionOptions)
+    recipe, options, given, _ = read_arguments(TRAIN_DETECTION, argv)
     try:
-        if options.test:
-            return test(options, float(arguments.box_score) if hasattr(arguments, "box_score") else None)
-        if arguments.recipe is None:
-            recorded = Path(options.output) / RECIPE
-            if options.resume == "never" or not options.output or not recorded.exists():
-                raise ValueError(
-                    f"--recipe is missing; choose one of {', '.join(DETECTION)} or the path of a recipe.yaml"
-                )
-            arguments.recipe = str(recorded)
-        return train(recipe_from(arguments, DETECTION), options)
+        return test(options, given.get("box_score")) if options.test else train(recipe, options)
     except BrokenVideosError as error:
         raise ValueError(str(error).strip().splitlines()[-1]) from error
 

@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
-from videomae.command_line import Parser, add_fields, guarded, options_from, plain
+from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.collators import PretrainCollator
 from videomae.data.lists.layouts import open_manifest
@@ -40,12 +40,11 @@ from videomae.training import engines
 from videomae.training.batches import MicroBatches, StepPlan, default_workers, seed_step, step_batches
 from videomae.training.checkpoints import prune
 from videomae.training.optimisation import Ema, Schedule, build_optimizer, set_rates, step_unless, warmup
-from videomae.training.options import PretrainOptions, recipe_from
+from videomae.training.options import PRETRAIN, PretrainOptions, read_arguments
 from videomae.training.progress import Log, Meter, peak_memory_gib, say
-from videomae.training.recipes import PRETRAINING, PretrainRecipe
+from videomae.training.recipes import PretrainRecipe
 from videomae.training.runs import (
     EXIT_INTERRUPTED,
-    RECIPE,
     check_same_data,
     interruptible,
     open_run,
@@ -429,32 +428,8 @@ def overfit(recipe: PretrainRecipe, options: PretrainOptions) -> int:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def parser() -> Parser:
-    made = Parser(
-        prog="videomae pretrain",
-        usage="videomae pretrain --recipe NAME --data VIDEOS --output FOLDER [--FIELD VALUE ...]",
-        description=__doc__.partition("\n\n")[0] + " Values in brackets are defaults; a recipe brings its own.",
-        epilog="Recipes: " + ", ".join(PRETRAINING) + ". docs/pretraining.md walks through a run.",
-    )
-    made.add_argument(
-        "--recipe", help=f"a name below, or the path of a recipe.yaml; left out with --resume: the run's own ({RECIPE})"
-    )
-    add_fields(made, PretrainOptions)
-    add_fields(made, PretrainRecipe)
-    return made
-
-
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    options = options_from(arguments, PretrainOptions)
-    if arguments.recipe is None:
-        recorded = Path(options.output) / RECIPE
-        if options.resume == "never" or not options.output or not recorded.exists():
-            raise ValueError(
-                f"--recipe is missing; choose one of {', '.join(PRETRAINING)} or the path of a recipe.yaml"
-            )
-        arguments.recipe = str(recorded)
-    recipe = recipe_from(arguments, PRETRAINING)
+    recipe, options, *_ = read_arguments(PRETRAIN, argv)
     try:
         return overfit(recipe, options) if options.overfit else train(recipe, options)
     except BrokenVideosError as error:

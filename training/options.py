@@ -1,48 +1,57 @@
 """Recipes and run options on the command line and in files: both are dataclasses whose fields say what they are.
 
-`add_fields` turns a dataclass into grouped, explained flags; `recipe_from` picks a recipe by name or file and applies
-the flags that were given; `write_recipe` and `read_recipe` keep one as YAML. What a training *is* stands in
-`recipes.py`; `RunOptions` below is where and on what it runs, and never changes the result.
+`read_arguments` turns the words of a training command into its recipe and options; `write_recipe` and `read_recipe`
+keep a recipe as YAML. What a training *is* stands in `recipes.py`; `RunOptions` below is where and on what it runs, and
+never changes the result. Needs neither torch nor transformers: mistakes are answered before these are imported.
 """
 
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from textwrap import fill
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from videomae.command_line import checked_values, given_fields, option, plain
-from videomae.files import write_atomic
-from videomae.training.recipes import (
-    Recipe,
-    find_recipe,
+from videomae.choices import PRESETS
+from videomae.command_line import (
+    Parser,
+    UsageError,
+    add_fields,
+    check_path,
+    check_paths,
+    checked_values,
+    given_fields,
+    option,
+    options_from,
+    plain,
 )
+from videomae.files import write_atomic
+from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, Recipe, find_recipe
 
-T = TypeVar("T")
+R = TypeVar("R", bound=Recipe)
+RECIPE = "recipe.yaml"  # in the folder of a run
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where a training runs, what it writes and how often; the same recipe gives the same weights under all of them."""
 
-    output: str = option("", "run", "folder of the run: recipe, log, checkpoints")
+    output: str = option("", "run", "folder of the run: recipe, log, checkpoints", metavar="FOLDER")
     resume: str = option(
         "never", "run", "auto: go on from the newest whole checkpoint in the folder; never: start anew"
     )
 
     clips_per_device: int | None = option(
-        None, "devices", "videos on one device at a time; the rest of a step is accumulated (default: all at once)"
+        None, "devices", "videos on one device at a time; the rest of a step is accumulated [all at once]"
     )
     mixed_precision: str = option(
         "auto", "devices", "auto: bf16 on accelerators that have it", choices=("auto", "bf16", "fp16", "no")
     )
-    num_workers: int | None = option(
-        None, "devices", "processes that decode videos, per device (default: by CPU cores)"
-    )
+    num_workers: int | None = option(None, "devices", "processes that decode videos, per device [by CPU cores]")
     compile: bool = option(False, "devices", "torch.compile the model; needs a C++ compiler")
     max_loss_scale: float = option(2.0**16, "devices", "fp16: the loss scale never grows above this")
 
@@ -57,13 +66,21 @@ class RunOptions:
     max_bad_steps: int = option(20, "checks", "stop after this many steps in a row with a non-finite gradient")
     dry_run: bool = option(False, "checks", "build everything, make one step, print memory, write nothing")
 
+    def own_recipe(self) -> str | None:
+        """The recipe that goes without --recipe: the run's own, when it is resumed."""
+        return self._recorded() if self.resume != "never" else None
+
+    def _recorded(self) -> str | None:
+        recorded = Path(self.output) / RECIPE
+        return str(recorded) if self.output and recorded.exists() else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions(RunOptions):
     """Where the videos are, and the looks at what is learnt."""
 
-    data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md")
-    data_root: str | None = option(None, "run", "folder that relative paths of the list start from")
+    data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md", kind="path")
+    data_root: str | None = option(None, "run", "folder that relative paths of the list start from", kind="folder")
     max_broken: float = option(0.01, "run", "stop when more than this share of the videos seen cannot be read")
     picture_every: int = option(0, "logging", "epochs between pictures of a reconstruction (0: none)")
     overfit: int = option(
@@ -75,15 +92,17 @@ class PretrainOptions(RunOptions):
 class FinetuneOptions(RunOptions):
     """Where the videos are, and when the classifier is looked at."""
 
-    data: str = option("", "run", "labelled videos to train on: a folder per class, or a list (docs/data.md)")
-    val_data: str | None = option(None, "run", "labelled videos to validate on while training")
+    data: str = option(
+        "", "run", "labelled videos to train on: a folder per class, or a list (docs/data.md)", kind="path"
+    )
+    val_data: str | None = option(None, "run", "labelled videos to validate on while training", kind="path")
     val_share: float = option(0.0, "run", "without --val_data: share of each class held out from --data")
-    test_data: str | None = option(None, "run", "labelled videos for the multi-view test after training")
+    test_data: str | None = option(None, "run", "labelled videos for the multi-view test after training", kind="path")
     train_split: str | None = option(None, "run", "which part of --data, where it has several")
     val_split: str | None = option(None, "run", "which part of --val_data (of --data, where only that is given)")
     test_split: str | None = option(None, "run", "which part of --test_data (of --data, where only that is given)")
-    data_root: str | None = option(None, "run", "folder that relative paths of the lists start from")
-    class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers")
+    data_root: str | None = option(None, "run", "folder that relative paths of the lists start from", kind="folder")
+    class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers", kind="file")
     max_broken: float = option(0.01, "run", "stop when more than this share of the videos seen cannot be read")
 
     validate_every: int = option(1, "validation", "epochs between validations (one clip a video)")
@@ -91,17 +110,25 @@ class FinetuneOptions(RunOptions):
     eval_only: bool = option(False, "validation", "no training: multi-view test of --model (or of OUTPUT/best)")
     overfit: int = option(0, "checks", "learn this many videos by heart, a test of the whole path; writes nothing")
 
+    def own_recipe(self) -> str | None:
+        # A test needs nothing of a recipe but the batch: the views come with the model.
+        return (self._recorded() or "small-data") if self.eval_only else super().own_recipe()
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions(RunOptions):
     """Where movies, annotations and persons are, and how often the detector is tested."""
 
-    movies: str = option("", "data", "folder of movies, of folders with a file per second, or of folders of frames")
-    annotations: str = option("", "data", "training annotations, an AVA CSV")
-    excluded: str | None = option(None, "data", "CSV of training key frames to leave out")
-    proposals: str | None = option(None, "data", "detected persons for training (.pkl, .csv, .json)")
-    proposal_images: str | None = option(None, "data", "the COCO file that describes the images of a .json of results")
-    actions: str | None = option(None, "data", "action list (pbtxt) that names the outputs")
+    movies: str = option(
+        "", "data", "folder of movies, of folders with a file per second, or of folders of frames", kind="folder"
+    )
+    annotations: str = option("", "data", "training annotations, an AVA CSV", kind="file")
+    excluded: str | None = option(None, "data", "CSV of training key frames to leave out", kind="file")
+    proposals: str | None = option(None, "data", "detected persons for training (.pkl, .csv, .json)", kind="file")
+    proposal_images: str | None = option(
+        None, "data", "the COCO file that describes the images of a .json of results", kind="file"
+    )
+    actions: str | None = option(None, "data", "action list (pbtxt) that names the outputs", kind="file")
     starts_at: float | None = option(
         None, "data", "second at which the movies begin [0, or 900 where they are too short]"
     )
@@ -109,21 +136,129 @@ class DetectionOptions(RunOptions):
     missing_movies: str = option("error", "data", "key frames without a movie", choices=("error", "skip"))
     max_broken: float = option(0.01, "data", "stop when more than this share of the key frames cannot be read")
 
-    val_annotations: str | None = option(None, "test", "annotations to test on")
-    val_movies: str | None = option(None, "test", "folder of their movies [--movies]")
-    val_excluded: str | None = option(None, "test", "CSV of key frames that do not count")
+    val_annotations: str | None = option(None, "test", "annotations to test on", kind="file")
+    val_movies: str | None = option(None, "test", "folder of their movies [--movies]", kind="folder")
+    val_excluded: str | None = option(None, "test", "CSV of key frames that do not count", kind="file")
     val_key_frames: str | None = option(
-        None, "test", "CSV of the key frames to test [the annotated ones and those with detected persons]"
+        None, "test", "CSV of the key frames to test [the annotated ones and those with detected persons]", kind="file"
     )
-    val_proposals: str | None = option(None, "test", "detected persons [the annotated ones]")
-    val_proposal_images: str | None = option(None, "test", "the COCO file that describes their images")
-    val_classes: str | None = option(None, "test", "action list of the classes that count [all]")
+    val_proposals: str | None = option(None, "test", "detected persons [the annotated ones]", kind="file")
+    val_proposal_images: str | None = option(None, "test", "the COCO file that describes their images", kind="file")
+    val_classes: str | None = option(None, "test", "action list of the classes that count [all]", kind="file")
     val_clips_per_device: int = option(1, "test", "clips on one device at a time")
     eval_every: int = option(0, "test", "epochs between tests while training; one is made at the end (0: only there)")
-    test: str | None = option(None, "test", "test this model folder and train nothing; --output gets the results")
+    test: str | None = option(
+        None, "test", "test this model folder and train nothing; --output gets the results", kind="model"
+    )
 
 
-def recipe_from(arguments: argparse.Namespace, recipes: Mapping[str, Recipe]) -> Recipe:
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What the command line of a training consists of."""
+
+    command: str
+    about: str
+    usage: str
+    options: type[RunOptions]
+    recipes: Mapping[str, Recipe]
+    shown: tuple[str, ...]  # what `--help` shows; `--help_all` shows everything
+
+
+PRETRAIN = Trainer(
+    "pretrain",
+    "Pre-train VideoMAE (tube mask) or VideoMAE V2 (dual masking); docs/pretraining.md walks through a run.",
+    "--recipe NAME --data VIDEOS --output FOLDER",
+    PretrainOptions,
+    PRETRAINING,
+    ("data", "data_root", "output", "resume", "model", "epochs", "clips_per_step", "base_lr")
+    + ("clips_per_device", "mixed_precision", "num_workers", "save_every", "overfit", "dry_run"),
+)
+FINETUNE = Trainer(
+    "finetune",
+    "Fine-tune a classifier on labelled videos, from a pre-trained model, another classifier, or nothing; "
+    "docs/finetuning.md walks through a run.",
+    "--recipe NAME --model MODEL --data VIDEOS --output FOLDER",
+    FinetuneOptions,
+    FINETUNING,
+    ("data", "val_data", "val_share", "test_data", "class_names", "data_root", "output", "resume", "model", "epochs")
+    + ("clips_per_step", "base_lr", "clips_per_device", "num_workers", "eval_only", "overfit", "dry_run"),
+)
+TRAIN_DETECTION = Trainer(
+    "train-detection",
+    "Train an action detector on AVA, AVA-Kinetics, or data of one's own in the same format, or test one; "
+    "docs/detection.md walks through a run.",
+    "--recipe NAME --model MODEL --movies FOLDER --annotations CSV --output FOLDER",
+    DetectionOptions,
+    DETECTION,
+    ("movies", "annotations", "actions", "val_annotations", "val_movies", "num_labels", "output", "resume", "model")
+    + ("epochs", "clips_per_step", "base_lr", "clips_per_device", "num_workers", "test", "dry_run"),
+)
+
+
+class Arguments(NamedTuple):
+    """What a training command is told."""
+
+    recipe: Any  # one of the recipe classes; None where `--test` needs none
+    options: Any  # the options class of the trainer
+    given: Mapping[str, Any]  # the fields of the recipe that the command line names
+    named: bool  # the recipe is one of ours, not a file
+
+
+def parser_of(trainer: Trainer, *, everything: bool = False) -> Parser:
+    """The parser of a training command; `everything` is for `--help_all`."""
+    parser = Parser(
+        prog=f"videomae {trainer.command}",
+        usage=f"videomae {trainer.command} {trainer.usage} [--OPTION VALUE ...]",
+        description=fill(f"{trainer.about} Values in brackets are defaults; a recipe brings its own.", 108),
+        epilog=fill(f"Recipes: {', '.join(trainer.recipes)}.", 108, break_on_hyphens=False),
+    )
+    parser.add_argument(
+        "--recipe",
+        help=f"a name below, or the path of a {RECIPE}; left out with --resume: the run's own",
+        metavar="NAME",
+    )
+    parser.add_argument("--help_all", action=_HelpAll, nargs=0, trainer=trainer, help="show every option and exit")
+    shown = None if everything else trainer.shown
+    add_fields(parser, trainer.options, shown=shown)
+    add_fields(parser, type(next(iter(trainer.recipes.values()))), shown=shown)
+    return parser
+
+
+class _HelpAll(argparse.Action):
+    def __init__(self, *words: Any, trainer: Trainer, **settings: Any):
+        super().__init__(*words, **settings)
+        self.trainer = trainer
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser_of(self.trainer, everything=True).print_help()
+        parser.exit()
+
+
+def read_arguments(trainer: Trainer, argv: Sequence[str] | None) -> Arguments:
+    """Recipe and options of a training command; what they name is there."""
+    arguments = parser_of(trainer).parse_args(argv)
+    options = options_from(arguments, trainer.options)
+    check_paths(options)
+    given = given_fields(arguments, type(next(iter(trainer.recipes.values()))))
+    if given.get("model", PRESETS[0]) not in PRESETS:
+        check_path("--model", given["model"], "model")
+    arguments.recipe = arguments.recipe or options.own_recipe()
+    if arguments.recipe is None and getattr(options, "test", None):
+        return Arguments(None, options, given, False)
+    if arguments.recipe is None:
+        names = ", ".join(trainer.recipes)
+        raise UsageError(f"--recipe is missing; choose one of {names} or the path of a recipe.yaml")
+    try:
+        recipe = recipe_from(arguments, trainer.recipes)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from None
+    return Arguments(recipe, options, given, arguments.recipe in trainer.recipes)
+
+
+def recipe_from(arguments: argparse.Namespace, recipes: Mapping[str, R]) -> R:
     """The recipe that `--recipe` names or points to, with the fields that were given on the command line."""
     recipe_class = type(next(iter(recipes.values())))
     name = arguments.recipe
@@ -142,7 +277,7 @@ def write_recipe(path: str | os.PathLike, recipe: Recipe) -> Path:
     )
 
 
-def read_recipe(path: str | os.PathLike, recipe_class: type[Recipe]) -> Recipe:
+def read_recipe(path: str | os.PathLike, recipe_class: type[R]) -> R:
     try:
         content = yaml.safe_load(Path(path).read_text("utf-8"))
     except FileNotFoundError:

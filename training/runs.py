@@ -20,19 +20,18 @@ from typing import Any
 
 import torch
 
-from videomae.command_line import changed_fields, plain
-from videomae.files import write_atomic, write_json
+from videomae.command_line import INTERRUPTED, changed_fields, plain
+from videomae.files import path_in_errors, write_atomic, write_json
 from videomae.training.checkpoints import checkpoints, damage, latest_checkpoint, remove_leftovers
-from videomae.training.options import read_recipe, write_recipe
+from videomae.training.options import RECIPE, read_recipe, write_recipe
 from videomae.training.recipes import Recipe
 
-RECIPE = "recipe.yaml"
 RECORD = "run.json"
 LOG = "log.jsonl"
 
 # What a process returns after SIGTERM or SIGUSR1, once its checkpoint is written: "try again" in sysexits.h. A queue
 # system can take it as the sign to put the job back in line with `--resume auto`.
-EXIT_INTERRUPTED = 75
+EXIT_INTERRUPTED = INTERRUPTED
 
 try:
     import fcntl
@@ -185,7 +184,7 @@ def versions() -> dict[str, str]:
 
 def append_log(path: Path, values: Mapping[str, Any]) -> None:
     """Add one line; what a crash cuts short is dropped by `rewind_log`."""
-    with open(path, "a", encoding="utf-8") as file:
+    with path_in_errors(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
