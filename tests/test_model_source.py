@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from videomae.command_line import is_telling
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.lists.layouts import open_manifest
 from videomae.files import check_output
@@ -59,6 +60,18 @@ def test_another_architecture_is_refused_and_not_filled_with_random_weights(clas
     (classifier / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
     with pytest.raises(ValueError, match="is of model_type 'vit', not 'videomae'"):
         open_config(str(classifier))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[1]", '"text"', '{"architectures": [1]}', '{"model_type": "videomae", "hidden_size": "wide"}',
+     '{"model_type": "videomae", "id2label": [1, 2]}'],
+)  # fmt: skip
+def test_a_config_that_describes_no_model_is_an_error_of_its_folder(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(Exception, match=r".") as caught:
+        open_config(str(tmp_path), weights=False)
+    assert is_telling(caught.value), repr(caught.value)
 
 
 def test_a_name_on_the_hub_that_it_does_not_give_is_one_line():
