@@ -225,8 +225,8 @@ def convert_to_original(folder: str | Path, output: str | Path, *, overwrite: bo
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; choose another name or add --overwrite")
     state = official_state(folder)
-    with new_file(output) as beside:
-        torch.save({"model": state}, beside)
+    with new_file(output) as beside, open(beside, "wb") as file:  # a full disk is then an OSError, not torch's own
+        torch.save({"model": state}, file)
     return len(state)
 
 

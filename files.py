@@ -4,6 +4,7 @@ Everything that the package keeps on disk (checkpoints, converted folders, resul
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,13 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
+
 
 @contextlib.contextmanager
 def path_in_errors(path: str | os.PathLike, beside: str | os.PathLike | None = None) -> Iterator[None]:
     """Let an error of the disk say which file it is about: a failed write knows only the number of its handle.
 
-    beside: the temporary file or folder that is to become `path`. safetensors, which has errors of its own, gives the
-    number of the system's error in its text.
+    beside: the temporary file or folder that is to become `path`. safetensors gives the number of the system's error in
+    the text of its own; torch.save raises another error on top of it.
     """
     try:
         yield
@@ -31,9 +34,13 @@ def path_in_errors(path: str | os.PathLike, beside: str | os.PathLike | None = N
         raise
     except Exception as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
+        if number is not None:
+            code = int(number[1])
+        elif isinstance(error.__context__, OSError) and error.__context__.errno in DISK_ERRORS:
+            code = error.__context__.errno
+        else:
             raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> Path:

@@ -63,6 +63,11 @@ def test_an_error_of_the_disk_names_the_file_that_was_to_be_written(tmp_path, mo
 
     with pytest.raises(OSError, match=r"weights'$"), new_file(tmp_path / "weights"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(OSError, match=r"weights'$"), new_file(tmp_path / "weights") as beside:
+        try:
+            full(beside)
+        finally:  # as torch.save, whose writer complains on top
+            raise RuntimeError("unexpected pos 4928 vs 4816")
     with pytest.raises(SafetensorError), new_file(tmp_path / "weights"):
         raise SafetensorError("header too large")
     with monkeypatch.context() as patched:
