@@ -10,7 +10,9 @@ data/lists/merge.py.
 
 from dataclasses import dataclass
 
-from videomae.command_line import REQUIRED, argument, option, read_options
+from videomae.command_line import REQUIRED, argument, check_path, option, read_options
+
+SET_KINDS = {"train": "path", "test": "path", "data_root": "folder", "class_names": "file"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,12 @@ class Options:
     )
     hash: bool = option(False, "options", "also compare contents (reads files of equal size)")
     expect: int | None = option(None, "options", "stop unless this many classes come out (710 for Kinetics)")
+
+    def __post_init__(self):
+        for name, *pairs in self.set:
+            for key, _, value in (pair.partition("=") for pair in pairs):
+                if key in SET_KINDS:
+                    check_path(f"--set {name} {key}", value, SET_KINDS[key])
 
 
 def main(argv: list[str] | None = None) -> int:
