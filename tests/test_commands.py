@@ -91,7 +91,7 @@ def test_help_a_misspelt_option_and_a_missing_file_need_neither_torch_nor_transf
         "publish": ["missing", "owner/name"],
         "doctor": ["missing.csv"],
         "check-data": ["missing.csv"],
-        "merge-labels": ["out", "--set", "one", "train=missing.csv", "--aliases", "missing.csv"],
+        "merge-labels": ["out", "--set", "one", "train=missing.csv"],
         "ava-map": ["--annotations", "missing.csv", "--detections", "missing.csv"],
         "prepare": ["missing.csv", "out"],
         "pretrain": ["--recipe", "tiny", "--data", "missing"],
