@@ -33,6 +33,7 @@ from videomae.files import write_atomic
 from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, Recipe, find_recipe
 
 R = TypeVar("R", bound=Recipe)
+Options = TypeVar("Options", bound="RunOptions")
 RECIPE = "recipe.yaml"  # in the folder of a run
 
 
@@ -65,14 +66,6 @@ class RunOptions:
     max_steps: int | None = option(None, "checks", "stop after this many steps; the schedule stays the full one")
     max_bad_steps: int = option(20, "checks", "stop after this many steps in a row with a non-finite gradient")
     dry_run: bool = option(False, "checks", "build everything, make one step, print memory, write nothing")
-
-    def own_recipe(self) -> str | None:
-        """The recipe that goes without --recipe: the run's own, when it is resumed."""
-        return self._recorded() if self.resume != "never" else None
-
-    def _recorded(self) -> str | None:
-        recorded = Path(self.output) / RECIPE
-        return str(recorded) if self.output and recorded.exists() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +102,6 @@ class FinetuneOptions(RunOptions):
     early_stopping: int = option(0, "validation", "stop after this many validations without a better one (0: never)")
     eval_only: bool = option(False, "validation", "no training: multi-view test of --model (or of OUTPUT/best)")
     overfit: int = option(0, "checks", "learn this many videos by heart, a test of the whole path; writes nothing")
-
-    def own_recipe(self) -> str | None:
-        # A test needs nothing of a recipe but the batch: the views come with the model.
-        return (self._recorded() or "small-data") if self.eval_only else super().own_recipe()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,22 +229,43 @@ class _HelpAll(argparse.Action):
 def read_arguments(trainer: Trainer, argv: Sequence[str] | None) -> Arguments:
     """Recipe and options of a training command; what they name is there."""
     arguments = parser_of(trainer).parse_args(argv)
-    options = options_from(arguments, trainer.options)
-    check_paths(options)
     given = given_fields(arguments, type(next(iter(trainer.recipes.values()))))
     if given.get("model", PRESETS[0]) not in PRESETS:
         check_path("--model", given["model"], "model")
-    arguments.recipe = arguments.recipe or options.own_recipe()
-    if arguments.recipe is None and getattr(options, "test", None):
-        return Arguments(None, options, given, False)
+    if hasattr(arguments, "test"):  # of detectors: a test needs no recipe
+        recipe, options = None, options_from(arguments, trainer.options)
+    else:
+        # A test of classifiers needs one for nothing but its batch: the views come with the model.
+        otherwise = "small-data" if hasattr(arguments, "eval_only") else None
+        recipe, options = asked_for(arguments, trainer.options, trainer.recipes, otherwise=otherwise)
+    check_paths(options)
+    return Arguments(recipe, options, given, arguments.recipe in trainer.recipes)
+
+
+def asked_for(
+    arguments: argparse.Namespace,
+    options_class: type[Options],
+    recipes: Mapping[str, Recipe],
+    *,
+    otherwise: str | None = None,
+) -> tuple[Recipe, Options]:
+    """The recipe and the options of a command line.
+
+    `otherwise` is the recipe where neither the command line nor the folder of the run names one.
+    """
+    options = options_from(arguments, options_class)
     if arguments.recipe is None:
-        names = ", ".join(trainer.recipes)
-        raise UsageError(f"--recipe is missing; choose one of {names} or the path of a recipe.yaml")
+        own = Path(options.output, RECIPE)
+        if options.output and own.exists() and (options.resume != "never" or otherwise):
+            arguments.recipe = str(own)
+        elif otherwise:
+            arguments.recipe = otherwise
+        else:
+            raise UsageError(f"--recipe is missing; choose one of {', '.join(recipes)} or the path of a recipe.yaml")
     try:
-        recipe = recipe_from(arguments, trainer.recipes)
+        return recipe_from(arguments, recipes), options
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from None
-    return Arguments(recipe, options, given, arguments.recipe in trainer.recipes)
 
 
 def recipe_from(arguments: argparse.Namespace, recipes: Mapping[str, R]) -> R:
