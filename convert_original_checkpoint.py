@@ -11,7 +11,6 @@ The steps are in conversion/: weight_files.py opens, layouts.py holds the table,
 label_files.py reads class names, proof.py compares.
 """
 
-import argparse
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,11 +23,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from videomae.command_line import guarded
+from videomae.command_line import guarded, read_options
 from videomae.conversion.layouts import listed, official_state
+from videomae.conversion.options import ABOUT, ConvertOptions
 from videomae.conversion.plan import Plan, model_class, plan, preset_of
 from videomae.conversion.proof import prove
-from videomae.conversion.weight_files import MAX_GIGABYTES
 from videomae.files import new_file, new_folder, sha256_of, write_atomic, write_json
 from videomae.remote_code import add_code
 
@@ -226,32 +225,9 @@ def convert_to_original(folder: str | Path, output: str | Path, *, overwrite: bo
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; choose another name or add --overwrite")
     state = official_state(folder)
-    with new_file(output) as beside:
-        torch.save({"model": state}, beside)
+    with new_file(output) as beside, open(beside, "wb") as file:  # a full disk is then an OSError, not torch's own
+        torch.save({"model": state}, file)
     return len(state)
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="videomae convert", description=__doc__.split("\n\n")[0], formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("checkpoint", help="a .pth or .safetensors file, a model folder, or OWNER/NAME on the Hub")
-    parser.add_argument("output", help="the folder to write (with --to original: the .pth file)")
-    parser.add_argument("--name", help="which released checkpoint it is: a name of zoo.yaml or on the Hub")
-    parser.add_argument(
-        "--labels", help="class names: a known set (kinetics400, ava, ...) or a txt, json, csv, pbtxt file"
-    )
-    parser.add_argument("--image_size", type=int, help="height and width in pixels, where it is not 224")
-    parser.add_argument("--num_frames", type=int, help="frames of a clip, where it is not 16")
-    parser.add_argument("--num_attention_heads", type=int, help="needed for sizes that were never released")
-    parser.add_argument("--decoder_num_attention_heads", type=int, help="the same for a pre-training file's decoder")
-    parser.add_argument("--to", choices=("videomae", "original"), default="videomae", help="which way to convert")
-    parser.add_argument("--no_verify", action="store_true", help="skip the comparison with the official forward")
-    parser.add_argument("--overwrite", action="store_true", help="replace a model folder (or file) that is in the way")
-    parser.add_argument("--dry_run", action="store_true", help="say what would be made, and write nothing")
-    parser.add_argument("--push_to_hub", metavar="NAME", help="upload the folder with its card as owner/name")
-    parser.add_argument("--max_gigabytes", type=float, default=MAX_GIGABYTES, help="refuse larger files (%(default)s)")
-    return parser
 
 
 def summary(planned: Plan) -> str:
@@ -269,38 +245,39 @@ def summary(planned: Plan) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    output = Path(args.output)
-    if args.push_to_hub and (args.to == "original" or args.push_to_hub.count("/") != 1):
-        raise ValueError("--push_to_hub takes OWNER/NAME and goes with a model folder, not with --to original")
-    if args.to == "original":
-        if args.dry_run:
-            print(f"{output}: {len(official_state(args.checkpoint))} tensors under 'model', official names")
+    return run(read_options(ConvertOptions, argv, command="convert", about=ABOUT))
+
+
+def run(options: ConvertOptions) -> int:
+    output = Path(options.output)
+    if options.to == "original":
+        if options.dry_run:
+            print(f"{output}: {len(official_state(options.checkpoint))} tensors under 'model', official names")
             return 0
-        count = convert_to_original(args.checkpoint, output, overwrite=args.overwrite)
+        count = convert_to_original(options.checkpoint, output, overwrite=options.overwrite)
         print(f"wrote {output}: {count} tensors under 'model', official names")
         return 0
     planned = plan(
-        args.checkpoint,
-        name=args.name,
-        image_size=args.image_size,
-        num_frames=args.num_frames,
-        num_attention_heads=args.num_attention_heads,
-        decoder_num_attention_heads=args.decoder_num_attention_heads,
-        labels=args.labels,
-        max_gigabytes=args.max_gigabytes,
+        options.checkpoint,
+        name=options.name,
+        image_size=options.image_size,
+        num_frames=options.num_frames,
+        num_attention_heads=options.num_attention_heads,
+        decoder_num_attention_heads=options.decoder_num_attention_heads,
+        labels=options.labels,
+        max_gigabytes=options.max_gigabytes,
     )
-    check_output(output, overwrite=args.overwrite)
+    check_output(output, overwrite=options.overwrite)
     print(summary(planned))
     if not sys.stderr.isatty():  # transformers' bars would fill a log file
         transformers_logging.disable_progress_bar()
-    if args.dry_run:
+    if options.dry_run:
         build(planned)
         card = ", README.md" if planned.entry else ""
         print(f"would write {output}: config.json, model.safetensors, the processor's files, conversion.json{card}")
         return 0
-    record = convert_to_folder(planned, output, verify=not args.no_verify, overwrite=args.overwrite)
-    if args.no_verify:
+    record = convert_to_folder(planned, output, verify=not options.no_verify, overwrite=options.overwrite)
+    if options.no_verify:
         print("proof: skipped (--no_verify)")
     else:
         difference = record["largest_relative_difference"]
@@ -308,10 +285,10 @@ def main(argv: list[str] | None = None) -> int:
             f"proof: {', '.join(record['compared'])} agree with the source within {difference:.1e} of the largest value"
         )
     print(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
-    if args.push_to_hub:
+    if options.push_to_hub:
         from videomae.publishing.upload import publish
 
-        print(f"published: {publish(output, args.push_to_hub)}")
+        print(f"published: {publish(output, options.push_to_hub)}")
     return 0
 
 

@@ -6,14 +6,43 @@ finished has a name that starts with "." and ends with ".tmp" or ".old"; `remove
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
+
+
+@contextlib.contextmanager
+def path_in_errors(path: str | os.PathLike, beside: str | os.PathLike | None = None) -> Iterator[None]:
+    """Let an error of the disk say which file it is about: a failed write knows only the number of its handle.
+
+    beside: the temporary file or folder that is to become `path`. safetensors gives the number of the system's error in
+    the text of its own; torch.save raises another error on top of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        temporary = beside is not None and str(error.filename).startswith(str(beside))
+        if error.errno is not None and (error.filename is None or temporary):
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is not None:
+            code = int(number[1])
+        elif isinstance(error.__context__, OSError) and error.__context__.errno in DISK_ERRORS:
+            code = error.__context__.errno
+        else:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> Path:
@@ -23,7 +52,7 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> Path:
     data = content.encode("utf-8") if isinstance(content, str) else content
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with path_in_errors(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -50,11 +79,12 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     try:
-        yield Path(beside)
-        os.chmod(beside, 0o666 & ~_umask())
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with path_in_errors(path, beside):
+            yield Path(beside)
+            os.chmod(beside, 0o666 & ~_umask())
+            with open(beside, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
@@ -76,9 +106,10 @@ def new_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[Pa
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     os.chmod(beside, 0o777 & ~_umask())
     try:
-        yield beside
-        open_up(beside)
-        sync_tree(beside)
+        with path_in_errors(path, beside):
+            yield beside
+            open_up(beside)
+            sync_tree(beside)
         if not path.exists():
             os.replace(beside, path)
         elif not _exchange(beside, path):

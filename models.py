@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers.utils import logging as transformers_logging
 
+from videomae.command_line import is_hub_name
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.sampling_videomae import ClipSampling
 
@@ -57,7 +58,13 @@ def open_config(
         raise ValueError(
             f"{named} is of model_type {model_type!r}, not 'videomae'; `videomae convert` makes a folder of released weights"
         )
-    config = VideoMAEConfig.from_pretrained(model)
+    try:
+        config = VideoMAEConfig.from_pretrained(model)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # a file can hold anything, and transformers trusts the types in it
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"{named}: config.json does not describe a model ({reason})") from error
     architecture = (config.architectures or [""])[0]
     if kind and architecture and not architecture.endswith(kind):
         raise ValueError(f"{named} is {architecture}, and a VideoMAE{kind} is needed")
@@ -120,8 +127,7 @@ def open_classifier(model: str, argument: str = "model") -> "VideoMAEForVideoCla
 
 def check_name(model: str, argument: str) -> None:
     """A name is a folder that exists or OWNER/NAME; any other goes to the Hub only to come back as a network problem."""
-    here = Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1
-    if here and not Path(model).is_dir():
+    if not is_hub_name(model) and not Path(model).is_dir():
         raise FileNotFoundError(f"{argument} {model}: there is no such folder, and names on the Hub are OWNER/NAME")
 
 
@@ -132,11 +138,13 @@ def _check_folder(folder: Path, named: str, weights: bool) -> None:
             f"{named} has no config.json; give a folder that save_pretrained or a training run wrote"
         )
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
             f"{named}: config.json is not JSON ({error}); it may be cut off, save the model again"
         ) from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.get("architectures") or ()):
+        raise ValueError(f"{named}: config.json does not describe a model, an object whose `architectures` are names")
     if weights and not any((folder / name).is_file() for name in WEIGHTS):
         raise FileNotFoundError(f"{named} has no weights (model.safetensors); the folder is not complete")
 

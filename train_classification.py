@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from videomae.command_line import Parser, guarded, plain
+from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.collators import ClassificationCollator
 from videomae.data.lists.label_files import read_names
@@ -48,9 +48,9 @@ from videomae.training.forecast import dry_run
 from videomae.training.loop import Loop, Parts, overfit
 from videomae.training.objective import Objective
 from videomae.training.optimisation import averaged
-from videomae.training.options import FinetuneOptions, asked_for, training_parser
+from videomae.training.options import FINETUNE, FinetuneOptions, read_arguments
 from videomae.training.progress import say
-from videomae.training.recipes import FINETUNING, PROBLEMS, FinetuneRecipe
+from videomae.training.recipes import PROBLEMS, FinetuneRecipe
 from videomae.training.runs import FINAL
 from videomae.training.session import Session, explained_broken_videos
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
@@ -482,21 +482,14 @@ def overfit_videos(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def parser() -> Parser:
-    return training_parser("videomae finetune", __doc__, FinetuneOptions, FINETUNING, "docs/finetuning.md")
-
-
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    # A test alone needs no recipe: the views come with the model.
-    otherwise = "small-data" if hasattr(arguments, "eval_only") else None
-    recipe, options = asked_for(arguments, FinetuneOptions, FINETUNING, otherwise=otherwise)
-    if recipe.model not in PRESETS and arguments.recipe in FINETUNING:  # a recorded recipe has been fitted
+    recipe, options, given, named = read_arguments(FINETUNE, argv)
+    if recipe.model not in PRESETS and named:  # a recorded recipe has been fitted
         open_config(recipe.model)
-        recipe = fitted_to_start(recipe, given=vars(arguments))
+        recipe = fitted_to_start(recipe, given=given)
     with explained_broken_videos():
         if options.eval_only:
-            return eval_only(recipe, options, model=getattr(arguments, "model", None))
+            return eval_only(recipe, options, model=given.get("model"))
         return overfit_videos(recipe, options) if options.overfit else train(recipe, options)
 
 

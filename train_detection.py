@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from videomae.command_line import Parser, guarded, options_from, plain
+from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.ava.annotations import ActionList, read_action_list, read_annotations, read_key_frames
 from videomae.data.ava.boxes import DetectionTestTransform, DetectionTrainTransform
@@ -39,7 +39,7 @@ from videomae.training.batches import StepPlan
 from videomae.training.detectors import build_detector, detect_all, score_detections, write_results
 from videomae.training.forecast import dry_run
 from videomae.training.loop import Loop, Parts
-from videomae.training.options import DetectionOptions, asked_for, training_parser
+from videomae.training.options import TRAIN_DETECTION, DetectionOptions, read_arguments
 from videomae.training.recipes import DETECTION, DetectionRecipe
 from videomae.training.session import Session, explained_broken_videos
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
@@ -298,17 +298,10 @@ def write_model_files(
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def parser() -> Parser:
-    return training_parser("videomae train-detection", __doc__, DetectionOptions, DETECTION, "docs/detection.md")
-
-
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    recipe, options, given, _ = read_arguments(TRAIN_DETECTION, argv)
     with explained_broken_videos():
-        if hasattr(arguments, "test"):
-            options = options_from(arguments, DetectionOptions)
-            return test(options, float(arguments.box_score) if hasattr(arguments, "box_score") else None)
-        return train(*asked_for(arguments, DetectionOptions, DETECTION))
+        return test(options, given.get("box_score")) if options.test else train(recipe, options)
 
 
 if __name__ == "__main__":

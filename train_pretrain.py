@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from videomae.command_line import Parser, guarded, plain
+from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.collators import PretrainCollator
 from videomae.data.lists.layouts import open_manifest
@@ -39,9 +39,9 @@ from videomae.sampling_videomae import ClipSampling
 from videomae.training.batches import StepPlan
 from videomae.training.forecast import dry_run
 from videomae.training.loop import Loop, Parts, model_loss, overfit
-from videomae.training.options import PretrainOptions, asked_for, training_parser
+from videomae.training.options import PRETRAIN, PretrainOptions, read_arguments
 from videomae.training.progress import say
-from videomae.training.recipes import PRETRAINING, PretrainRecipe
+from videomae.training.recipes import PretrainRecipe
 from videomae.training.session import Session, explained_broken_videos
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
@@ -282,12 +282,8 @@ def draw(
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def parser() -> Parser:
-    return training_parser("videomae pretrain", __doc__, PretrainOptions, PRETRAINING, "docs/pretraining.md")
-
-
 def main(argv: list[str] | None = None) -> int:
-    recipe, options = asked_for(parser().parse_args(argv), PretrainOptions, PRETRAINING)
+    recipe, options, *_ = read_arguments(PRETRAIN, argv)
     with explained_broken_videos():
         return overfit_samples(recipe, options) if options.overfit else train(recipe, options)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from videomae.choices import MEAN
 from videomae.data.encoding import encode_video
 from videomae.data.synthetic import MOTIONS, SyntheticSet, render_clip
 from videomae.modeling_videomae import VideoMAEModel
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection
 from videomae.models import check_name, open_classifier, open_config, open_processor
-from videomae.pictures.attention import MEAN
 from videomae.pictures.clip import read_clip
 from videomae.pictures.drawing import Row, film, grid_picture, mp4_bytes
 from videomae.pictures.overlay import draw_overlay

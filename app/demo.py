@@ -22,7 +22,6 @@ from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.files import write_atomic, write_json
 
 RECORD = "demo.json"
-INTERRUPTED = 130  # what shells give a command that was ended by Ctrl-C
 SCRATCH, PRETRAINED = "from scratch", "pre-trained"
 
 

@@ -11,16 +11,18 @@ at the end.
 
 import contextlib
 import os
+import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from videomae.app.answers import Actions, Attention, Drawn, Labels, Rebuilding
+from videomae.app.answers import Actions, Attention, Drawn, Labels, Rebuilding, make_examples
+from videomae.choices import MEAN
 from videomae.models import open_device
-from videomae.pictures.attention import MEAN
 from videomae.pictures.plot import line_plot
 
 KEPT_SECONDS = 3600  # how long uploads and results stay
@@ -41,6 +43,34 @@ button[aria-label^="Trim video"] { display: none; } /* it would download its too
 .frames { padding-top: 36px; } /* the buttons have a strip of their own */
 .frames .icon-button-wrapper.top-panel { top: -34px; }
 """
+
+
+def serve(
+    models: Mapping[str, str | None], *, device: str | None, examples: Sequence[str] | None, host: str, port: int
+) -> None:
+    """Show the page until Ctrl-C or SIGTERM. `models` are those of `build_page`, examples None makes some."""
+    with tempfile.TemporaryDirectory(prefix="videomae-app-") as scratch:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch) / "gradio")  # read when gradio is imported
+        import_gradio()
+        (Path(scratch) / "examples").mkdir()
+        shown = make_examples(Path(scratch) / "examples") if examples is None else examples
+        page = build_page(**models, device=device, examples=shown, scratch=scratch)
+        address = start(page, host=host, port=port, scratch=scratch)
+        print(f"{address} (Ctrl-C ends it)", flush=True)
+        wait_for_the_end()
+        page.close()
+
+
+def wait_for_the_end() -> None:
+    """Until Ctrl-C or SIGTERM."""
+    over = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: over.set())
+    try:
+        over.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_page(

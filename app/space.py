@@ -19,7 +19,7 @@ PREINSTALLED = {"gradio"}  # in a Space of that sdk, so not among its requiremen
 TEXT = (".py", ".yaml", ".md", ".jinja")
 APP = '''"""The page of `videomae app`, as a Space."""
 
-from videomae.commands.app import main
+from videomae.commands.main import main
 
 main({arguments!r})
 '''
@@ -63,7 +63,7 @@ def write_space(folder: str | Path, **models: str | None) -> Path:
                 word = value
                 names.append(value)
             arguments += [word] if name == "model" else [f"--{name}", word]
-        write_atomic(beside / "app.py", APP.format(arguments=[*arguments, "--host", "0.0.0.0"]))
+        write_atomic(beside / "app.py", APP.format(arguments=["app", *arguments, "--host", "0.0.0.0"]))
         write_atomic(beside / "requirements.txt", "".join(f"{line}\n" for line in requirements()))
         write_atomic(beside / "README.md", readme(names, given))
         write_atomic(beside / ".gitattributes", ATTRIBUTES)

@@ -1,74 +1,54 @@
-"""A page to try a model in the browser: `videomae app --model FOLDER`."""
+"""A page to try models in the browser: `videomae app MODEL`. Needs `videomae[demo]`.
 
-import argparse
-import os
-import signal
-import tempfile
-import threading
-from pathlib import Path
+videomae app FOLDER                                  # a classifier: labels over time, attention
+videomae app FOLDER --pretrained PRETRAINED          # and what a pre-trained model rebuilds
+videomae app FOLDER --action_detector DETECTOR       # and who does what
+videomae app FOLDER --write_space SPACE              # the files of a Space on the Hub that shows this page
+"""
 
-from videomae.app.answers import make_examples
-from videomae.app.page import build_page, import_gradio, start
-from videomae.app.space import write_space
+from dataclasses import dataclass
+
+from videomae.command_line import argument, option, read_options
+
+MODELS = ("model", "pretrained", "action_detector", "person_detector", "actions")
 
 
-def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(
-        prog="videomae app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    model: str | None = argument("folder or Hub name of a classifier", default=None, kind="model")
+    pretrained: str | None = option(None, "models", "a pre-training model, for reconstructions", kind="model")
+    action_detector: str | None = option(None, "models", "an action detector", kind="model")
+    person_detector: str | None = option(
+        None,
+        "models",
+        "a transformers object-detection model that finds the persons for it [the whole frame]",
+        kind="model",
     )
-    parse.add_argument("model", nargs="?", help="folder or Hub name of a classifier")
-    parse.add_argument("--pretrained", help="a pre-training model, for reconstructions: folder or name")
-    parse.add_argument("--action_detector", help="an action detector: folder or name")
-    parse.add_argument(
-        "--person_detector",
-        help="a transformers object-detection model that finds the persons for it: folder or name [the whole frame]",
+    actions: str | None = option(
+        None, "models", "its action names, where it has none (pbtxt or NUMBER: NAME)", kind="file"
     )
-    parse.add_argument("--actions", help="its action names, where it has none (pbtxt or NUMBER: NAME)")
-    parse.add_argument("--examples", nargs="*", help="video files to offer [three made by a program]")
-    parse.add_argument("--device", help="such as cpu or cuda [what there is]")
-    parse.add_argument("--host", default="127.0.0.1", help="address to listen at [127.0.0.1: this machine alone]")
-    parse.add_argument("--port", type=int, default=7860, help="[7860]")
-    parse.add_argument("--write_space", metavar="DIR", help="write the files of a Space there and start nothing")
-    return parse
+    examples: tuple[str, ...] | None = option(
+        None, "page", "video files to offer [three made by a program]", kind="file"
+    )
+    host: str = option("127.0.0.1", "page", "address to listen at; the default is this machine alone")
+    port: int = option(7860, "page", "port to listen at")
+    device: str | None = option(None, "page", "such as cpu or cuda [what there is]", metavar="DEVICE")
+    write_space: str | None = option(
+        None, "page", "write the files of a Space there and start nothing", metavar="FOLDER"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    models = dict(
-        model=args.model,
-        pretrained=args.pretrained,
-        action_detector=args.action_detector,
-        person_detector=args.person_detector,
-        actions=args.actions,
-    )
-    if args.write_space:
-        folder = write_space(args.write_space, **models)
+    options = read_options(Options, argv, command="app", about=__doc__)
+    models = {name: getattr(options, name) for name in MODELS}
+    if options.write_space:
+        from videomae.app.space import write_space
+
+        folder = write_space(options.write_space, **models)
         print(f"{folder}/ is a Space: hf upload OWNER/NAME {folder} --repo-type space, once it is created with")
         print("hf repos create OWNER/NAME --repo-type space --space-sdk gradio")
         return 0
-    for path in args.examples or ():
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"--examples {path}: no such file")
-    with tempfile.TemporaryDirectory(prefix="videomae-app-") as scratch:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch) / "gradio")  # read when gradio is imported
-        import_gradio()
-        (Path(scratch) / "examples").mkdir()
-        examples = make_examples(Path(scratch) / "examples") if args.examples is None else args.examples
-        page = build_page(**models, device=args.device, examples=examples, scratch=scratch)
-        address = start(page, host=args.host, port=args.port, scratch=scratch)
-        print(f"{address} (Ctrl-C ends it)", flush=True)
-        wait_for_the_end()
-        page.close()
+    from videomae.app.page import serve
+
+    serve(models, device=options.device, examples=options.examples, host=options.host, port=options.port)
     return 0
-
-
-def wait_for_the_end() -> None:
-    """Until Ctrl-C or a polite kill."""
-    over = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: over.set())
-    try:
-        over.wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,34 +1,31 @@
 """Make the model cards from zoo.yaml, and in a checkout the generated parts of its documents: `videomae cards`."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from videomae.files import write_atomic
-from videomae.model_cards.build import CARDS, outdated
-from videomae.model_cards.readme import with_table
-from videomae.model_cards.recipe_page import recipe_page
-from videomae.model_cards.zoo import load_zoo
-
-README, RECIPES = (Path(__file__).parents[1] / name for name in ("README.md", "docs/recipes.md"))
+from videomae.command_line import option, read_options
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="videomae cards", description=__doc__.partition(":")[0] + ".")
-    made.add_argument("--check", action="store_true", help="write nothing, fail if a card is out of date")
-    made.add_argument(
-        "--output", type=Path, metavar="FOLDER", help=f"where cards go, and nothing else is written [{CARDS}]"
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    check: bool = option(False, "options", "write nothing, fail if a card is out of date")
+    output: str | None = option(
+        None, "options", "where cards go, and nothing else is written [model_cards/cards]", metavar="FOLDER"
     )
-    return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    folder = args.output or CARDS
-    changes = {folder / name: content for name, content in outdated(folder)}
-    if args.output is None and README.is_file():  # an installed package has no documents
-        pages = {README: with_table(README.read_text("utf-8")), RECIPES: recipe_page()}
-        changes |= {path: text for path, text in pages.items() if path.read_text("utf-8") != text}
-    if args.check and changes:
+    options = read_options(Options, argv, command="cards", about=__doc__)
+    from videomae.files import write_atomic
+    from videomae.model_cards.build import CARDS, outdated
+    from videomae.model_cards.readme import outdated_pages
+    from videomae.model_cards.zoo import load_zoo
+
+    folder = Path(options.output or CARDS)
+    changes: dict[Path, str | None] = {folder / name: content for name, content in outdated(folder)}
+    if options.output is None:
+        changes |= outdated_pages()
+    if options.check and changes:
         names = sorted(path.name for path in changes)
         raise ValueError(
             f"{len(changes)} files differ from zoo.yaml and the recipes ({', '.join(names[:5])}"
@@ -39,5 +36,6 @@ def main(argv: list[str] | None = None) -> int:
             path.unlink()
         else:
             write_atomic(path, content)
-    print(f"{len(load_zoo())} cards in {folder}, {len(changes)} files {'out of date' if args.check else 'written'}")
+    done = "out of date" if options.check else "written"
+    print(f"{len(load_zoo())} cards in {folder}, {len(changes)} files {done}")
     return 0

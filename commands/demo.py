@@ -1,25 +1,27 @@
-"""Make a synthetic data set, pre-train, fine-tune, test and label a video: `videomae demo`."""
+"""Make a synthetic data set, pre-train, fine-tune, test and label a video: `videomae demo`.
 
-import argparse
+After Ctrl-C, or anything else that ends it, the same command goes on with the step that it was at.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 
-from videomae.app.demo import INTERRUPTED, demo
+from videomae.command_line import DONE, STOPPED, option, read_options
 
 
-def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(
-        prog="videomae demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parse.add_argument("--output", default="demo_output", help="folder for data, runs and results [demo_output]")
-    parse.add_argument("--quick", action="store_true", help="a few epochs on few clips")
-    return parse
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    output: str = option("demo_output", "options", "folder for data, runs and results", metavar="FOLDER")
+    quick: bool = option(False, "options", "a few epochs on few clips")
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    options = read_options(Options, argv, command="demo", about=__doc__)
+    from videomae.app.demo import demo
+
     try:
-        demo(Path(arguments.output), "quick" if arguments.quick else "full")
+        demo(Path(options.output), "quick" if options.quick else "full")
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.")
-        return INTERRUPTED
-    return 0
+        return STOPPED
+    return DONE

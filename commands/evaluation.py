@@ -1,118 +1,118 @@
 """Test a classifier as the papers do, several clips and crops a video: `videomae evaluate FOLDER DATA --views 5x3`."""
 
-import argparse
 import json
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-
-from videomae.data.lists.label_files import read_names
-from videomae.data.lists.label_names import MATCHES, names_of
-from videomae.data.lists.layouts import open_manifest
-from videomae.data.lists.manifests import LABEL_KINDS
-from videomae.evaluation.multi_view import Views, evaluate, load_classifier, read_label_map, report_lines, saved_views
-from videomae.files import check_output
-from videomae.models import DTYPES, open_device
+from videomae.choices import DTYPES, LABEL_KINDS, MATCHES
+from videomae.command_line import argument, option, read_options
 
 
 def parse_views(text: str) -> tuple[int, int]:
     """ "5x3" -> (5 clips, 3 crops)."""
     clips, _, crops = text.lower().partition("x")
     if not (clips.isdigit() and crops.isdigit() and int(clips) and int(crops)):
-        raise argparse.ArgumentTypeError(f"views are CLIPSxCROPS, both at least 1, such as 5x3, not {text!r}")
+        raise ValueError(f"views are CLIPSxCROPS, both at least 1, such as 5x3, not {text!r}")
     return int(clips), int(crops)
 
 
-def changed_views(views: Views, arguments: argparse.Namespace) -> Views:
-    """What the command line changes of the saved views."""
-    sampling = views.sampling
-    if arguments.views:
-        sampling = replace(sampling, clips=arguments.views[0], crops=arguments.views[1])
-    for name, value in (("strategy", arguments.sampling), ("stride_frames", arguments.stride_frames)):
-        if value is not None:
-            sampling = replace(sampling, **{name: value})
-    return replace(views, sampling=sampling, antialias=arguments.antialias)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    model: str = argument("model folder or Hub name, stock transformers' included", kind="model")
+    data: str = argument("labelled videos: a list, a folder per class, or another layout of docs/data.md", kind="path")
+    data_root: str | None = option(None, "data", "folder that relative paths of the list start from", kind="folder")
+    split: str | None = option(None, "data", "which part of the data, where it has several")
+    max_broken: float = option(0.01, "data", "largest share of unreadable videos")
 
+    views: str | None = option(
+        None,
+        "views",
+        "clips x crops, such as 5x3 [as saved with the model]",
+        convert=parse_views,
+        metavar="CLIPSxCROPS",
+    )
+    sampling: str | None = option(None, "views", "how a clip is cut [as saved]", choices=("dense", "uniform", "spread"))
+    stride_frames: int | None = option(None, "views", "frames between two frames of a dense clip [as saved]", least=1)
+    antialias: bool = option(False, "views", "smooth when resizing; the published tests do not")
 
-def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(prog="videomae evaluate", description=__doc__.splitlines()[0])
-    parse.add_argument("model", help="model folder or Hub name, stock transformers' included")
-    parse.add_argument("data", help="labelled videos: a list, a folder per class, or another layout of docs/data.md")
-    parse.add_argument("--root", help="folder that relative paths of the list start from")
-    parse.add_argument("--split", help="which part of the data, where it has several")
-    parse.add_argument("--output", help="folder for the results [evaluations/MODEL-DATA-PROTOCOL]")
-    parse.add_argument("--overwrite", action="store_true", help="start anew in an output folder that holds results")
-    views = parse.add_argument_group("views")
-    views.add_argument("--views", type=parse_views, help="clips x crops, such as 5x3 [as saved with the model]")
-    views.add_argument("--sampling", choices=("dense", "uniform", "spread"), help="how a clip is cut [as saved]")
-    views.add_argument("--stride_frames", type=int, help="frames between two frames of a dense clip [as saved]")
-    views.add_argument("--antialias", action="store_true", help="smooth when resizing; the published tests do not")
-    labels = parse.add_argument_group("labels")
-    labels.add_argument("--match", choices=MATCHES, default="check", help="how data and model classes meet [check]")
-    labels.add_argument("--label_map", help="JSON: the model's class for each class of the data")
-    labels.add_argument("--class_names", help="file with the data's class names, in order, for lists of numbers")
-    labels.add_argument("--label_kind", choices=LABEL_KINDS, default="class", help="class, multi or value [class]")
-    machine = parse.add_argument_group("machine")
-    machine.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="autocast of the model [float32]")
-    machine.add_argument("--views_per_step", type=int, default=16, help="views in one forward pass [16]")
-    machine.add_argument("--num_workers", type=int, help="decoding processes [none on a CPU, 4 on a GPU]")
-    machine.add_argument("--device", help="such as cpu or cuda [what there is]")
-    machine.add_argument("--max_broken", type=float, default=0.01, help="largest share of unreadable videos [0.01]")
-    machine.add_argument("--save_seconds", type=float, default=30.0, help="between two saves of what is done [30]")
-    machine.add_argument("--view_scores", action="store_true", help="keep the scores of single views too")
-    machine.add_argument("--json", action="store_true", help="print what results.json holds instead of the report")
-    machine.add_argument("--classes", type=int, default=10, help="rows of the class and confusion tables printed [10]")
-    return parse
+    match: str = option("check", "labels", "how data and model classes meet", choices=MATCHES)
+    label_map: str | None = option(None, "labels", "JSON: the model's class for each class of the data", kind="file")
+    class_names: str | None = option(
+        None, "labels", "file with the data's class names, in order, for lists of numbers", kind="file"
+    )
+    label_kind: str = option("class", "labels", "what a label is: one class, several, or a number", choices=LABEL_KINDS)
+
+    output: str | None = option(None, "results", "folder [evaluations/MODEL-DATA-PROTOCOL]", metavar="FOLDER")
+    overwrite: bool = option(False, "results", "start anew in an output folder that holds results")
+    view_scores: bool = option(False, "results", "keep the scores of single views too")
+    json: bool = option(False, "results", "print what results.json holds instead of the report")
+    table_rows: int = option(10, "results", "rows of the class and confusion tables printed", least=0)
+    save_seconds: float = option(30.0, "results", "between two saves of what is done")
+
+    batch_size: int = option(16, "machine", "clips (views) in one forward pass", least=1)
+    num_workers: int | None = option(None, "machine", "decoding processes [none on a CPU, 4 on a GPU]", least=0)
+    dtype: str = option("float32", "machine", "autocast of the model", choices=DTYPES)
+    device: str | None = option(None, "machine", "such as cpu or cuda [what there is]", metavar="DEVICE")
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    if arguments.views_per_step < 1:
-        raise ValueError(f"--views_per_step must be at least 1, not {arguments.views_per_step}")
+    options = read_options(Options, argv, command="evaluate", about=__doc__)
+    import torch
+    from accelerate import PartialState
+
+    from videomae.data.lists.label_files import read_names
+    from videomae.data.lists.label_names import names_of
+    from videomae.data.lists.layouts import open_manifest
+    from videomae.evaluation import multi_view
+    from videomae.files import check_output
+    from videomae.models import open_device
+
     # Without an accelerator accelerate starts no process group unless it is told that the CPU is meant.
-    state = PartialState(cpu=arguments.device == "cpu" or not torch.accelerator.is_available())
-    device = open_device(arguments.device) if arguments.device else state.device
-    if arguments.output:
-        check_output(arguments.output)
-    model = load_classifier(arguments.model).to(device)
-    model_names = names_of(model.config.id2label)
+    state = PartialState(cpu=options.device == "cpu" or not torch.accelerator.is_available())
+    device = open_device(options.device) if options.device else state.device
+    if options.output:
+        check_output(options.output)
+    model = multi_view.load_classifier(options.model).to(device)
     manifest = open_manifest(
-        arguments.data,
-        root=arguments.root,
-        split=arguments.split,
-        class_names=read_names(arguments.class_names) if arguments.class_names else None,
-        label_kind=arguments.label_kind,
+        options.data,
+        root=options.data_root,
+        split=options.split,
+        class_names=read_names(options.class_names) if options.class_names else None,
+        label_kind=options.label_kind,
     )
     columns = None
-    if arguments.label_map:
-        columns = read_label_map(arguments.label_map, manifest.class_names, model_names)
-    views = changed_views(saved_views(arguments.model, model.config), arguments)
-    dataset = "-".join(filter(None, (Path(arguments.data).stem, arguments.split)))
-    output = arguments.output or Path("evaluations", f"{Path(arguments.model).name}-{dataset}-{views.protocol}")
-    workers = arguments.num_workers if arguments.num_workers is not None else (0 if device.type == "cpu" else 4)
-    results = evaluate(
+    if options.label_map:
+        columns = multi_view.read_label_map(options.label_map, manifest.class_names, names_of(model.config.id2label))
+    views = multi_view.saved_views(options.model, model.config).changed(
+        views=options.views,
+        strategy=options.sampling,
+        stride_frames=options.stride_frames,
+        antialias=options.antialias,
+    )
+    dataset = "-".join(filter(None, (Path(options.data).stem, options.split)))
+    output = options.output or Path("evaluations", f"{Path(options.model).name}-{dataset}-{views.protocol}")
+    results = multi_view.evaluate(
         model,
         manifest,
         views,
         output=output,
         dataset=dataset,
-        model_name=arguments.model,
-        match=arguments.match,
+        model_name=options.model,
+        match=options.match,
         columns=columns,
-        dtype=arguments.dtype,
-        views_per_step=arguments.views_per_step,
-        num_workers=workers,
-        max_broken=arguments.max_broken,
-        keep_view_scores=arguments.view_scores,
-        save_seconds=arguments.save_seconds,
-        overwrite=arguments.overwrite,
+        dtype=options.dtype,
+        views_per_step=options.batch_size,
+        num_workers=options.num_workers if options.num_workers is not None else 0 if device.type == "cpu" else 4,
+        max_broken=options.max_broken,
+        keep_view_scores=options.view_scores,
+        save_seconds=options.save_seconds,
+        overwrite=options.overwrite,
     )
-    if results is not None:
-        if arguments.json:
-            print(json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False))
-            return 0
-        print("\n".join(report_lines(results, classes=arguments.classes)))
-        print(f"written: {output}/results.json, predictions.parquet")
+    if results is None:  # of another process
+        return 0
+    if options.json:
+        print(json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False))
+        return 0
+    print("\n".join(multi_view.report_lines(results, classes=options.table_rows)))
+    print(f"written: {output}/results.json, predictions.parquet")
     return 0

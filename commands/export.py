@@ -1,46 +1,34 @@
-"""A classifier as an ONNX file: `videomae export FOLDER OUTPUT`."""
+"""A classifier as an ONNX file, compared with the model: `videomae export FOLDER OUTPUT`."""
 
-import argparse
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict, dataclass
 
-from transformers.utils import logging as transformers_logging
-
-from videomae.files import check_output
-from videomae.inference.fidelity import Agreement
-from videomae.inference.onnx_export import INSTALL, MODEL, export
+from videomae.command_line import argument, option, read_options
 
 
-def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(prog="videomae export", description=__doc__.splitlines()[0])
-    parse.add_argument("model", help="folder or Hub name of a classifier")
-    parse.add_argument("output", help="folder to write")
-    parse.add_argument("--int8", action="store_true", help="8-bit weights and products, if the answers stay")
-    parse.add_argument("--videos", nargs="+", help="videos to compare answers on [clips drawn from nothing]")
-    parse.add_argument("--batch_size", type=int, help="a fixed number of clips [any]")
-    parse.add_argument("--opset", type=int, help="version of ONNX's operators [torch's choice]")
-    parse.add_argument("--min_agreement", type=float, default=0.98, help="share of clips with the same answer [0.98]")
-    parse.add_argument("--max_score_difference", type=float, help="how far a score may move [1e-4, with --int8 0.1]")
-    parse.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
-    return parse
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    model: str = argument("folder or Hub name of a classifier", kind="model")
+    output: str = argument("folder to write")
+    int8: bool = option(False, "options", "8-bit weights and products, if the answers stay")
+    videos: tuple[str, ...] | None = option(
+        None, "options", "videos to compare answers on [clips drawn by a program]", kind="file"
+    )
+    batch_size: int | None = option(None, "options", "a fixed number of clips in one forward pass [any]", least=1)
+    opset: int | None = option(None, "options", "version of ONNX's operators [torch's choice]")
+    min_agreement: float = option(0.98, "options", "share of clips with the same answer")
+    max_score_difference: float | None = option(None, "options", "how far a score may move [1e-4, with --int8 0.1]")
+    overwrite: bool = option(False, "options", "replace the folder if it is there")
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = vars(parser().parse_args(argv))
+    options = asdict(read_options(Options, argv, command="export", about=__doc__))
+    from transformers.utils import logging as transformers_logging
+
+    from videomae.files import check_output
+    from videomae.inference.onnx_export import export, report_lines
+
     transformers_logging.disable_progress_bar()
-    check_output(arguments["output"], "output")
-    record = export(arguments.pop("model"), arguments.pop("output"), **arguments)
-    print("\n".join(report(record)))
+    check_output(options["output"], "OUTPUT")
+    record = export(options.pop("model"), options.pop("output"), **options)
+    print("\n".join(report_lines(record)))
     return 0
-
-
-def report(record: dict[str, Any]) -> Iterator[str]:
-    shape = " x ".join(map(str, record["input"]["shape"]))
-    yield f"{MODEL}: pixel_values {shape} -> {record['output']['shape'][-1]} classes, opset {record['opset']}"
-    if record["proof"] is None:
-        yield f"not compared with the model, since onnxruntime is not installed ({INSTALL})"
-        return
-    found = Agreement(**{name: value for name, value in record["proof"].items() if name != "on"})
-    yield f"compared with the model on {record['proof']['on']}: {found}"
-    if record["int8"] and record["proof"]["on"] != "videos":
-        yield "drawn clips say little about int8: compare on your own with --videos"

@@ -4,7 +4,8 @@ import difflib
 import importlib
 import sys
 
-from videomae.command_line import guarded
+import videomae
+from videomae.command_line import DONE, USAGE, guarded
 
 COMMANDS = {
     "demo": ("videomae.commands.demo", "make a synthetic data set, pre-train, fine-tune, test and label a video"),
@@ -15,13 +16,13 @@ COMMANDS = {
     "features": ("videomae.commands.features", "features of a folder of videos: by window, by video, or all tokens"),
     "fvd": ("videomae.commands.fvd", "Fréchet video distance between two sets of features"),
     "probe": ("videomae.commands.probe", "linear, attentive and k-NN probes on frozen features"),
-    "convert": ("videomae.convert_original_checkpoint", "a released checkpoint to a from_pretrained folder"),
+    "convert": ("videomae.commands.convert", "a released checkpoint to a from_pretrained folder"),
     "export": ("videomae.commands.export", "a classifier as an ONNX file, compared with the model"),
     "publish": ("videomae.commands.publish", "check a model folder and upload it to the Hub"),
     "cards": ("videomae.commands.cards", "make the model cards from zoo.yaml"),
     "doctor": (
         "videomae.commands.doctor",
-        "check the installation, a model folder or a data set, and say what to mend",
+        "check the installation, a model folder or a data set, and say what to fix",
     ),
     "check-data": ("videomae.commands.check_data", "look over a data set before training"),
     "merge-labels": ("videomae.commands.merge_labels", "merge the classes of several labelled sets into one list"),
@@ -29,29 +30,33 @@ COMMANDS = {
     "make-ava": ("videomae.commands.make_ava", "write a synthetic set in AVA's format"),
     "ava-map": ("videomae.commands.ava_map", "frame mAP of a result file, as AVA measures it"),
     "prepare": ("videomae.commands.prepare", "re-encode a data set once into shards or a folder"),
-    "pretrain": ("videomae.train_pretrain", "pre-train VideoMAE or VideoMAE V2"),
-    "finetune": ("videomae.train_classification", "fine-tune a classifier"),
-    "train-detection": ("videomae.train_detection", "train an action detector"),
+    "pretrain": ("videomae.commands.pretrain", "pre-train VideoMAE or VideoMAE V2"),
+    "finetune": ("videomae.commands.finetune", "fine-tune a classifier"),
+    "train-detection": ("videomae.commands.train_detection", "train an action detector"),
 }
 
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(["usage: videomae COMMAND [options]", "", *lines, "", "`videomae COMMAND --help` explains one."])
+    last = "`videomae COMMAND --help` explains one, `videomae --version` says which version this is."
+    return "\n".join(["usage: videomae COMMAND [--OPTION VALUE ...]", "", *lines, "", last])
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
-        return 0
+        return DONE
+    if argv[0] in ("-V", "--version"):
+        print(f"videomae {videomae.__version__}")
+        return DONE
     name, *rest = argv
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        print(f"videomae: no command {name!r}{hint}\n\n{usage()}", file=sys.stderr)
-        return 2
+        print(f"videomae: no command {name!r}{hint}\n`videomae --help` lists them", file=sys.stderr)
+        return USAGE
     return guarded(f"videomae {name}", importlib.import_module(COMMANDS[name][0]).main, rest)
 
 

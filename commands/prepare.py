@@ -1,47 +1,59 @@
 """Re-encode a data set once into shards or a folder: `videomae prepare DATA OUTPUT`."""
 
-import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from videomae.data.lists.layouts import open_manifest
-from videomae.data.prepare import FORMATS, Recoding, prepare
+from videomae.choices import PREPARED_FORMATS
+from videomae.command_line import DONE, FAILED, argument, option, read_options
+from videomae.data.encoding import QUALITY, Recoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    data: str = argument("a list, table or folder of videos", kind="path")
+    output: str = argument("the folder to write; an interrupted run of the same command is continued")
+    data_root: str | None = option(None, "data", "where relative paths start [the folder of the list]", kind="folder")
+    split: str | None = option(None, "data", "which part of the data set")
+    layout: str | None = option(None, "data", "the layout, where it is not recognised")
+
+    short_side: int = option(Recoding.short_side, "videos", "pixels of the short side")
+    codec: str = option(Recoding.codec, "videos", "of the new videos", choices=tuple(QUALITY))
+    quality: int | None = option(
+        None,
+        "videos",
+        f"lower is better; crf of h264 [{QUALITY['h264']}], or 2 to 31 of mjpeg [{QUALITY['mjpeg']}]",
+    )
+    gop: int = option(Recoding.gop, "videos", "frames from key frame to key frame")
+    preset: str = option(Recoding.preset, "videos", "x264's effort")
+
+    format: str = option("shards", "files", "what OUTPUT is", choices=PREPARED_FORMATS)
+    videos_per_shard: int = option(256, "files", "videos in one shard", least=1)
+    seed: int = option(0, "files", "of the order of videos in shards")
+    num_workers: int = option(os.cpu_count() or 1, "files", "processes that encode", least=1)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="videomae prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    defaults = Recoding()
-    parser.add_argument("data", help="a list, table or folder of videos")
-    parser.add_argument("output", help="the folder to write; an interrupted run of the same command is continued")
-    parser.add_argument("--root", help="where relative paths start; default: the folder of the list")
-    parser.add_argument("--split", help="which part of the data set")
-    parser.add_argument("--layout", help="the layout, where it is not recognised")
-    parser.add_argument("--format", choices=FORMATS, default="shards", help="default %(default)s")
-    parser.add_argument("--short_side", type=int, default=defaults.short_side, help="pixels; default %(default)s")
-    parser.add_argument("--codec", choices=("h264", "mjpeg"), default=defaults.codec, help="default %(default)s")
-    parser.add_argument(
-        "--quality", type=int, help=f"h264: crf, default {defaults.quality}, lower is better; mjpeg: 2 to 31, default 5"
-    )
-    parser.add_argument("--gop", type=int, default=defaults.gop, help="frames from key frame to key frame")
-    parser.add_argument("--preset", default=defaults.preset, help="x264's effort; default %(default)s")
-    parser.add_argument("--videos_per_shard", type=int, default=256, help="default %(default)s")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; default: one per core")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of videos in shards")
-    args = parser.parse_args(argv)
-    manifest = open_manifest(args.data, root=args.root, split=args.split, layout=args.layout)
-    quality = args.quality if args.quality is not None else defaults.quality if args.codec == "h264" else 5
-    recoding = Recoding(args.short_side, args.codec, quality, args.gop, args.preset)
+    options = read_options(Options, argv, command="prepare", about=__doc__)
+    from videomae.data.lists.layouts import open_manifest
+    from videomae.data.prepare import prepare
+
+    manifest = open_manifest(options.data, root=options.data_root, split=options.split, layout=options.layout)
     report = prepare(
         manifest,
-        args.output,
-        recoding=recoding,
-        format=args.format,
-        videos_per_shard=args.videos_per_shard,
-        workers=args.workers,
-        seed=args.seed,
+        options.output,
+        recoding=Recoding(
+            options.short_side,
+            options.codec,
+            QUALITY[options.codec] if options.quality is None else options.quality,
+            options.gop,
+            options.preset,
+        ),
+        format=options.format,
+        videos_per_shard=options.videos_per_shard,
+        workers=options.num_workers,
+        seed=options.seed,
     )
     per_video = report["bytes"] / max(report["videos"], 1) / 1e3
     print(
@@ -50,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     for record in report["broken"][:20]:
         print(f"broken, left out: {record['path']}: {record['error']}", file=sys.stderr)
     if report["broken"]:
-        print(f"{len(report['broken'])} broken videos, all in {Path(args.output) / 'report.json'}", file=sys.stderr)
-    name = "" if args.format == "shards" else "/manifest.jsonl"
-    print(f"train on {Path(args.output)}{name}")
-    return 0 if report["videos"] else 1
+        print(f"{len(report['broken'])} broken videos, all in {Path(options.output) / 'report.json'}", file=sys.stderr)
+    name = "" if options.format == "shards" else "/manifest.jsonl"
+    print(f"train on {Path(options.output)}{name}")
+    return DONE if report["videos"] else FAILED

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from videomae.choices import MAX_GIGABYTES
 from videomae.configuration_videomae import OFFICIAL_NORM_EPS, PRESETS, VideoMAEConfig
 from videomae.conversion.layouts import Layout, our_state, recognise
-from videomae.conversion.weight_files import MAX_GIGABYTES, Source, fetched, open_checkpoint
+from videomae.conversion.weight_files import Source, fetched, open_checkpoint
 from videomae.data.lists.label_files import class_names
 from videomae.data.lists.label_names import are_placeholders
 from videomae.files import sha256_of

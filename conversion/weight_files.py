@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-MAX_GIGABYTES = 32  # a giant's checkpoint with its optimizer state is 12; more is not a VideoMAE
+from videomae.choices import MAX_GIGABYTES
+
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("model", "module", "state_dict")  # where the releases keep their weights, in the order they look there
 # Parts of names that torch.compile and DistributedDataParallel add in front of whatever they wrap, a whole model or a

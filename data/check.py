@@ -1,9 +1,7 @@
 """Look over a data set before training on it: counts, labels, broken and doubled videos, and how fast it can be read.
 
-    videomae check-data train.csv --test val.csv --model FOLDER
-    videomae check-data videos/ --probe all --json report.json
-
-Ends with 0 if nothing is wrong, 1 if something is, 2 if the data set cannot be opened at all.
+videomae check-data train.csv --test_data val.csv --model FOLDER
+videomae check-data videos/ --videos_to_open all --output report.json
 """
 
 import itertools
@@ -223,7 +221,7 @@ def render(report: dict[str, Any], clips_per_second: float) -> str:
     for video in report["broken"][:20]:
         lines.append(f"broken: {video['path']}: {video['error']}")
     if len(report["broken"]) > 20:
-        lines.append(f"... and {len(report['broken']) - 20} more; --json lists all")
+        lines.append(f"... and {len(report['broken']) - 20} more; --output FILE lists all")
     for kind, speed in report.get("speed", {}).items():
         mode = {"pretrain": "pre-training", "train": "fine-tuning"}[kind.split("_")[0]]
         needed = clips_per_second / speed

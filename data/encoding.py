@@ -5,6 +5,7 @@ Reading is video_io.py's; nothing here touches the disk.
 
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -48,3 +49,35 @@ def encode_video(
             raise ValueError("a video needs at least one frame, got none")
         output.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+# Codecs of prepared data sets, and the quality each gets where none is given.
+QUALITY = {"h264": 20, "mjpeg": 5}
+
+
+@dataclass(frozen=True)
+class Recoding:
+    """How videos are re-encoded. Two runs into one folder must agree on this."""
+
+    short_side: int = 256
+    codec: str = "h264"
+    quality: int = QUALITY["h264"]  # x264's crf; for mjpeg the quantiser, 2 (best) to 31
+    gop: int = 24
+    preset: str = "medium"
+
+    def __post_init__(self):
+        if self.codec not in QUALITY:
+            raise ValueError(f"codec must be {' or '.join(QUALITY)}, not {self.codec!r}")
+        for name, low, high in (("short_side", 16, 4096), ("quality", 0, 51), ("gop", 1, 1000)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must lie in [{low}, {high}], not {getattr(self, name)}")
+
+    def encode(self, frames: Iterable[np.ndarray], fps: float) -> bytes:
+        if self.codec == "mjpeg":
+            options = {"qmin": str(max(self.quality, 2)), "qmax": str(max(self.quality, 2))}
+            return encode_video(frames, fps, codec="mjpeg", options=options)
+        # fastdecode: no deblocking and no CABAC, which make half of the decoder's work. B-frames that nothing refers
+        # to are passed over where a clip does not want them.
+        options = {"preset": self.preset, "crf": str(self.quality), "g": str(self.gop), "bf": "3", "tune": "fastdecode"}
+        options["x264-params"] = "b-adapt=0:b-pyramid=none:scenecut=0"
+        return encode_video(frames, fps, options=options)

@@ -2,7 +2,7 @@
 
     videomae prepare train.csv prepared/train                 # tar shards with an index
     videomae prepare train.csv prepared/train --format folder # one file a video, and a list
-    videomae prepare train.csv prepared/train --workers 16    # run again after a crash: it goes on
+    videomae prepare train.csv prepared/train --num_workers 16    # run again after a crash: it goes on
 
 Frames keep their number and order, so samples are those of the originals up to the loss of the second compression. The
 default was chosen by measurement (`python benchmarks/data_loading.py --codecs`): H.264 made to be decoded, with a key
@@ -15,9 +15,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,43 +23,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from videomae.data.encoding import encode_video
+from videomae.choices import PREPARED_FORMATS
+from videomae.data.encoding import Recoding
 from videomae.data.lists.manifests import Manifest
 from videomae.data.lists.shards import FORMAT_VERSION, INDEX, write_shard
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
 from videomae.files import check_output, sha256_of, write_atomic, write_json
 from videomae.video_io import Limits, VideoReadError, iter_windows, probe
 
-FORMATS = ("shards", "folder")
 FRAME_FOLDER_FPS = 30.0  # images carry no rate; training does not look at it
-
-
-@dataclass(frozen=True)
-class Recoding:
-    """How videos are re-encoded. Two runs into one folder must agree on this."""
-
-    short_side: int = 256
-    codec: str = "h264"
-    quality: int = 20  # x264's crf; for mjpeg the quantiser, 2 (best) to 31
-    gop: int = 24
-    preset: str = "medium"
-
-    def __post_init__(self):
-        if self.codec not in ("h264", "mjpeg"):
-            raise ValueError(f"codec must be h264 or mjpeg, not {self.codec!r}")
-        for name, low, high in (("short_side", 16, 4096), ("quality", 0, 51), ("gop", 1, 1000)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must lie in [{low}, {high}], not {getattr(self, name)}")
-
-    def encode(self, frames: Iterator[np.ndarray], fps: float) -> bytes:
-        if self.codec == "mjpeg":
-            options = {"qmin": str(max(self.quality, 2)), "qmax": str(max(self.quality, 2))}
-            return encode_video(frames, fps, codec="mjpeg", options=options)
-        # fastdecode: no deblocking and no CABAC, which make half of the decoder's work. B-frames that nothing refers
-        # to are passed over where a clip does not want them.
-        options = {"preset": self.preset, "crf": str(self.quality), "g": str(self.gop), "bf": "3", "tune": "fastdecode"}
-        options["x264-params"] = "b-adapt=0:b-pyramid=none:scenecut=0"
-        return encode_video(frames, fps, options=options)
 
 
 def recode(source: Source, recoding: Recoding) -> tuple[bytes, dict[str, Any]]:
@@ -118,8 +88,8 @@ def prepare(
     format="folder" the videos lie in `videos/` under the names they had, listed in manifest.csv in their old order.
     """
     output, recoding = Path(output), recoding or Recoding()
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+    if format not in PREPARED_FORMATS:
+        raise ValueError(f"format must be one of {', '.join(PREPARED_FORMATS)}, not {format!r}")
     if videos_per_shard < 1 or workers < 1:
         raise ValueError(f"videos_per_shard and workers must be at least 1, not {videos_per_shard} and {workers}")
     settings = {**dataclasses.asdict(recoding), "format": format, "videos_per_shard": videos_per_shard, "seed": seed}

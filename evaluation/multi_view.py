@@ -80,6 +80,25 @@ class Views:
         """Frames x clips x crops, as papers write it."""
         return f"{self.sampling.num_frames}x{self.sampling.clips}x{self.sampling.crops}"
 
+    def changed(
+        self,
+        *,
+        views: tuple[int, int] | None = None,
+        strategy: str | None = None,
+        stride_frames: int | None = None,
+        antialias: bool = False,
+    ) -> "Views":
+        """These views with other (clips, crops), sampling and resizing; None leaves what the model was saved with."""
+        clips, crops = views or (self.sampling.clips, self.sampling.crops)
+        sampling = replace(
+            self.sampling,
+            clips=clips,
+            crops=crops,
+            strategy=strategy or self.sampling.strategy,
+            stride_frames=stride_frames or self.sampling.stride_frames,
+        )
+        return replace(self, sampling=sampling, antialias=antialias)
+
 
 def views_dataset(manifest: Manifest, views: Views) -> VideoDataset:
     """All views of a video from one decode; a video that cannot be read comes back as its error, never replaced."""

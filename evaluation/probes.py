@@ -6,9 +6,10 @@ beside the result, so another probe costs seconds.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from videomae.choices import PROBES
 from videomae.configuration_videomae import VideoMAEConfig
-from videomae.data.transforms import normalise
+from videomae.data.lists.manifests import Manifest
+from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
+from videomae.evaluation.multi_view import manifest_sha256, saved_views
 from videomae.files import write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import label_ranks, softmax
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
+from videomae.models import open_config, weights_sha256
 
 # n videos  N tokens  D width  K classes
-PROBES = ("knn", "linear", "attentive")
 
 
 # --------------------------------------------------------------------------------------------------------- probes
@@ -262,3 +266,74 @@ def probe(
         )
     results = {name: accuracy(score, found["test_labels"]) for name, score in scores.items()}
     return {"probes": results, "train_clips": len(labels), "test_clips": len(found["test_labels"]), "broken": broken}
+
+
+def probe_models(
+    model: str,
+    train: Manifest,
+    test: Manifest,
+    probes: Sequence[str] = PROBES,
+    *,
+    baseline: str | None = None,
+    folder: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **more: Any,
+) -> dict[str, dict[str, Any]]:
+    """What `probe` says of a model folder and of a baseline (another folder, or "random"), by name.
+
+    folder: where features are kept, by a hash of weights, data and views. `more` goes to `probe`.
+    """
+    configs = {model: open_config(model, "MODEL")}
+    if baseline == "random":
+        configs[baseline] = configs[model]
+    elif baseline:
+        configs[baseline] = open_config(baseline, "--baseline")
+    train.check_labels()
+    test.check_labels(num_labels=train.num_labels, classes=False)
+    results = {}
+    for start, config in configs.items():
+        views = saved_views(model if start == "random" else start, config)
+        encoder = load_encoder(start, like=model, seed=seed).to(device)
+        clips = [
+            VideoDataset(
+                manifest,
+                mode="validation",
+                sampling=views.sampling,
+                transform=EvalTransform(views.size),
+                broken="exclude",
+                max_broken=1.0,
+            )
+            for manifest in (train, test)
+        ]
+        cache = None
+        if folder:
+            identity = [weights_sha256(encoder), *map(manifest_sha256, (train, test)), repr(views)]
+            tokens = "tokens" if "attentive" in probes else "means"
+            key = hashlib.sha256("|".join(identity).encode()).hexdigest()[:16]
+            cache = Path(folder, f"features-{tokens}-{key}.safetensors")
+        results[start] = probe(
+            encoder,
+            *clips,
+            probes,
+            mean=views.mean,
+            std=views.std,
+            num_classes=train.num_labels,
+            cache=cache,
+            seed=seed,
+            **more,
+        )
+    return results
+
+
+def report_lines(results: dict[str, Any], num_classes: int) -> Iterator[str]:
+    """The table for a terminal: one line a probe, one column a model."""
+    first = next(iter(results.values()))
+    yield f"{first['train_clips']} training clips, {first['test_clips']} test clips, {num_classes} classes; top-1 in percent"
+    width = max(len(Path(name).name) for name in results)
+    yield f"{'':<12}" + "".join(f"  {Path(name).name:>{width}}" for name in results)
+    for kind in first["probes"]:
+        values = "".join(f"  {100 * result['probes'][kind]['top1']:{width}.2f}" for result in results.values())
+        yield f"{kind:<12}{values}"
+    for entry in first["broken"]:
+        yield f"not read: {entry['path']}: {entry['error']}"

@@ -26,16 +26,19 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from videomae.choices import REFERENCE_STRIDES
 from videomae.data.lists.manifests import Manifest
 from videomae.data.sources import VIDEO_SUFFIXES, FrameFolder, Source, TarMember
 from videomae.features.clips import (
     Clip,
     FeatureEncoder,
+    Length,
     Pixels,
     PolicyClips,
     ReferencePixels,
     SlidingWindows,
     VideoFacts,
+    model_pixels,
     stacked,
 )
 from videomae.features.files import RowFile
@@ -45,9 +48,6 @@ from videomae.training.runs import versions
 from videomae.video_io import VideoReadError
 
 FORMAT = 1
-LEVELS = ("window", "video", "token")
-# Frames between the starts of two windows in extract_tad_feature.py of VideoMAE V2.
-REFERENCE_STRIDES = {"thumos14": 4, "fineaction": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,57 @@ class Plan:
             **encoder.describe(self.pixels),
         }
         return json.loads(json.dumps(identity))
+
+
+def plan_of(
+    encoder: FeatureEncoder,
+    *,
+    level: str | None = None,
+    window: str | None = None,
+    stride: str | None = None,
+    partial: str | None = None,
+    clips: int | None = None,
+    squash: bool = False,
+    reference: str | None = None,
+    **files: Any,
+) -> tuple[Plan, list[str]]:
+    """The plan that options of `videomae features` ask for, and notes on it; options that contradict are errors.
+
+    files: batch_size, save_as, save_dtype and fps, as `Plan` has them.
+    """
+    if reference:
+        given = dict(level=level, window=window, stride=stride, partial=partial, clips=clips, squash=squash)
+        return _reference_plan(encoder, reference, [f"--{name}" for name, value in given.items() if value], files), []
+    pixels, sampling, notes = model_pixels(encoder.name, encoder.config, squash=squash)
+    level = level or "window"
+    sliding = window or stride or partial
+    if clips and sliding:
+        raise ValueError("--clips takes the clips of the model's test, --window and --stride slide; choose one")
+    if clips or (level != "window" and not sliding):
+        return Plan(level=level, clips=PolicyClips(sampling=sampling, clips=clips), pixels=pixels, **files), notes
+    length = Length.parse(window) if window else Length(sampling.num_frames * sampling.stride_frames)
+    half = max(length.amount // 2, 1) if length.unit == "frames" else length.amount / 2
+    step = Length.parse(stride) if stride else Length(half, length.unit)
+    if length.unit == "frames" and length.amount < sampling.num_frames:
+        raise ValueError(f"--window {length} is shorter than the {sampling.num_frames} frames that the model sees")
+    windows = SlidingWindows(window=length, stride=step, partial=partial or "repeat_last")
+    return Plan(level=level, clips=windows, pixels=pixels, **files), notes
+
+
+def _reference_plan(encoder: FeatureEncoder, reference: str, given: list[str], files: dict[str, Any]) -> Plan:
+    if encoder.dtype != "float32":
+        given = [*given, "--dtype"]
+    if given:
+        raise ValueError(f"--reference {reference} fixes how features are made; leave out {', '.join(given)}")
+    if encoder.norm is None:
+        raise ValueError(
+            f"--reference takes fc_norm of the mean token, and {encoder.name} has no fc_norm; give a fine-tuned "
+            "classifier or a V2 feature model"
+        )
+    frames = Length(encoder.config.num_frames)
+    windows = SlidingWindows(window=frames, stride=Length(REFERENCE_STRIDES[reference]), partial="drop")
+    pixels = ReferencePixels(*encoder.config.image_hw)
+    return Plan(level="window", clips=windows, pixels=pixels, reference=reference, **files)
 
 
 # -------------------------------------------------------------------------------------------------- what to read
@@ -461,3 +512,16 @@ def _encode(
         if entry.name not in under_way:
             under_way[entry.name] = VideoFeatures(folder, entry, plan, encoder)
         under_way[entry.name].add(clip, vectors[row], None if token_rows is None else token_rows[row])
+
+
+def report_lines(result: dict[str, Any], output: str) -> Iterator[str]:
+    """The summary for a terminal."""
+    videos, identity = result["videos"], result["identity"]
+    shapes = Counter(
+        tuple(record["shape"][1:] if identity["level"] != "video" else record["shape"]) for record in videos
+    )
+    rows = sum(record["shape"][0] for record in videos) if identity["level"] != "video" else len(videos)
+    sizes = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
+    yield f"{output}: {len(videos)} videos, {rows} rows of {sizes or 'nothing'} ({identity['pooling']})"
+    for video in result["broken"]:
+        yield f"  not read: {video['path']}: {video['error']}"

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from videomae.files import new_file
+from videomae.files import new_file, path_in_errors
 
 FORMATS = ("npy", "safetensors")
 SAVE_DTYPES = ("float32", "float16")
@@ -47,7 +47,8 @@ class RowFile:
             stored = np.ascontiguousarray(row, self.dtype)
         if not np.isfinite(stored).all():
             raise ValueError(f"{self.path}: a value does not fit into {self.dtype}; use --save_dtype float32")
-        self._file.write(stored.tobytes())
+        with path_in_errors(self.path):
+            self._file.write(stored.tobytes())
         self.count += 1
 
     def close(self) -> None:

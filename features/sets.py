@@ -1,7 +1,7 @@
 """Fréchet video distance between two sets of features: `videomae fvd A B`.
 
 A and B are folders that `videomae features` wrote with the same model and options (`--level video`, or `window`), or
-.npy or .safetensors files of vectors. Exit codes: 0 the distance is printed; 1 the sets cannot be compared.
+.npy or .safetensors files of vectors.
 """
 
 import json
@@ -26,6 +26,8 @@ def read_set(path: str) -> tuple[np.ndarray, dict[str, Any] | None]:
     if not manifest.is_file():
         raise FileNotFoundError(f"{path} has no manifest.json; give a folder that `videomae features` wrote")
     described = json.loads(manifest.read_text("utf-8"))
+    if not isinstance(described, dict) or not {"identity", "complete", "videos", "broken"} <= described.keys():
+        raise ValueError(f"{manifest} is not what `videomae features` writes")
     identity = described["identity"]
     if not described["complete"]:
         raise ValueError(f"{path} is not complete; run the same `videomae features` again to finish it")

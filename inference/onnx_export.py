@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from videomae.files import new_folder, write_json
-from videomae.inference.fidelity import agreement, example_clips, logits_of
+from videomae.inference.fidelity import Agreement, agreement, example_clips, logits_of
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.models import open_classifier, open_processor
 from videomae.training.runs import versions
@@ -217,3 +217,16 @@ def describe(
         "int8": int8,
         "versions": versions(),
     }
+
+
+def report_lines(record: dict[str, Any]) -> Iterator[str]:
+    """What was written and how it compares, for a terminal."""
+    shape = " x ".join(map(str, record["input"]["shape"]))
+    yield f"{MODEL}: pixel_values {shape} -> {record['output']['shape'][-1]} classes, opset {record['opset']}"
+    if record["proof"] is None:
+        yield f"not compared with the model, since onnxruntime is not installed ({INSTALL})"
+        return
+    found = Agreement(**{name: value for name, value in record["proof"].items() if name != "on"})
+    yield f"compared with the model on {record['proof']['on']}: {found}"
+    if record["int8"] and record["proof"]["on"] != "videos":
+        yield "drawn clips say little about int8: compare on your own with --videos"

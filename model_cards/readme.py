@@ -1,11 +1,17 @@
-"""The table of published results in README.md, made from zoo.yaml; `videomae cards` writes it.
+"""The parts of documents that are made from zoo.yaml and the recipes; `videomae cards` writes them.
+
+The table of published results in README.md is made here, docs/recipes.md in recipe_page.py.
 
 A row a size, a column a data set, and in each cell the best that was published for them.
 """
 
 import re
+from pathlib import Path
 
+from videomae.model_cards.recipe_page import recipe_page
 from videomae.model_cards.zoo import load_zoo
+
+README, RECIPES = (Path(__file__).parents[1] / name for name in ("README.md", "docs/recipes.md"))
 
 BEGIN = "<!-- begin published: written by videomae cards -->"
 END = "<!-- end published -->"
@@ -22,6 +28,14 @@ COLUMNS = {
     "hmdb51": "HMDB51",
     "ava": "AVA v2.2, mAP",
 }
+
+
+def outdated_pages() -> dict[Path, str]:
+    """Documents of a checkout that differ from what they should be, with that; an installed package has none."""
+    if not README.is_file():
+        return {}
+    pages = {README: with_table(README.read_text("utf-8")), RECIPES: recipe_page()}
+    return {path: text for path, text in pages.items() if path.read_text("utf-8") != text}
 
 
 def published_table() -> str:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videomae.choices import MEAN
 from videomae.inputs_videomae import token_grid
 from videomae.modeling_videomae import VideoMAEModel
 
-MEAN = "mean"  # of all heads
 # Black, violet, red, orange, pale yellow: rising in brightness, so that the order survives in grey.
 HEAT = ((0.0, 0.0, 0.02), (0.30, 0.06, 0.43), (0.72, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.64))
 OPACITY = 0.65  # of the brightest colour: the frame shows through

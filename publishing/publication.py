@@ -27,7 +27,6 @@ IMAGE_PROCESSOR = "preprocessor_config.json"
 CONVERSION = "conversion.json"
 PROOFS = (CONVERSION, run_cards.RECORD)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-MISSING = ("license", "labels")  # what --allow_missing accepts
 
 
 @dataclass

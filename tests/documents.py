@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
+from videomae.command_line import UsageError
 from videomae.commands.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +122,8 @@ def resolve(words: list[str]) -> Call | None:
 def _module(name: str, words: list[str]) -> Call | None:
     if name == "benchmarks":
         return Call("benchmarks", load_script("benchmarks/__main__.py").main, words)
+    if name == "videomae.commands.main":
+        return resolve(["videomae", *words])
     if not name.startswith("videomae"):
         return None
     known = {module: command for command, (module, _) in COMMANDS.items()}
@@ -191,7 +194,7 @@ def parse(call: Call) -> argparse.Namespace:
     """
     message = ""
 
-    def error(self, text):
+    def error(self, text):  # of scripts that have a parser of argparse
         nonlocal message
         message = text
         raise SystemExit(2)
@@ -203,8 +206,8 @@ def parse(call: Call) -> argparse.Namespace:
             _, namespace, unknown = parsed.args
             assert not unknown, f"{call.name} does not know {unknown}"
             return namespace
-        except SystemExit:
-            raise AssertionError(f"{call.name}: {message}") from None
+        except (SystemExit, UsageError) as error:
+            raise AssertionError(f"{call.name}: {message or error}") from None
     raise AssertionError(f"{call.name} parsed nothing")
 
 

@@ -364,11 +364,11 @@ SHORT = {
     "train-detection": _train_detection,
     "fvd": lambda words: [*words, "--min_clips", "2"],  # the world has four videos
     "convert": _convert,  # the release's file is not here: a tiny one, which no entry of the zoo describes
-    "videomae.data.lists.merge": lambda words: [
+    "merge-labels": lambda words: [
         word.replace("/data", "data") for word in _replaced(words, expect=str(len(CLASSES)))
     ],
-    "videomae.data.ava.synthetic": lambda words: _replaced(words, movies="3"),
-    "videomae.metrics.ava_map": lambda words: [
+    "make-ava": lambda words: _replaced(words, movies="3"),
+    "ava-map": lambda words: [
         next(iter(glob.glob(word.replace("test-N", "test-*"))), word) if "test-N" in word else word for word in words
     ],
 }

@@ -157,6 +157,9 @@ def test_the_procedure_lists_every_stage_with_the_numbers_of_its_recipe():
     assert rows["learning rate, scaled"] == f"{recipe.peak_lr:g}"
 
 
+TRAINERS = ("pretrain", "finetune", "train-detection")
+
+
 def test_every_command_of_a_card_has_the_options_that_it_is_shown_with(capsys):
     used: dict[str, set[str]] = {}
     for name in NAMES:
@@ -166,7 +169,7 @@ def test_every_command_of_a_card_has_the_options_that_it_is_shown_with(capsys):
     assert {"convert", "pretrain", "finetune", "train-detection", "detect"} <= set(used)
     for command, options in used.items():
         with contextlib.suppress(SystemExit):
-            videomae_command([command, "--help"])
+            videomae_command([command, "--help_all" if command in TRAINERS else "--help"])
         shown = capsys.readouterr().out
         assert options <= set(re.findall(r"--[a-z_]+", shown)), command
 

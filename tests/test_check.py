@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from videomae.commands.check_data import main
+from videomae.commands.main import main as videomae
 from videomae.data.check import check
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import MOTIONS, SyntheticSet, make_synthetic_set
@@ -73,9 +73,13 @@ def test_labels_are_held_against_the_checkpoint(synthetic, copied):
     assert any("one class only" in problem for problem in look(copied / "one.txt")["problems"])
 
 
+def main(arguments):
+    return videomae(["check-data", *arguments])
+
+
 def test_the_command_prints_a_table_writes_json_and_tells_by_its_code(copied, tmp_path, capsys):
-    arguments = [str(copied / "train.csv"), "--test", str(copied / "validation.csv"), "--workers=1"]
-    assert main([*arguments, "--probe=all", f"--json={tmp_path / 'r.json'}"]) == 0
+    arguments = [str(copied / "train.csv"), "--test_data", str(copied / "validation.csv"), "--num_workers=1"]
+    assert main([*arguments, "--videos_to_open=all", f"--output={tmp_path / 'r.json'}"]) == 0
     shown = capsys.readouterr().out
     assert "8 classes, 2 to 2 videos each" in shown and "one worker makes" in shown and "nothing is wrong" in shown
     assert json.loads((tmp_path / "r.json").read_text())["videos"] == 16
@@ -85,6 +89,8 @@ def test_the_command_prints_a_table_writes_json_and_tells_by_its_code(copied, tm
     assert main([*arguments, "--model", str(model)]) == 1
     assert "PROBLEM: class names of the data and of the checkpoint differ" in capsys.readouterr().out
     assert main([str(copied / "nothing.csv")]) == 2
-    assert "no such list or folder" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([*arguments, "--probe=some"])
+    assert "nothing.csv: no such file or folder" in capsys.readouterr().err
+    assert main([*arguments, "--videos_to_open=some"]) == 2
+    assert "--videos_to_open must be a whole number or all, not 'some'" in capsys.readouterr().err
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["videos"] == 16

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
-from videomae.app.demo import INTERRUPTED, PRETRAINED, SCRATCH, SIZES, Steps, comparison
+from videomae.app.demo import PRETRAINED, SCRATCH, SIZES, Steps, comparison
+from videomae.command_line import STOPPED
 from videomae.commands.main import main
 from videomae.training.checkpoints import latest_checkpoint
 
@@ -76,7 +77,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, capsys):
     process = begin(tmp_path, wait_for=tmp_path / "quick" / "finetuned-from-scratch" / "log.jsonl")
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == INTERRUPTED and "The same command goes on" in printed, printed
+    assert process.returncode == STOPPED and "The same command goes on" in printed, printed
     assert "Traceback" not in printed
     assert main(["demo", "--quick", "--output", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("done before") == 1 and starts(tmp_path)["pretrained"] == [0]

@@ -10,9 +10,9 @@ from PIL import Image, ImageFont
 from video_files import write_video
 
 from videomae import VideoMAEConfig, VideoMAEForActionDetection
-from videomae.commands.detect import persons_of
 from videomae.commands.main import main
 from videomae.data.ava.detections import read_detections
+from videomae.inference.actions import persons_of
 from videomae.pictures.overlay import COLOURS, _nearest_result, draw_persons
 from videomae.training.detectors import name_outputs
 from videomae.video_io import probe, read_frames
@@ -138,13 +138,13 @@ def test_plates_stay_inside_and_apart():
     [
         (["--boxes", "nowhere.json"], "nowhere.json"),
         (["--boxes", "late.json"], "boxes has a key frame at 99 s, outside the video, which lasts 4 s"),
-        (["--whole_frame", "--every_seconds", "-1"], "every_seconds must be positive"),
+        (["--whole_frame", "--every_seconds", "-1"], "--every_seconds must be above 0, not -1"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_folder(video, model, tmp_path, monkeypatch, capsys, more, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "late.json").write_text('{"99": [[1, 2, 30, 40]]}')
-    assert main(["detect", str(video), "--model", str(model), *more]) == 1
+    assert main(["detect", str(video), "--model", str(model), *more]) in (1, 2)
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "film-actions").exists()
 

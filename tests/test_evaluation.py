@@ -15,6 +15,7 @@ import pytest
 import torch
 from support import TINY
 
+from videomae.command_line import UsageError
 from videomae.commands.evaluation import main, parse_views
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD, VideoMAEConfig
 from videomae.data.encoding import encode_video
@@ -280,7 +281,7 @@ def test_bf16_autocast_stays_near_float32(model, videos, tmp_path):
 
 def test_the_command_uses_the_saved_policy_and_prints_a_report(folder, videos, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([str(folder), str(videos), "--device", "cpu", "--views_per_step", "15"]) == 0
+    assert main([str(folder), str(videos), "--device", "cpu", "--batch_size", "15"]) == 0
     printed = capsys.readouterr().out
     assert "list: 7 videos, protocol 16x5x3, float32" in printed and "top1" in printed
     assert list(tmp_path.glob("evaluations/*-list-16x5x3/results.json"))
@@ -300,7 +301,7 @@ def test_a_stock_model_folder_gives_the_same_scores(model, folder, videos, tmp_p
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
         (tmp_path / "stock" / name).write_bytes((folder / name).read_bytes())
     main([str(tmp_path / "stock"), str(videos), "--device", "cpu", "--views", "3x3", "--output", str(tmp_path / "out"),
-          "--views_per_step", "9"])  # fmt: skip
+          "--batch_size", "9"])  # fmt: skip
     run(model, videos, tmp_path / "ours")
     files = [tmp_path / name / "predictions.parquet" for name in ("out", "ours")]
     for stock, ours in zip(*(pq.read_table(file).to_pylist() for file in files)):
@@ -321,7 +322,7 @@ def test_what_is_not_a_classifier_is_refused(videos, tmp_path):
     VideoMAEForPreTraining(VideoMAEConfig(**TINY, use_mean_pooling=False)).save_pretrained(tmp_path / "pretrained")
     with pytest.raises(ValueError, match="is VideoMAEForPreTraining, not a classifier; fine-tune it first"):
         main([str(tmp_path / "pretrained"), str(videos)])
-    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+    with pytest.raises(UsageError, match=r"MODEL .*nothing: there is no such folder"):
         main([str(tmp_path / "nothing"), str(videos)])
 
 
@@ -331,13 +332,13 @@ def test_views_are_clips_times_crops():
         parse_views("15")
 
 
-COMMAND = "import sys; from videomae.evaluation.multi_view import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = "import sys; from videomae.commands.evaluation import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.mark.slow
 def test_two_processes_and_one_evaluate_to_identical_predictions(folder, videos, tmp_path):
     (tmp_path / "evaluate.py").write_text(COMMAND)
-    options = [str(folder), str(videos), "--device", "cpu", "--views", "3x3", "--views_per_step", "9"]
+    options = [str(folder), str(videos), "--device", "cpu", "--views", "3x3", "--batch_size", "9"]
     for processes in (1, 2):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         launch += [str(tmp_path / "evaluate.py"), *options, "--output", str(tmp_path / str(processes))]

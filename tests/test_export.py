@@ -121,14 +121,14 @@ def test_a_model_that_keeps_another_number_of_patches_of_every_clip_is_refused(f
 
 
 def test_what_cannot_be_exported_is_one_line(folder, exported, tmp_path, capsys, monkeypatch):
-    assert main(["export", str(tmp_path / "nowhere"), str(tmp_path / "onnx")]) == 1
+    assert main(["export", str(tmp_path / "nowhere"), str(tmp_path / "onnx")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
     assert main(["export", str(save_tiny(tmp_path / "pretrain", "pretrain")), str(tmp_path / "onnx")]) == 1
     assert "is VideoMAEForPreTraining, and a VideoMAEForVideoClassification is needed" in capsys.readouterr().err
     assert main(["export", str(folder), str(exported)]) == 1
     assert "exists and is not empty; choose another folder or ask for it to be replaced" in capsys.readouterr().err
-    assert main(["export", str(folder), str(tmp_path / "onnx"), "--batch_size", "0"]) == 1
-    assert "batch_size must be at least 1, not 0" in capsys.readouterr().err
+    assert main(["export", str(folder), str(tmp_path / "onnx"), "--batch_size", "0"]) == 2
+    assert "--batch_size must be at least 1, not 0" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == "onnxscript" else True)
     assert main(["export", str(folder), str(tmp_path / "onnx")]) == 1

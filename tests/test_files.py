@@ -7,9 +7,10 @@ import sys
 import threading
 
 import pytest
+from safetensors import SafetensorError
 
 from videomae import files
-from videomae.files import new_folder, remove_leftovers, sha256_of, write_atomic, write_json
+from videomae.files import new_file, new_folder, remove_leftovers, sha256_of, write_atomic, write_json
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -148,3 +149,28 @@ def test_leftovers_are_removed_at_every_depth_and_nothing_else(tmp_path):
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
         ".lock", "best", "best/file", "notes.tmp", "pictures", "pictures/step-1.png",
     ]  # fmt: skip
+
+
+def test_an_error_of_the_disk_names_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"weights'$"), new_file(tmp_path / "weights"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(OSError, match=r"weights'$"), new_file(tmp_path / "weights") as beside:
+        try:
+            full(beside)
+        finally:  # as torch.save, whose writer complains on top
+            raise RuntimeError("unexpected pos 4928 vs 4816")
+    with pytest.raises(SafetensorError), new_file(tmp_path / "weights"):
+        raise SafetensorError("header too large")
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*/a\.json'$"):
+            write_json(tmp_path / "a.json", {})
+        with (
+            pytest.raises(OSError, match=r"No space left on device: '.*/folder'$"),
+            new_folder(tmp_path / "folder") as beside,
+        ):
+            write_json(beside / "a.json", {})
+    assert list(tmp_path.iterdir()) == []

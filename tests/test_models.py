@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from videomae.command_line import is_telling
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.lists.layouts import open_manifest
 from videomae.files import check_output
@@ -100,6 +101,18 @@ def test_weights_that_are_missing_are_an_error_unless_the_caller_names_them(clas
         open_model(VideoMAEModel, classifier, may_lack="layer")
     _, report = load_with_report(VideoMAEModel, classifier)
     assert sorted(report["missing_keys"]) == ["layernorm.bias", "layernorm.weight"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[1]", '"text"', '{"architectures": [1]}', '{"model_type": "videomae", "hidden_size": "wide"}',
+     '{"model_type": "videomae", "id2label": [1, 2]}'],
+)  # fmt: skip
+def test_a_config_that_describes_no_model_is_an_error_of_its_folder(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(Exception, match=r".") as caught:
+        open_config(str(tmp_path), weights=False)
+    assert is_telling(caught.value), repr(caught.value)
 
 
 def test_a_name_on_the_hub_that_it_does_not_give_is_one_line():

@@ -138,7 +138,7 @@ def test_broken_and_oddly_named_videos_are_reported_or_kept(synthetic, tmp_path,
     (tmp_path / "set/videos/train/00005.mp4").rename(tmp_path / "set/videos/train/跑 步 é.mp4")
     rows = (tmp_path / "set/train.csv").read_text().replace("00005.mp4", "跑 步 é.mp4")
     (tmp_path / "set/train.csv").write_text(rows, encoding="utf-8")
-    code = main([str(tmp_path / "set/train.csv"), str(tmp_path / "out"), "--workers=1", "--preset=ultrafast"])
+    code = main([str(tmp_path / "set/train.csv"), str(tmp_path / "out"), "--num_workers=1", "--preset=ultrafast"])
     shown = capsys.readouterr()
     assert code == 0 and "19 videos" in shown.out and "broken, left out: videos/train/00004.mp4" in shown.err
     manifest = open_manifest(tmp_path / "out")

@@ -357,14 +357,14 @@ def test_cached_teacher_scores_train_a_student(videos, whole, pretrained, tmp_pa
 def test_small_data_takes_the_clips_of_its_start(videos, pretrained, tmp_path, capsys):
     data = ["--data", str(videos / "train.csv"), "--val_share", "0.5", "--output", str(tmp_path / "run"), "--flip", "0"]
     few = ["--clips_per_step", "4", "--epochs", "2", "--warmup_epochs", "1", "--num_workers", "0", "--log_every", "1"]
-    assert train_classification.main(["--preset", "small-data", "--model", str(pretrained), *data, *few]) == 0
+    assert train_classification.main(["--recipe", "small-data", "--model", str(pretrained), *data, *few]) == 0
     config = VideoMAEConfig.from_pretrained(tmp_path / "run/best")
     assert (config.image_size, config.num_frames, config.head_dropout_prob) == (32, 8, 0.5)
     assert "videos  8 to train on, 8 to validate" in capsys.readouterr().err
     # Other clips when told so, and the run goes on with them by its own record.
     words = ["--model", str(pretrained), *data[:2], "--output", str(tmp_path / "other"), "--num_workers", "0"]
     words += ["--num_frames", "4", *few[:-4]]
-    assert train_classification.main(["--preset", "small-data", *words, "--max_steps", "3"]) == 0
+    assert train_classification.main(["--recipe", "small-data", *words, "--max_steps", "3"]) == 0
     assert train_classification.main([*data[:2], *words[4:8], "--resume", "auto"]) == 0
     assert VideoMAEConfig.from_pretrained(tmp_path / "other/checkpoint-8").num_frames == 4
 

@@ -266,7 +266,7 @@ def test_pre_training_goes_on_from_a_folder_also_at_another_size(videos, whole, 
         (["--warmup_epochs", "6"], "warmup_epochs 6.0 does not leave room in epochs 6"),
         (["--mixed_precision", "fp16"], "fp16 needs an accelerator"),
         (["--trackers", "wandb"], "--trackers wandb: its package is not installed"),
-        (["--model", "released.pth"], "`videomae convert released.pth FOLDER` makes the folder to give"),
+        (["--model", "released.pth"], "--model released.pth: there is no such folder"),
     ],
 )
 def test_what_cannot_work_stops_before_any_work(videos, tmp_path, more, message):
@@ -288,10 +288,9 @@ def test_a_broken_video_is_replaced_and_counted_and_too_many_stop_the_run(videos
         pretrain(videos, tmp_path / "other", *more)
 
 
-def test_an_unknown_flag_names_the_nearest(videos, tmp_path, capsys):
-    with pytest.raises(SystemExit):
+def test_an_unknown_flag_names_the_nearest(videos, tmp_path):
+    with pytest.raises(ValueError, match=r"^unknown '--epoch'; did you mean --epochs[?]$"):
         pretrain(videos, tmp_path / "run", "--epoch", "3")
-    assert "unknown '--epoch'; did you mean --epochs?" in capsys.readouterr().err
 
 
 def test_the_folder_of_another_run_is_left_alone(videos, whole, tmp_path):
@@ -316,7 +315,7 @@ def test_resuming_on_other_videos_is_refused(videos, tmp_path):
 
 def test_help_groups_and_explains_every_field(capsys):
     with pytest.raises(SystemExit):
-        train_pretrain.main(["--help"])
+        train_pretrain.main(["--help_all"])
     text = " ".join(capsys.readouterr().out.split())
     for heading in ("run:", "devices:", "checkpoints:", "logging:", "checks:", "masks:", "optimisation:"):
         assert heading in text

@@ -159,7 +159,8 @@ def test_the_encoder_of_any_model_is_opened_without_a_word_about_its_head(classi
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(pretrained, video, tmp_path, capsys, options, message):
-    assert main(["visualize", pretrained, str(video), *options, "--output", str(tmp_path / "out")]) == 1
+    code = 2 if "must be at least" in message else 1
+    assert main(["visualize", pretrained, str(video), *options, "--output", str(tmp_path / "out")]) == code
     said = capsys.readouterr().err.strip()
     assert len(said.splitlines()) == 1
     with pytest.raises(ValueError, match=message):
@@ -176,5 +177,5 @@ def test_what_cannot_be_shown_is_refused(classifier, video, tmp_path, capsys):
     path.write_text(path.read_text().replace('"VideoMAEModel"', '"VideoMAEForPreTraining"'))
     assert main(["visualize", str(tmp_path / "bare"), str(video)]) == 1
     assert "so it can rebuild nothing" in capsys.readouterr().err
-    assert main(["visualize", classifier, str(tmp_path / "no.mp4")]) == 1
+    assert main(["visualize", classifier, str(tmp_path / "no.mp4")]) == 2
     assert "no.mp4" in capsys.readouterr().err

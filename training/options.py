@@ -1,33 +1,50 @@
 """Recipes and run options on the command line and in files: both are dataclasses whose fields say what they are.
 
-`add_fields` turns a dataclass into grouped, explained flags; `recipe_from` picks a recipe by name or file and applies
-the flags that were given; `write_recipe` and `read_recipe` keep one as YAML. What a training *is* stands in
-`recipes.py`; `RunOptions` below is where and on what it runs, and never changes the result.
+`read_arguments` turns the words of a training command into its recipe and options; `write_recipe` and `read_recipe`
+keep a recipe as YAML. What a training *is* stands in `recipes.py`; `RunOptions` below is where and on what it runs, and
+never changes the result. Needs neither torch nor transformers: mistakes are answered before these are imported.
 """
 
 import argparse
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from textwrap import fill
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from videomae.command_line import Parser, add_fields, checked_values, given_fields, option, plain
+from videomae.choices import AVA_PROTOCOLS, PRESETS
+from videomae.command_line import (
+    Parser,
+    UsageError,
+    add_fields,
+    check_path,
+    check_paths,
+    checked_values,
+    given_fields,
+    option,
+    options_from,
+    plain,
+)
 from videomae.files import write_atomic
-from videomae.training.recipes import Recipe, find_recipe
+from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, Recipe, find_recipe
 
+R = TypeVar("R", bound=Recipe)
 Options = TypeVar("Options", bound="RunOptions")
+RECIPE, RECORD = "recipe.yaml", "run.json"  # in the folder of a run
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where a training runs, what it writes and how often; the same recipe gives the same weights under all of them."""
 
-    output: str = option("", "run", "folder of the run: recipe, log, checkpoints, best and final model", once=True)
+    output: str = option(
+        "", "run", "folder of the run: recipe, log, checkpoints, best and final model", metavar="FOLDER", once=True
+    )
     resume: str = option(
         "never",
         "run",
@@ -38,14 +55,12 @@ class RunOptions:
     max_broken: float = option(0.01, "run", "stop when more than this share of the videos cannot be read")
 
     clips_per_device: int | None = option(
-        None, "devices", "videos on one device at a time; the rest of a step is accumulated (default: all at once)"
+        None, "devices", "videos on one device at a time; the rest of a step is accumulated [all at once]"
     )
     mixed_precision: str = option(
         "auto", "devices", "auto: bf16 on accelerators that have it", choices=("auto", "bf16", "fp16", "no")
     )
-    num_workers: int | None = option(
-        None, "devices", "processes that decode videos, per device (default: by CPU cores)"
-    )
+    num_workers: int | None = option(None, "devices", "processes that decode videos, per device [by CPU cores]")
     compile: bool = option(False, "devices", "torch.compile the model; needs a C++ compiler")
     max_loss_scale: float = option(2.0**16, "devices", "fp16: the loss scale never grows above this")
 
@@ -72,8 +87,8 @@ class RunOptions:
 class PretrainOptions(RunOptions):
     """Where the videos are, and the looks at what is learnt."""
 
-    data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md")
-    data_root: str | None = option(None, "run", "folder that relative paths of the list start from")
+    data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md", kind="path")
+    data_root: str | None = option(None, "run", "folder that relative paths of the list start from", kind="folder")
     picture_every: int = option(0, "logging", "epochs between pictures of a reconstruction (0: none)")
     overfit: int = option(
         0, "checks", "overfit this many fixed samples, a test of the whole path; writes nothing", once=True
@@ -84,15 +99,17 @@ class PretrainOptions(RunOptions):
 class FinetuneOptions(RunOptions):
     """Where the videos are, and when the classifier is looked at."""
 
-    data: str = option("", "run", "labelled videos to train on: a folder per class, or a list (docs/data.md)")
-    val_data: str | None = option(None, "run", "labelled videos to validate on while training")
+    data: str = option(
+        "", "run", "labelled videos to train on: a folder per class, or a list (docs/data.md)", kind="path"
+    )
+    val_data: str | None = option(None, "run", "labelled videos to validate on while training", kind="path")
     val_share: float = option(0.0, "run", "without --val_data: share of each class held out from --data")
-    test_data: str | None = option(None, "run", "labelled videos for the multi-view test after training")
+    test_data: str | None = option(None, "run", "labelled videos for the multi-view test after training", kind="path")
     train_split: str | None = option(None, "run", "which part of --data, where it has several")
     val_split: str | None = option(None, "run", "which part of --val_data (of --data, where only that is given)")
     test_split: str | None = option(None, "run", "which part of --test_data (of --data, where only that is given)")
-    data_root: str | None = option(None, "run", "folder that relative paths of the lists start from")
-    class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers")
+    data_root: str | None = option(None, "run", "folder that relative paths of the lists start from", kind="folder")
+    class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers", kind="file")
 
     validate_every: int = option(1, "validation", "epochs between validations, one clip a video (0: only at the end)")
     early_stopping: int = option(0, "validation", "stop after this many validations without a better one (0: never)")
@@ -106,61 +123,140 @@ class FinetuneOptions(RunOptions):
 class DetectionOptions(RunOptions):
     """Where movies, annotations and persons are, and how often the detector is tested."""
 
-    movies: str = option("", "data", "folder of movies, of folders with a file per second, or of folders of frames")
-    annotations: str = option("", "data", "training annotations, an AVA CSV")
-    excluded: str | None = option(None, "data", "CSV of training key frames to leave out")
-    proposals: str | None = option(None, "data", "detected persons for training (.pkl, .csv, .json)")
-    proposal_images: str | None = option(None, "data", "the COCO file that describes the images of a .json of results")
-    actions: str | None = option(None, "data", "action list (pbtxt) that names the outputs")
+    movies: str = option(
+        "", "data", "folder of movies, of folders with a file per second, or of folders of frames", kind="folder"
+    )
+    annotations: str = option("", "data", "training annotations, an AVA CSV", kind="file")
+    excluded: str | None = option(None, "data", "CSV of training key frames to leave out", kind="file")
+    proposals: str | None = option(None, "data", "detected persons for training (.pkl, .csv, .json)", kind="file")
+    proposal_images: str | None = option(
+        None, "data", "the COCO file that describes the images of a .json of results", kind="file"
+    )
+    actions: str | None = option(None, "data", "action list (pbtxt) that names the outputs", kind="file")
     starts_at: float | None = option(
         None, "data", "second at which the movies begin [0, or 900 where they are too short]"
     )
     frames_per_second: float = option(30.0, "data", "of folders of frames")
     missing_movies: str = option("error", "data", "key frames without a movie", choices=("error", "skip"))
 
-    val_annotations: str | None = option(None, "test", "annotations to test on")
-    val_movies: str | None = option(None, "test", "folder of their movies [--movies]")
-    val_excluded: str | None = option(None, "test", "CSV of key frames that do not count")
+    val_annotations: str | None = option(None, "test", "annotations to test on", kind="file")
+    val_movies: str | None = option(None, "test", "folder of their movies [--movies]", kind="folder")
+    val_excluded: str | None = option(None, "test", "CSV of key frames that do not count", kind="file")
     val_key_frames: str | None = option(
-        None, "test", "CSV of the key frames to test [the annotated ones and those with detected persons]"
+        None, "test", "CSV of the key frames to test [the annotated ones and those with detected persons]", kind="file"
     )
-    val_proposals: str | None = option(None, "test", "detected persons [the annotated ones]")
-    val_proposal_images: str | None = option(None, "test", "the COCO file that describes their images")
-    val_classes: str | None = option(None, "test", "action list of the classes that count [all]")
+    val_proposals: str | None = option(None, "test", "detected persons [the annotated ones]", kind="file")
+    val_proposal_images: str | None = option(None, "test", "the COCO file that describes their images", kind="file")
+    val_classes: str | None = option(None, "test", "action list of the classes that count [all]", kind="file")
     protocol: str = option(
-        "ava", "test", "whose evaluation: AVA's or mmaction2's (docs/detection.md)", choices=("ava", "mmaction2")
+        "ava", "test", "whose evaluation: AVA's or mmaction2's (docs/detection.md)", choices=AVA_PROTOCOLS
     )
     val_clips_per_device: int = option(1, "test", "clips on one device at a time")
     eval_every: int = option(0, "test", "epochs between tests while training; one is made at the end (0: only there)")
     test: str | None = option(
-        None, "test", "test this model folder and train nothing; --output gets the results", once=True
+        None, "test", "test this model folder and train nothing; --output gets the results", kind="model", once=True
     )
 
 
-# ----------------------------------------------------------------------------------------------- the command line
-
-RECIPE = "recipe.yaml"  # of a run, in its folder
-RECORD = "run.json"
+# ------------------------------------------------------------------------------------------------ the command line
 
 
-def training_parser(
-    prog: str, text: str, options_class: type[RunOptions], recipes: Mapping[str, Recipe], guide: str
-) -> Parser:
-    """The parser of one kind of training: `--recipe`, every option, every field of a recipe."""
-    made = Parser(
-        prog=prog,
-        usage=f"{prog} --recipe NAME --output FOLDER [--FIELD VALUE ...]",
-        description=text.partition("\n\n")[0] + " Values in brackets are defaults; a recipe brings its own.",
-        epilog=f"Recipes: {', '.join(recipes)}. {guide} walks through a run.",
+@dataclass(frozen=True)
+class Trainer:
+    """What the command line of a training consists of."""
+
+    command: str
+    about: str
+    usage: str
+    options: type[RunOptions]
+    recipes: Mapping[str, Recipe]
+    shown: tuple[str, ...]  # what `--help` shows; `--help_all` shows everything
+
+
+PRETRAIN = Trainer(
+    "pretrain",
+    "Pre-train VideoMAE (tube mask) or VideoMAE V2 (dual masking); docs/pretraining.md walks through a run.",
+    "--recipe NAME --data VIDEOS --output FOLDER",
+    PretrainOptions,
+    PRETRAINING,
+    ("data", "data_root", "output", "resume", "model", "epochs", "clips_per_step", "base_lr")
+    + ("clips_per_device", "mixed_precision", "num_workers", "save_every", "overfit", "dry_run"),
+)
+FINETUNE = Trainer(
+    "finetune",
+    "Fine-tune a classifier on labelled videos, from a pre-trained model, another classifier, or nothing; "
+    "docs/finetuning.md walks through a run.",
+    "--recipe NAME --model MODEL --data VIDEOS --output FOLDER",
+    FinetuneOptions,
+    FINETUNING,
+    ("data", "val_data", "val_share", "test_data", "class_names", "data_root", "output", "resume", "model", "epochs")
+    + ("clips_per_step", "base_lr", "clips_per_device", "num_workers", "eval_only", "overfit", "dry_run"),
+)
+TRAIN_DETECTION = Trainer(
+    "train-detection",
+    "Train an action detector on AVA, AVA-Kinetics, or data of one's own in the same format, or test one; "
+    "docs/detection.md walks through a run.",
+    "--recipe NAME --model MODEL --movies FOLDER --annotations CSV --output FOLDER",
+    DetectionOptions,
+    DETECTION,
+    ("movies", "annotations", "actions", "val_annotations", "val_movies", "num_labels", "output", "resume", "model")
+    + ("epochs", "clips_per_step", "base_lr", "clips_per_device", "num_workers", "test", "dry_run"),
+)
+
+
+class Arguments(NamedTuple):
+    """What a training command is told."""
+
+    recipe: Any  # one of the recipe classes; None where `--test` needs none
+    options: Any  # the options class of the trainer
+    given: Mapping[str, Any]  # the fields of the recipe that the command line names
+    named: bool  # the recipe is one of ours, not a file
+
+
+def parser_of(trainer: Trainer, *, everything: bool = False) -> Parser:
+    """The parser of a training command; `everything` is for `--help_all`."""
+    parser = Parser(
+        prog=f"videomae {trainer.command}",
+        usage=f"videomae {trainer.command} {trainer.usage} [--OPTION VALUE ...]",
+        description=fill(f"{trainer.about} Values in brackets are defaults; a recipe brings its own.", 108),
+        epilog=fill(f"Recipes: {', '.join(trainer.recipes)}.", 108, break_on_hyphens=False),
     )
-    made.add_argument(
+    parser.add_argument(
         "--recipe",
-        "--preset",
-        help=f"a name below, or the path of a recipe.yaml; left out with --resume: the run's own ({RECIPE})",
+        help=f"a name below, or the path of a {RECIPE}; left out with --resume: the run's own",
+        metavar="NAME",
     )
-    add_fields(made, options_class)
-    add_fields(made, type(next(iter(recipes.values()))))
-    return made
+    parser.add_argument("--help_all", action=_HelpAll, nargs=0, trainer=trainer, help="show every option and exit")
+    shown = None if everything else trainer.shown
+    add_fields(parser, trainer.options, shown=shown)
+    add_fields(parser, type(next(iter(trainer.recipes.values()))), shown=shown)
+    return parser
+
+
+class _HelpAll(argparse.Action):
+    def __init__(self, *words: Any, trainer: Trainer, **settings: Any):
+        super().__init__(*words, **settings)
+        self.trainer = trainer
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser_of(self.trainer, everything=True).print_help()
+        parser.exit()
+
+
+def read_arguments(trainer: Trainer, argv: Sequence[str] | None) -> Arguments:
+    """Recipe and options of a training command; what they name is there."""
+    arguments = parser_of(trainer).parse_args(argv)
+    given = given_fields(arguments, type(next(iter(trainer.recipes.values()))))
+    if given.get("model", PRESETS[0]) not in PRESETS:
+        check_path("--model", given["model"], "model")
+    if hasattr(arguments, "test"):  # of detectors: a test needs no recipe
+        recipe, options = None, options_from(arguments, trainer.options)
+    else:
+        # A test of classifiers needs one for nothing but its batch: the views come with the model.
+        otherwise = "small-data" if hasattr(arguments, "eval_only") else None
+        recipe, options = asked_for(arguments, trainer.options, trainer.recipes, otherwise=otherwise)
+    check_paths(options)
+    return Arguments(recipe, options, given, arguments.recipe in trainer.recipes)
 
 
 def asked_for(
@@ -174,7 +270,7 @@ def asked_for(
 
     `otherwise` is the recipe where neither the command line nor the folder of the run names one.
     """
-    options = options_class(**given_fields(arguments, options_class))
+    options = options_from(arguments, options_class)
     if options.resume != "never" and options.output:
         options = dataclasses.replace(options, **_recorded(options, arguments))
     if arguments.recipe is None:
@@ -185,10 +281,13 @@ def asked_for(
             arguments.recipe = otherwise
         else:
             found = f"{options.output} holds no run to go on with and " if options.resume != "never" else ""
-            raise ValueError(
+            raise UsageError(
                 f"{found}--recipe is missing; choose one of {', '.join(recipes)} or the path of a recipe.yaml"
             )
-    return recipe_from(arguments, recipes), options
+    try:
+        return recipe_from(arguments, recipes), options
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from None
 
 
 def _recorded(options: Options, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -207,7 +306,7 @@ def _recorded(options: Options, arguments: argparse.Namespace) -> dict[str, Any]
     return checked_values(type(options), kept, where=f"{RECORD}: ")
 
 
-def recipe_from(arguments: argparse.Namespace, recipes: Mapping[str, Recipe]) -> Recipe:
+def recipe_from(arguments: argparse.Namespace, recipes: Mapping[str, R]) -> R:
     """The recipe that `--recipe` names or points to, with the fields that were given on the command line."""
     recipe_class = type(next(iter(recipes.values())))
     name = arguments.recipe
@@ -226,7 +325,7 @@ def write_recipe(path: str | os.PathLike, recipe: Recipe) -> Path:
     )
 
 
-def read_recipe(path: str | os.PathLike, recipe_class: type[Recipe]) -> Recipe:
+def read_recipe(path: str | os.PathLike, recipe_class: type[R]) -> R:
     try:
         content = yaml.safe_load(Path(path).read_text("utf-8"))
     except FileNotFoundError:

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from videomae.command_line import changed_fields, plain
-from videomae.files import is_leftover, remove_leftovers, write_atomic, write_json
+from videomae.command_line import INTERRUPTED, changed_fields, plain
+from videomae.files import is_leftover, path_in_errors, remove_leftovers, write_atomic, write_json
 from videomae.training.checkpoints import checkpoints, damage, latest_checkpoint
 from videomae.training.options import RECIPE, RECORD, read_recipe, write_recipe
 from videomae.training.recipes import Recipe
@@ -34,7 +34,7 @@ FINAL = "final"
 
 # What a process returns after SIGTERM, SIGUSR1 or Ctrl-C, once its checkpoint is written: "try again" in sysexits.h. A queue
 # system can take it as the sign to put the job back in line with `--resume auto`.
-EXIT_INTERRUPTED = 75
+EXIT_INTERRUPTED = INTERRUPTED
 
 try:
     import fcntl
@@ -189,7 +189,7 @@ def versions() -> dict[str, str]:
 
 def append_log(path: Path, values: Mapping[str, Any]) -> None:
     """Add one line; what a crash cuts short is dropped by `rewind_log`."""
-    with open(path, "a", encoding="utf-8") as file:
+    with path_in_errors(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(values, allow_nan=False) + "\n")
 
 

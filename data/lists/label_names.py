@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-MATCHES = ("check", "by_name", "by_index")
+from videomae.choices import MATCHES
 
 
 def normalised(name: str) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from videomae.choices import LABEL_KINDS
 from videomae.data.lists.class_folders import read_class_folders, read_folder
 from videomae.data.lists.list_files import has_header, read_frame_list, read_list, read_table, read_video_list
-from videomae.data.lists.manifests import FRAME_PATTERN, LABEL_KINDS, Builder, Manifest, ReadOptions, packed, some_of
+from videomae.data.lists.manifests import FRAME_PATTERN, Builder, Manifest, ReadOptions, packed, some_of
 from videomae.data.remote import is_url
 from videomae.data.sources import VIDEO_SUFFIXES
 

@@ -21,7 +21,6 @@ import torch
 
 from videomae.data.sources import FrameFolder, Source, TarMember
 
-LABEL_KINDS = ("class", "multi", "value")
 FRAME_PATTERN = "img_{:05}.jpg"  # V2's lists mean this one
 # But for parts of its mixed list that it knows by their paths (`HybridVideoMAE` in pretrain_datasets.py).
 SOURCE_PATTERNS = {"AVA2.2": "image_{:06}.jpg"}

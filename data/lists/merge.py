@@ -1,9 +1,9 @@
 """Merge labelled data sets by class name into one, as Kinetics-710 was made of Kinetics-400, 600 and 700.
 
     videomae merge-labels MERGED --expect 710 \\
-        --set k400 train=k400/train.csv test=k400/val.csv test=k400/test.csv root=/data/k400 \\
-        --set k600 train=k600/train.csv test=k600/val.csv root=/data/k600 \\
-        --set k700 train=k700/train.csv test=k700/val.csv root=/data/k700
+        --set k400 train=k400/train.csv test=k400/val.csv test=k400/test.csv data_root=/data/k400 \\
+        --set k600 train=k600/train.csv test=k600/val.csv data_root=/data/k600 \\
+        --set k700 train=k700/train.csv test=k700/val.csv data_root=/data/k700
 
 Classes are one when their names are, up to case, blanks, hyphens and quotes; --aliases joins names that differ further.
 A video that stands in several training lists is kept once (by the first set that has it), and one that stands in any
@@ -22,7 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videomae.data.lists.label_files import read_names
 from videomae.data.lists.label_names import normalised
+from videomae.data.lists.layouts import open_manifest
 from videomae.data.lists.manifests import Manifest
 from videomae.files import new_folder, sha256_of, write_atomic, write_json
 
@@ -47,6 +49,43 @@ class Merged:
     maps: dict[str, list[int]]
     rows: list[tuple[str, int]] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
+
+    def check_count(self, expected: int) -> None:
+        if len(self.class_names) == expected:
+            return
+        similar = "".join(f"\n  {one!r} and {other!r}" for one, other in self.report["similar_names"][:20])
+        raise ValueError(
+            f"{len(self.class_names)} classes come out, not {expected}; names that may be one class go into --aliases. "
+            f"Nearly equal names:{similar or ' none'}"
+        )
+
+
+def parse_set(words: Sequence[str]) -> LabelledSet:
+    """`NAME train=LIST [test=LIST ...] [data_root=FOLDER] [class_names=FILE]`, each a word of a command line."""
+    name, *pairs = words
+    keys = ("train", "test", "data_root", "class_names")
+    given: dict[str, list[str]] = {key: [] for key in keys}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or key not in keys:
+            raise ValueError(
+                f"--set {name}: {pair!r} must be train=LIST, test=LIST, data_root=FOLDER or class_names=FILE"
+            )
+        given[key].append(value)
+    if len(given["train"]) != 1 or len(given["data_root"]) > 1 or len(given["class_names"]) > 1:
+        raise ValueError(f"--set {name} needs one train=LIST, and at most one data_root= and class_names=")
+    root = given["data_root"][0] if given["data_root"] else None
+    names = read_names(given["class_names"][0]) if given["class_names"] else None
+    train = open_manifest(given["train"][0], root=root, class_names=names)
+    train.check_labels(classes=False)
+    tests = tuple(open_manifest(test, root=root, class_names=train.class_names) for test in given["test"])
+    return LabelledSet(name, train, tests)
+
+
+def read_aliases(path: str | os.PathLike) -> dict[str, str]:
+    """Names that are one class: `name,other name` a line."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return {row[0]: row[1] for row in csv.reader(file) if len(row) > 1}
 
 
 def merge(sets: Sequence[LabelledSet], *, aliases: Mapping[str, str] | None = None, by_content: bool = False) -> Merged:

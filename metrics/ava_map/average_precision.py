@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from videomae.choices import AVA_PROTOCOLS
 from videomae.data.ava.annotations import AVA_CATEGORIES
 from videomae.data.ava.boxes import iou
 
-PROTOCOLS = ("ava", "mmaction2")
 # mmaction2's test writes no score that does not exceed this (action_thr of its AVAMetric); a little more becomes 0.0020.
 LEAST_SCORE = 0.002
 
@@ -140,8 +140,8 @@ def ava_map(
     recalled; classes without any detection are left out of the mean. Equal scores fall as numpy's unstable sort drops
     them, frame after frame in the order of their numbers.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+    if protocol not in AVA_PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(AVA_PROTOCOLS)}, not {protocol!r}")
     mmaction2 = protocol == "mmaction2"
     if detections.score is None:
         raise ValueError("detections need scores")
