@@ -194,7 +194,7 @@ def check_paths(options: Any) -> None:
 def check_path(argument: str, path: str, kind: str) -> None:
     """`kind` is that of `option`; what is missing is a UsageError."""
     there = {"file": os.path.isfile, "folder": os.path.isdir}.get(kind, os.path.exists)(path)
-    if there or (kind in ("model", "weights") and is_hub_name(path)):
+    if there or (kind in ("model", "weights") and is_hub_name(path)) or (kind == "path" and "://" in path):
         return
     missing = {
         "file": "is a folder; name a file" if os.path.isdir(path) else "no such file",

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from videomae.data.manifests import open_manifest
-from videomae.data.shards import write_shard
+from videomae.data.lists.layouts import open_manifest
+from videomae.data.lists.shards import write_shard
 from videomae.data.sources import TarMember, read_member
 from videomae.video_io import VideoReadError
 

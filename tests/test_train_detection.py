@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(data, tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_a_resumed_run_keeps_the_result_of_its_last_test_for_the_card(data, tmp_path):
+def test_a_result_stands_on_the_card_of_the_weights_that_were_tested_and_on_no_later_one(data, tmp_path):
     val = dict(val_annotations=str(data / "val.csv"), eval_every="1")
     assert main(options(data, tmp_path / "run", max_steps="6", **val)) == 0
     state = json.loads((tmp_path / "run" / "checkpoint-6" / "training" / "state.json").read_text())
@@ -121,7 +121,8 @@ def test_a_resumed_run_keeps_the_result_of_its_last_test_for_the_card(data, tmp_
         main(["--output", str(tmp_path / "run"), "--resume", "auto", "--max_steps", "7", "--val_annotations", "none"])
         == 0
     )
-    assert "frame mAP at IoU 0.5" in (tmp_path / "run" / "final" / "README.md").read_text()
+    cards = {name: (tmp_path / "run" / name / "README.md").read_text() for name in ("checkpoint-6", "final")}
+    assert "frame mAP at IoU 0.5" in cards["checkpoint-6"] and "frame mAP at IoU 0.5" not in cards["final"]
 
 
 def test_micro_batches_of_the_mmaction2_family_train_too(data, tmp_path):
