@@ -78,8 +78,8 @@ def measure(session: Session, plan: StepPlan, parts: Parts, schedule: Schedule) 
                 ema.update(accelerator.unwrap_model(model))
             bad.item()  # waits for the device
         probe = Probe(clips, time.perf_counter() - start, peak_memory_gib(session.device))
-        # The first step also makes the optimizer's state and warms caches: it is repeated where that is cheap.
-        (slow,) = engines.agreed(accelerator, probe.seconds > PROBE_SECONDS / 3)
+        # The first step also makes the optimizer's state and warms caches: it is repeated where there is time for it.
+        (slow,) = engines.agreed(accelerator, time.perf_counter() - began + probe.seconds > PROBE_SECONDS)
         if not warm and not slow:
             warm = True
             continue
