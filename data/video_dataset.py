@@ -44,9 +44,13 @@ class VideoDataset(Dataset):
         raised. By default training replaces and evaluation fails.
     decode_seconds: a video that takes longer to read counts as broken.
     decode_short_side: scale larger frames down while they are decoded (fast; not the resampling of the releases).
+    as_bytes: stop before normalising, where the transform can (TrainTransform): a quarter of the memory, and the
+        collator, or the device (on_device.py), does the rest with the same result.
 
     An item is a dict:
         pixel_values  (S, T, C, H, W), uint8 or, if the transform normalises, float32; None for an excluded video
+        erased        only with as_bytes: S times what is erased after normalising (transforms.Erased), or None
+        pixel_statistics  only with as_bytes: the mean and std that the transform normalises with
         label         class number, float vector, or None where the manifest has no labels
         index         the entry that was read (of a replaced video: the one in its place)
         keys          the S sample keys, which seed masks and mixing
@@ -68,6 +72,7 @@ class VideoDataset(Dataset):
         max_broken: float = 0.01,
         decode_seconds: float | None = 60.0,
         decode_short_side: int | None = None,
+        as_bytes: bool = False,
     ):
         self.maker = SampleMaker(
             mode=mode,
@@ -78,6 +83,7 @@ class VideoDataset(Dataset):
             half_rate_sources=half_rate_sources,
             decode_seconds=decode_seconds,
             decode_short_side=decode_short_side,
+            as_bytes=as_bytes,
         )
         broken = broken or ("replace" if mode in ("pretrain", "train") else "fail")
         if broken not in BROKEN_POLICIES:
@@ -168,14 +174,8 @@ class VideoDataset(Dataset):
     def _item(self, index: int, epoch: int, asked: int) -> dict[str, Any]:
         """The item of an entry; its random choices are those of the entry that was asked for."""
         path = self.manifest.path(index)
-        pixels, keys = self.maker.make(self.manifest.source(index), path, epoch=epoch, index=asked)
-        return {
-            "pixel_values": pixels,
-            "label": self.manifest.label(index),
-            "index": index,
-            "keys": keys,
-            "path": path,
-        }
+        samples = self.maker.samples(self.manifest.source(index), path, epoch=epoch, index=asked)
+        return samples | {"label": self.manifest.label(index), "index": index, "path": path}
 
     def _report(self, index: int, error: VideoReadError) -> None:
         """Name and count a broken video; stop the run above the share that the user allows."""
