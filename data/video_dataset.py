@@ -4,7 +4,8 @@
     dataset = VideoDataset(manifest, mode="train", sampling=ClipSampling(), transform=TrainTransform(), num_samples=2)
     loader = make_loader(dataset, EpochSampler(len(dataset), seed=0), 8, ClassificationCollator(), workers=4)
 
-What a sample is depends on (seed, epoch, index, sample number) only, never on workers, order or history.
+What a sample is depends on (seed, epoch, index, sample number) only, never on workers, order or history. The epoch comes
+with the index (`RunSampler`), or is that of `set_epoch`.
 """
 
 # S samples of one clip, or views of one video  T frames  C channels  H W pixels
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.lists.manifests import Manifest
+from videomae.data.sampler import EpochIndex
 from videomae.data.samples import SampleMaker
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import VideoReadError
@@ -139,7 +141,7 @@ class VideoDataset(Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose samples are drawn; reaches running workers too, from their next item on."""
+        """Choose the epoch of samples that are asked for by a plain index; reaches running workers too, from their next item on."""
         self._epoch.fill_(epoch)
 
     @property
@@ -147,9 +149,9 @@ class VideoDataset(Dataset):
         """The videos that could not be read so far, in any worker of this process."""
         return [self.manifest.path(i) for i in self._broken.nonzero().flatten().tolist()]
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | EpochIndex) -> dict[str, Any]:
+        epoch, index = index if isinstance(index, EpochIndex) else (self.epoch, index)
         index = range(len(self))[index]
-        epoch = self.epoch
         if self.broken_policy != "replace":
             try:
                 return self._item(index, epoch, index)
@@ -193,7 +195,7 @@ class VideoDataset(Dataset):
 
 def make_loader(
     dataset: Dataset,
-    sampler: Sampler[int],
+    sampler: Sampler[int] | Sampler[EpochIndex],
     batch_size: int,
     collate: Callable,
     *,
@@ -205,6 +207,7 @@ def make_loader(
 ) -> DataLoader:
     """A DataLoader set up for video: workers that stay, one thread each, pinned memory where there is a GPU.
 
+    Over a RunSampler one pass is the whole run: workers start once, and are at work on an epoch before the last one ends.
     Decoding takes far longer than handing over, so two batches ahead per worker are enough; more only costs memory.
     """
     return DataLoader(
