@@ -120,7 +120,7 @@ def normalise(
     offset, factor = _offset_and_factor(tuple(mean), tuple(std), pixels.device)
     out = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device) if out is None else out
     if pixels.device.type != "cpu" or pixels.dim() == 3 or pixels.numel() <= SMALL_CLIP:
-        return out.copy_(pixels).sub_(offset).mul_(factor)
+        return torch.sub(pixels, offset, out=out).mul_(factor)
     # frame by frame the passes stay in the cache, three times faster than over the batch at once
     for frame, target in zip(pixels.flatten(0, -4), out.view(-1, *out.shape[-3:])):
         target.copy_(frame).sub_(offset).mul_(factor)
