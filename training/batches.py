@@ -125,9 +125,8 @@ def step_batches(
         rank=rank,
         world=plan.processes,
     )
-    batches = iter(
-        make_loader(dataset, sampler, plan.clips_per_device, collate, workers=num_workers, pin_memory=pin_memory)
-    )
+    loader = make_loader(dataset, sampler, plan.clips_per_device, collate, workers=num_workers, pin_memory=pin_memory)
+    batches = iter(loader)
     for step in range(first_step, last_step):
         yield step, MicroBatches(batches, plan.accumulation)
 
