@@ -1,4 +1,7 @@
-"""From items of a VideoDataset to the batch that a model takes: pixels normalised, masks drawn, samples mixed.
+"""From items of a VideoDataset to the batch that a model takes: pixels stacked, masks drawn, samples mixed.
+
+Pixels are normalised floats, or with `as_bytes` the bytes of the clips and what is left to do: on_device.finish, which is
+called here otherwise, then makes the same floats of them on the device.
 
 Each batch carries `sources`, the names of its clips; a trainer pops it before `model(**batch)`. Masks and mixing are
 seeded from the keys that the items carry, so a batch is the same wherever it is put together.
@@ -13,9 +16,10 @@ from typing import Any
 import torch
 
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
-from videomae.data.mixing import Mixing
+from videomae.data.mixing import Mix, Mixing
+from videomae.data.on_device import FINISHING, NOISE, Finishing, finish, flat_noise
 from videomae.data.randomness import DECODER_MASK, MASK, MIXING, generator_for, seed_for
-from videomae.data.transforms import normalise
+from videomae.data.samples import stack
 from videomae.masking_videomae import MASKS, make_mask, stack_masks
 
 Item = dict[str, Any]
@@ -26,7 +30,8 @@ Batch = dict[str, Any]
 class PretrainCollator:
     """Items to the arguments of `VideoMAEForPreTraining`, samples flattened into the batch.
 
-    grid: the model's `config.grid`, (t, h, w) tokens. decoder_mask: "running_cell" for VideoMAE V2.
+    grid: the model's `config.grid`, (t, h, w) tokens. decoder_mask: "running_cell" for VideoMAE V2. as_bytes: the batch
+        is for `on_device.finish`.
 
     Gives pixel_values (B*S, T, C, H, W) float32 normalised, bool_masked_pos (B*S, N) bool True = hidden, num_visible
     int, with a decoder mask also bool_decoded_pos (B*S, N) bool True = rebuilt and num_decoded int, and sources
@@ -40,6 +45,7 @@ class PretrainCollator:
     decoder_mask_ratio: float = 0.5
     mean: Sequence[float] = tuple(IMAGENET_MEAN)
     std: Sequence[float] = tuple(IMAGENET_STD)
+    as_bytes: bool = False
 
     def __post_init__(self):
         for name in ("mask", "decoder_mask"):
@@ -59,11 +65,8 @@ class PretrainCollator:
         keys = [key for item in items for key in item["keys"]]
         masks = [make_mask(self.mask, self.grid, self.mask_ratio, generator_for(key, MASK)) for key in keys]
         hidden, num_visible = stack_masks(masks)
-        batch = {
-            "pixel_values": stack_pixels(items, self.mean, self.std),
-            "bool_masked_pos": hidden,
-            "num_visible": num_visible,
-        }
+        batch = pixels_of(items, self.mean, self.std, as_bytes=self.as_bytes)
+        batch |= {"bool_masked_pos": hidden, "num_visible": num_visible}
         if self.decoder_mask is not None:
             kind, ratio = self.decoder_mask, self.decoder_mask_ratio
             masks = [make_mask(kind, self.grid, ratio, generator_for(key, DECODER_MASK)) for key in keys]
@@ -77,40 +80,54 @@ class ClassificationCollator:
     """Items to pixel_values (B*S, T, C, H, W) float32, labels and sources, samples flattened into the batch.
 
     labels are (B*S,) int64 class numbers, or (B*S, K) floats: for data sets with vectors, and always with `mixing`,
-    which makes them soft (and needs an even B*S). Items without a label give a batch without labels.
+    which makes them soft (and needs an even B*S). Items without a label give a batch without labels. as_bytes: the batch
+    is for `on_device.finish`.
     """
 
     mixing: Mixing | None = None
     mean: Sequence[float] = tuple(IMAGENET_MEAN)
     std: Sequence[float] = tuple(IMAGENET_STD)
+    as_bytes: bool = False
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         items = _readable(items)
-        batch = {"pixel_values": stack_pixels(items, self.mean, self.std)}
-        labels = _labels(items)
+        labels, mix = _labels(items), None
         if labels is not None:
             copies = torch.tensor([len(item["keys"]) for item in items])
-            batch["labels"] = labels.repeat_interleave(copies, dim=0)
+            labels = labels.repeat_interleave(copies, dim=0)
         if self.mixing is not None:
             if labels is None:
                 raise ValueError("mixing needs labels, and these items have none")
-            seed = seed_for(items[0]["keys"][0], MIXING)
-            batch["pixel_values"], batch["labels"] = self.mixing(batch["pixel_values"], batch["labels"], seed)
+            mix = self.mixing.draw(*items[0]["pixel_values"].shape[-2:], seed_for(items[0]["keys"][0], MIXING))
+            labels = self.mixing.targets(labels, mix)
+        batch = pixels_of(items, self.mean, self.std, mix, as_bytes=self.as_bytes)
+        if labels is not None:
+            batch["labels"] = labels
         return batch | {"sources": _sources(items)}
 
 
-def stack_pixels(items: Sequence[Item], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(B*S, T, C, H, W) float32: bytes are normalised here, floats already are."""
+def pixels_of(
+    items: Sequence[Item], mean: Sequence[float], std: Sequence[float], mix: Mix | None = None, *, as_bytes: bool
+) -> Batch:
+    """`pixel_values` (B*S, T, C, H, W): normalised and mixed, or with `as_bytes` the bytes and a Finishing.
+
+    Items that hold floats already are mixed here in both cases.
+    """
     shapes = {tuple(item["pixel_values"].shape[1:]) for item in items}
     if len(shapes) > 1:
         raise ValueError(f"the clips of a batch differ in shape: {sorted(shapes)}; give the transform one size")
     pixels = [item["pixel_values"] for item in items]
     if pixels[0].dtype != torch.uint8:
-        return torch.cat(pixels) if len(pixels) > 1 else pixels[0]
-    out = torch.empty(sum(map(len, pixels)), *pixels[0].shape[1:])
-    for clip, target in zip(pixels, out.split([len(clip) for clip in pixels])):
-        normalise(clip, mean, std, out=target)
-    return out
+        pixels = torch.cat(pixels) if len(pixels) > 1 else pixels[0]
+        return {"pixel_values": pixels if mix is None else mix.apply(pixels)}
+    pixels = stack([clip for clips in pixels for clip in clips]) if len(pixels) > 1 else pixels[0]
+    mean, std = items[0].get("pixel_statistics", (mean, std))
+    erased = [each for item in items for each in item.get("erased", [None] * len(item["keys"]))]
+    boxes = tuple(None if each is None else each.box for each in erased)
+    batch = {"pixel_values": pixels, FINISHING: Finishing(mean, std, boxes, mix)}
+    if any(box is not None for box in boxes):
+        batch[NOISE] = flat_noise(erased)
+    return batch if as_bytes else dict(finish(batch))
 
 
 def _labels(items: Sequence[Item]) -> torch.Tensor | None:

@@ -1,6 +1,7 @@
 """Mixup, cutmix and label smoothing on a batch of clips, on any device.
 
-A mix is drawn first (`Mixing.draw`) and then applied, so that a test, or a second process, can apply the same one.
+A mix is drawn first (`Mixing.draw`) and then applied, labels and pixels apart: the collator makes the labels, and the
+pixels are mixed where they are normalised, which may be another process or a device.
 """
 
 # B clips  T frames  C channels  H W pixels  K classes
@@ -20,6 +21,16 @@ class Mix:
 
     share: float
     box: Box | None = None
+
+    def apply(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, T, C, H, W) floats, changed in place."""
+        if self.box is not None:
+            region = crop(pixels, self.box)
+            region.copy_(region.flip(0))
+        elif self.share != 1.0:
+            mirrored = pixels.flip(0)
+            pixels.mul_(self.share).add_(mirrored, alpha=1 - self.share)
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -62,23 +73,22 @@ class Mixing:
         box = Box(top, left, bottom - top, right - left)
         return Mix(1 - box.height * box.width / (height * width), box)
 
-    def apply(self, pixels: torch.Tensor, labels: torch.Tensor, mix: Mix) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, C, H, W) floats, changed in place, and labels (B,) or (B, K) -> the same pixels, soft labels (B, K)."""
-        if len(pixels) % 2:
+    def targets(self, labels: torch.Tensor, mix: Mix) -> torch.Tensor:
+        """Labels (B,) or (B, K) -> the soft labels (B, K) of the mixed batch."""
+        if len(labels) % 2:
             # The middle clip of an odd batch would be mixed with itself.
             raise ValueError(
-                f"mixing pairs each clip with its mirror in the batch and needs an even batch, got {len(pixels)}"
+                f"mixing pairs each clip with its mirror in the batch and needs an even batch, got {len(labels)}"
             )
         targets = soft_labels(labels, self.num_labels, self.label_smoothing)
         if mix.share == 1.0:
-            return pixels, targets
-        if mix.box is None:
-            mirrored = pixels.flip(0)
-            pixels.mul_(mix.share).add_(mirrored, alpha=1 - mix.share)
-        else:
-            region = crop(pixels, mix.box)
-            region.copy_(region.flip(0))
-        return pixels, targets * mix.share + targets.flip(0) * (1 - mix.share)
+            return targets
+        return targets * mix.share + targets.flip(0) * (1 - mix.share)
+
+    def apply(self, pixels: torch.Tensor, labels: torch.Tensor, mix: Mix) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, C, H, W) floats, changed in place, and labels (B,) or (B, K) -> the same pixels, soft labels (B, K)."""
+        targets = self.targets(labels, mix)
+        return mix.apply(pixels), targets
 
     def __call__(self, pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.apply(pixels, labels, self.draw(*pixels.shape[-2:], seed))

@@ -1,11 +1,20 @@
 """The order of clips: one seeded permutation an epoch, shared out over processes, started at any position."""
 
+import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Sampler
 
 from videomae.data.randomness import generator_for, sample_key
+
+
+class EpochIndex(NamedTuple):
+    """An index that says which epoch it belongs to, so that workers may be ahead of the training by an epoch's edge."""
+
+    epoch: int
+    index: int
 
 
 class EpochSampler(Sampler[int]):
@@ -59,3 +68,37 @@ class EpochSampler(Sampler[int]):
     def __len__(self) -> int:
         left = self.length - self.start
         return left // self.world if self.even else len(range(self.rank, left, self.world))
+
+
+class RunSampler(Sampler[EpochIndex]):
+    """The clips of a whole run for process `rank` of `world`: the orders of EpochSampler, one epoch after the other.
+
+    Of each epoch the first `epoch_clips` clips are used. first, last: where in the run to start and to end, in clips
+    counted over all processes and epochs; all three are multiples of `world`.
+    """
+
+    def __init__(
+        self, length: int, seed: int = 0, *, epoch_clips: int, first: int, last: int, rank: int = 0, world: int = 1
+    ):
+        if not 0 < epoch_clips <= length:
+            raise ValueError(f"epoch_clips must lie in [1, {length}], the length of the data set, not {epoch_clips}")
+        if not 0 <= first <= last:
+            raise ValueError(f"first must lie in [0, {last}], where the run ends, not {first}")
+        for name, value in (("epoch_clips", epoch_clips), ("first", first), ("last", last)):
+            if value % world:
+                raise ValueError(f"{name} must be a multiple of the {world} processes, not {value}")
+        self.length, self.seed, self.epoch_clips = length, seed, epoch_clips
+        self.first, self.last, self.rank, self.world = first, last, rank, world
+
+    def __iter__(self) -> Iterator[EpochIndex]:
+        position = self.first
+        while position < self.last:
+            epoch, start = divmod(position, self.epoch_clips)
+            end = min(self.epoch_clips, self.last - epoch * self.epoch_clips)
+            order = EpochSampler(self.length, self.seed, epoch, start=start, rank=self.rank, world=self.world)
+            for index in itertools.islice(order, (end - start) // self.world):
+                yield EpochIndex(epoch, index)
+            position += end - start
+
+    def __len__(self) -> int:
+        return (self.last - self.first) // self.world

@@ -4,8 +4,9 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -38,6 +39,7 @@ class SampleMaker:
     half_rate_sources: tuple[str, ...] = ()
     decode_seconds: float | None = 60.0
     decode_short_side: int | None = None
+    as_bytes: bool = False
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -53,12 +55,18 @@ class SampleMaker:
 
     def make(self, source: Source, path: str, *, epoch: int, index: int) -> tuple[torch.Tensor, list[int]]:
         """The samples (S, T, C, H, W), or the views of a test, and their keys. A bad video is a VideoReadError."""
+        samples = self.samples(source, path, epoch=epoch, index=index)
+        return samples["pixel_values"], samples["keys"]
+
+    def samples(self, source: Source, path: str, *, epoch: int, index: int) -> dict[str, Any]:
+        """What an item says of its samples: `pixel_values`, `keys`, and with `as_bytes` what is left to do (VideoDataset)."""
         keys = [sample_key(self.seed, epoch, index, sample) for sample in range(self.num_samples)]
         with open_clip(source, Limits(decode_seconds=self.decode_seconds)) as clip:
             try:
                 if self.mode == "test":
                     views = self._views(clip)
-                    return views, [sample_key(self.seed, epoch, index, view) for view in range(len(views))]
+                    keys = [sample_key(self.seed, epoch, index, view) for view in range(len(views))]
+                    return {"pixel_values": views, "keys": keys}
                 generator = generator_for(keys[0], FRAMES)
                 indices = self._indices(clip.num_frames, path, generator, isinstance(source, FrameFolder))
             except VideoReadError:
@@ -67,8 +75,12 @@ class SampleMaker:
                 raise VideoReadError(f"{path}: {error}") from None
             frames = clip.read(indices, short_side=self.decode_short_side)
         frames = frames.permute(0, 3, 1, 2)  # (T, C, H, W), interleaved in memory
-        samples = [self.transform(frames, generator_for(key, PIXELS)) for key in keys]
-        return torch.stack(samples) if len(samples) > 1 else samples[0].unsqueeze(0), keys
+        generators = [generator_for(key, PIXELS) for key in keys]
+        if self.as_bytes and hasattr(self.transform, "as_bytes"):
+            clips, erased = zip(*[self.transform.as_bytes(frames, generator) for generator in generators])
+            statistics = self.transform.mean, self.transform.std
+            return {"pixel_values": stack(clips), "keys": keys, "erased": erased, "pixel_statistics": statistics}
+        return {"pixel_values": stack([self.transform(frames, generator) for generator in generators]), "keys": keys}
 
     def _indices(self, video_frames: int, path: str, generator: torch.Generator, is_frame_folder: bool) -> list[int]:
         if self.mode == "train":
@@ -99,3 +111,8 @@ class SampleMaker:
                 for frame, target in zip(indices, view):
                     target.copy_(crop[place[frame]])
         return out.flatten(0, 1)
+
+
+def stack(clips: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(S, T, C, H, W), in memory as the clips are: interleaved bytes stay so, which torch.cat would not do."""
+    return torch.stack(clips) if len(clips) > 1 else clips[0].unsqueeze(0)

@@ -1,15 +1,17 @@
 """From the frames of a clip to the pixels of a sample: boxes, crops, flips, colour jitter, erasing, normalising.
 
 A clip is a uint8 tensor (T, C, H, W); parameters are drawn once per clip from the generator that is passed in and hold
-for all its frames. Everything works on uint8 until the final crop is normalised. RandAugment is in randaugment.py,
-what mixes several samples in mixing.py.
+for all its frames. Everything works on uint8 until the final crop is normalised, here or on the device (on_device.py).
+RandAugment is in randaugment.py, what mixes several samples in mixing.py.
 """
 
 # B clips  T frames  C channels  H W pixels
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -115,15 +117,24 @@ def normalise(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """uint8 (..., C, H, W) of any layout -> float32, contiguous: (pixels / 255 - mean) / std."""
-    offset = torch.tensor(mean, device=pixels.device).view(-1, 1, 1) * 255
-    factor = 1 / (torch.tensor(std, device=pixels.device).view(-1, 1, 1) * 255)
+    offset, factor = _offset_and_factor(tuple(mean), tuple(std), pixels.device)
     out = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device) if out is None else out
     if pixels.device.type != "cpu" or pixels.dim() == 3 or pixels.numel() <= SMALL_CLIP:
-        return out.copy_(pixels).sub_(offset).mul_(factor)
+        return torch.sub(pixels, offset, out=out).mul_(factor)
     # frame by frame the passes stay in the cache, three times faster than over the batch at once
     for frame, target in zip(pixels.flatten(0, -4), out.view(-1, *out.shape[-3:])):
         target.copy_(frame).sub_(offset).mul_(factor)
     return out
+
+
+@functools.lru_cache(maxsize=32)
+def _offset_and_factor(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(C, 1, 1) each, kept: copying fresh numbers to a device would wait for it in every step."""
+    with torch.inference_mode(False):
+        offset = torch.tensor(mean, device=device).view(-1, 1, 1) * 255
+        return offset, 1 / (torch.tensor(std, device=device).view(-1, 1, 1) * 255)
 
 
 @dataclass(frozen=True)
@@ -163,9 +174,21 @@ class ColourJitter:
         return clip
 
 
+class Erased(NamedTuple):
+    """A box of a clip and what fills it after normalising, (T, C, h, w) float32."""
+
+    box: Box
+    noise: torch.Tensor
+
+    def fill(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The normalised clip, changed in place."""
+        crop(pixels, self.box).copy_(self.noise)
+        return pixels
+
+
 @dataclass(frozen=True)
 class RandomErasing:
-    """One box for all frames of a normalised clip, filled with fresh normal noise in each frame; works in place."""
+    """One box for all frames of a normalised clip, filled with fresh normal noise in each frame."""
 
     probability: float = 0.25
     area: tuple[float, float] = (0.02, 1 / 3)
@@ -187,12 +210,12 @@ class RandomErasing:
                 return Box(randint(generator, height - h + 1), randint(generator, width - w + 1), h, w)
         return None
 
-    def __call__(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        box = self.box(*pixels.shape[-2:], generator)
-        if box is not None:
-            region = crop(pixels, box)
-            region.copy_(torch.randn(region.shape, generator=generator))
-        return pixels
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> Erased | None:
+        """The box and its noise for a clip of this shape (T, C, H, W), or None where nothing is erased."""
+        box = self.box(*shape[-2:], generator)
+        if box is None:
+            return None
+        return Erased(box, torch.randn(*shape[:-2], box.height, box.width, generator=generator))
 
 
 @dataclass(frozen=True)
@@ -213,7 +236,8 @@ class PretrainTransform:
 class TrainTransform:
     """Colour jitter and RandAugment of the full frame, random resized crop, flip, normalise, random erasing: as both releases fine-tune.
 
-    Turn `flip` to 0 where left and right belong to the class, as in Something-Something. float32 out.
+    Turn `flip` to 0 where left and right belong to the class, as in Something-Something. float32 out; `as_bytes` stops
+    before normalising and draws the same.
     """
 
     size: int = 224
@@ -227,6 +251,12 @@ class TrainTransform:
     std: tuple[float, ...] = tuple(IMAGENET_STD)
 
     def __call__(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        clip, erased = self.as_bytes(clip, generator)
+        pixels = normalise(clip, self.mean, self.std)
+        return pixels if erased is None else erased.fill(pixels)
+
+    def as_bytes(self, clip: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Erased | None]:
+        """The uint8 clip before it is normalised, and what is to be erased afterwards."""
         # The box is drawn first, so that RandAugment works out no more of the frame than is kept.
         box = random_resized_box(*clip.shape[-2:], generator, area=self.area, aspect=self.aspect)
         if self.colour_jitter is not None:
@@ -236,8 +266,7 @@ class TrainTransform:
         clip = resize(clip, (self.size, self.size), antialias=False)
         if self.flip and uniform(generator, 0, 1) < self.flip:
             clip = clip.flip(-1)
-        pixels = normalise(clip, self.mean, self.std)
-        return pixels if self.erasing is None else self.erasing(pixels, generator)
+        return clip, None if self.erasing is None else self.erasing.draw(clip.shape, generator)
 
 
 @dataclass(frozen=True)

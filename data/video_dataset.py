@@ -4,7 +4,8 @@
     dataset = VideoDataset(manifest, mode="train", sampling=ClipSampling(), transform=TrainTransform(), num_samples=2)
     loader = make_loader(dataset, EpochSampler(len(dataset), seed=0), 8, ClassificationCollator(), workers=4)
 
-What a sample is depends on (seed, epoch, index, sample number) only, never on workers, order or history.
+What a sample is depends on (seed, epoch, index, sample number) only, never on workers, order or history. The epoch comes
+with the index (`RunSampler`), or is that of `set_epoch`.
 """
 
 # S samples of one clip, or views of one video  T frames  C channels  H W pixels
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.lists.manifests import Manifest
+from videomae.data.sampler import EpochIndex
 from videomae.data.samples import SampleMaker
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import VideoReadError
@@ -44,9 +46,13 @@ class VideoDataset(Dataset):
         raised. By default training replaces and evaluation fails.
     decode_seconds: a video that takes longer to read counts as broken.
     decode_short_side: scale larger frames down while they are decoded (fast; not the resampling of the releases).
+    as_bytes: stop before normalising, where the transform can (TrainTransform): a quarter of the memory, and the
+        collator, or the device (on_device.py), does the rest with the same result.
 
     An item is a dict:
         pixel_values  (S, T, C, H, W), uint8 or, if the transform normalises, float32; None for an excluded video
+        erased        only with as_bytes: S times what is erased after normalising (transforms.Erased), or None
+        pixel_statistics  only with as_bytes: the mean and std that the transform normalises with
         label         class number, float vector, or None where the manifest has no labels
         index         the entry that was read (of a replaced video: the one in its place)
         keys          the S sample keys, which seed masks and mixing
@@ -68,6 +74,7 @@ class VideoDataset(Dataset):
         max_broken: float = 0.01,
         decode_seconds: float | None = 60.0,
         decode_short_side: int | None = None,
+        as_bytes: bool = False,
     ):
         self.maker = SampleMaker(
             mode=mode,
@@ -78,6 +85,7 @@ class VideoDataset(Dataset):
             half_rate_sources=half_rate_sources,
             decode_seconds=decode_seconds,
             decode_short_side=decode_short_side,
+            as_bytes=as_bytes,
         )
         broken = broken or ("replace" if mode in ("pretrain", "train") else "fail")
         if broken not in BROKEN_POLICIES:
@@ -133,7 +141,7 @@ class VideoDataset(Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose samples are drawn; reaches running workers too, from their next item on."""
+        """Choose the epoch of samples that are asked for by a plain index; reaches running workers too, from their next item on."""
         self._epoch.fill_(epoch)
 
     @property
@@ -141,9 +149,9 @@ class VideoDataset(Dataset):
         """The videos that could not be read so far, in any worker of this process."""
         return [self.manifest.path(i) for i in self._broken.nonzero().flatten().tolist()]
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | EpochIndex) -> dict[str, Any]:
+        epoch, index = index if isinstance(index, EpochIndex) else (self.epoch, index)
         index = range(len(self))[index]
-        epoch = self.epoch
         if self.broken_policy != "replace":
             try:
                 return self._item(index, epoch, index)
@@ -168,14 +176,8 @@ class VideoDataset(Dataset):
     def _item(self, index: int, epoch: int, asked: int) -> dict[str, Any]:
         """The item of an entry; its random choices are those of the entry that was asked for."""
         path = self.manifest.path(index)
-        pixels, keys = self.maker.make(self.manifest.source(index), path, epoch=epoch, index=asked)
-        return {
-            "pixel_values": pixels,
-            "label": self.manifest.label(index),
-            "index": index,
-            "keys": keys,
-            "path": path,
-        }
+        samples = self.maker.samples(self.manifest.source(index), path, epoch=epoch, index=asked)
+        return samples | {"label": self.manifest.label(index), "index": index, "path": path}
 
     def _report(self, index: int, error: VideoReadError) -> None:
         """Name and count a broken video; stop the run above the share that the user allows."""
@@ -193,7 +195,7 @@ class VideoDataset(Dataset):
 
 def make_loader(
     dataset: Dataset,
-    sampler: Sampler[int],
+    sampler: Sampler[int] | Sampler[EpochIndex],
     batch_size: int,
     collate: Callable,
     *,
@@ -205,6 +207,7 @@ def make_loader(
 ) -> DataLoader:
     """A DataLoader set up for video: workers that stay, one thread each, pinned memory where there is a GPU.
 
+    Over a RunSampler one pass is the whole run: workers start once, and are at work on an epoch before the last one ends.
     Decoding takes far longer than handing over, so two batches ahead per worker are enough; more only costs memory.
     """
     return DataLoader(

@@ -10,6 +10,7 @@ from videomae.data.ava.annotations import Annotations, KeyFrame, Persons
 from videomae.data.ava.boxes import DetectionTestTransform, DetectionTrainTransform
 from videomae.data.ava.dataset import AvaDataset, collate_detection, match_boxes, movie_batches
 from videomae.data.ava.movies import MovieFolder
+from videomae.data.sampler import EpochIndex
 from videomae.data.video_dataset import BrokenVideosError
 
 PLAIN = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -79,8 +80,10 @@ def test_training_leaves_key_frames_without_persons_out_and_repeats_exactly(movi
     assert [str(key) for key in dataset.key_frames] == ["wide,0002", "tall,0002"]
     first, again = dataset[0], dataset[0]
     assert torch.equal(first["pixel_values"], again["pixel_values"]) and torch.equal(first["boxes"], again["boxes"])
+    second = dataset[EpochIndex(1, 0)]
+    assert not torch.equal(first["pixel_values"], second["pixel_values"])
     dataset.set_epoch(1)
-    assert not torch.equal(first["pixel_values"], dataset[0]["pixel_values"])
+    assert torch.equal(second["pixel_values"], dataset[0]["pixel_values"])
     assert first["pixel_values"].shape == (4, 3, 48, 48)
 
 

@@ -104,7 +104,7 @@ def test_erasing_has_the_published_probability_areas_and_aspects():
 
 def test_erasing_puts_fresh_unit_noise_into_one_box_of_all_frames():
     pixels = torch.zeros(8, 3, 64, 64)
-    RandomErasing(1.0, area=(0.2, 0.3))(pixels, generator(1))
+    RandomErasing(1.0, area=(0.2, 0.3)).draw(pixels.shape, generator(1)).fill(pixels)
     touched = pixels != 0
     assert torch.equal(touched.any(0), touched.all(0)) and touched.any()
     noise = pixels[touched]

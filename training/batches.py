@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from videomae.data.randomness import sample_key
-from videomae.data.sampler import EpochSampler
+from videomae.data.sampler import RunSampler
 from videomae.data.video_dataset import make_loader
 from videomae.training.recipes import Recipe
 
@@ -75,11 +75,6 @@ class StepPlan:
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
-    def position(self, step: int) -> tuple[int, int]:
-        """(epoch, clips of it already used) at the start of a step."""
-        epoch, done = divmod(step, self.steps_per_epoch)
-        return epoch, done * self.clips_per_step
-
 
 class MicroBatches:
     """The micro-batches of one step, fetched one at a time while the step is made, so that only one is in memory.
@@ -116,22 +111,26 @@ def step_batches(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[tuple[int, MicroBatches]]:
-    """Yield (step, its micro-batches for this process), from any step on. Each step's must be used up before the next."""
-    step = first_step
-    while step < last_step:
-        epoch, start = plan.position(step)
-        dataset.set_epoch(epoch)
-        sampler = EpochSampler(plan.num_clips, seed, epoch, start=start, rank=rank, world=plan.processes)
-        loader = make_loader(
-            dataset, sampler, plan.clips_per_device, collate, workers=num_workers, pin_memory=pin_memory
-        )
-        loader.worker_init_fn = leave_ctrl_c_to_the_loop
-        batches = iter(loader)
-        epoch_end = min((epoch + 1) * plan.steps_per_epoch, last_step)
-        while step < epoch_end:
-            yield step, MicroBatches(batches, plan.accumulation)
-            step += 1
-        del batches, loader  # ends the workers of this epoch, before the next one is announced to them
+    """Yield (step, its micro-batches for this process), from any step on. Each step's must be used up before the next.
+
+    One loader serves the whole run: its workers start with the first step and prepare the next epoch before this one ends.
+    """
+    if first_step >= last_step:  # a run that is resumed at its end
+        return
+    sampler = RunSampler(
+        plan.num_clips,
+        seed,
+        epoch_clips=plan.steps_per_epoch * plan.clips_per_step,
+        first=first_step * plan.clips_per_step,
+        last=last_step * plan.clips_per_step,
+        rank=rank,
+        world=plan.processes,
+    )
+    loader = make_loader(dataset, sampler, plan.clips_per_device, collate, workers=num_workers, pin_memory=pin_memory)
+    loader.worker_init_fn = leave_ctrl_c_to_the_loop
+    batches = iter(loader)
+    for step in range(first_step, last_step):
+        yield step, MicroBatches(batches, plan.accumulation)
 
 
 def leave_ctrl_c_to_the_loop(worker: int) -> None:

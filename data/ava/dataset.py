@@ -25,6 +25,7 @@ from videomae.data.ava.boxes import BoxedClip, iou
 from videomae.data.ava.movies import MovieFolder
 from videomae.data.ava.proposals import Proposals, check_split, choose_persons
 from videomae.data.randomness import FRAMES, PIXELS, generator_for, randint, sample_key
+from videomae.data.sampler import EpochIndex
 from videomae.data.video_dataset import BrokenVideosError
 from videomae.sampling_videomae import key_frame_offsets
 from videomae.video_io import VideoReadError
@@ -138,9 +139,10 @@ class AvaDataset(Dataset):
         """The key frames that could not be read so far, in any worker."""
         return [str(self.key_frames[index]) for index in self._broken.nonzero().flatten().tolist()]
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | EpochIndex) -> dict[str, Any]:
+        epoch, index = index if isinstance(index, EpochIndex) else (self.epoch, index)
         index = range(len(self))[index]
-        key = sample_key(self.seed, self.epoch, index, 0)
+        key = sample_key(self.seed, epoch, index, 0)
         if self.mode == "test":
             return self._item(index, key)
         for i in itertools.chain(range(index, len(self)), range(index)):
