@@ -106,7 +106,7 @@ def look(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
             session.accelerator,
             loop.model,
             data.validation,
-            ClassificationCollator(mean=data.mean, std=data.std),
+            ClassificationCollator(mean=data.mean, std=data.std, as_bytes=True),
             problem=data.problem,
             clips_per_device=max(loop.plan.clips_per_device, 1),
             num_workers=session.workers,
@@ -213,7 +213,9 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     }
     val_name = Path(options.val_data or options.data).name if validation is not None else None
     return ClassificationData(
-        train=VideoDataset(train, mode="train", transform=transform, num_samples=recipe.num_samples, **common),
+        train=VideoDataset(
+            train, mode="train", transform=transform, num_samples=recipe.num_samples, as_bytes=True, **common
+        ),
         validation=None
         if validation is None
         else VideoDataset(
@@ -351,7 +353,7 @@ def build_collator(recipe: FinetuneRecipe, data: ClassificationData, plan: StepP
             cutmix_share=recipe.mix_switch,
             label_smoothing=recipe.label_smoothing,
         )
-    collate = ClassificationCollator(mixing, data.mean, data.std)
+    collate = ClassificationCollator(mixing, data.mean, data.std, as_bytes=True)
     if recipe.teacher_scores:
         return TeacherCollator(
             collate, read_teacher_scores(recipe.teacher_scores, data.train.manifest, data.num_labels)

@@ -26,6 +26,7 @@ from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.collators import PretrainCollator
 from videomae.data.lists.layouts import open_manifest
+from videomae.data.on_device import finish
 from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.files import new_file
@@ -64,7 +65,7 @@ def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
     )
     if options.dry_run:
         return dry_run(session, plan, parts)
-    samples = data.batch(2) if options.picture_every else {}
+    samples = finish(data.batch(2)) if options.picture_every else {}
     with Loop(session, plan, parts) as loop:
         for done in loop:
             if loop.every_epochs(options.picture_every):
@@ -216,6 +217,7 @@ def build_data(
         decoder_mask_ratio=recipe.decoder_mask_ratio,
         mean=mean,
         std=std,
+        as_bytes=True,
     )
     facts = {"name": Path(options.data).name, "clips": len(manifest), "manifest_sha256": manifest.sha256()}
     forward = {"interpolate_pos_encoding": True} if grid != config.grid else {}

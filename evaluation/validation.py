@@ -68,12 +68,15 @@ def validate(
         batch = next(batches, None)
         if batch is None and not sharded:
             continue
-        clips = engines.idle_clip(accelerator, model) if batch is None else batch["pixel_values"]
+        if batch is None:
+            clips = engines.idle_clip(accelerator, model)
+        else:
+            targets.append(batch["labels"])
+            clips = engines.on_device(batch, accelerator.device)["pixel_values"]
         with accelerator.autocast():
-            logits = model(clips.to(accelerator.device)).logits
+            logits = model(clips).logits
         if batch is not None:
             outputs.append(logits.float().cpu())
-            targets.append(batch["labels"])
     model.train()
     share = [(torch.cat(outputs).numpy(), torch.cat(targets).numpy())] if outputs else []
     if accelerator.num_processes > 1:

@@ -15,6 +15,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, GradScalerKwargs, broadcast_object_list
 from torch import nn
 
+from videomae.data.on_device import finish
 from videomae.modeling_videomae import VideoMAELayer
 from videomae.training import optimisation
 from videomae.training.batches import StepPlan
@@ -110,12 +111,13 @@ def idle_clip(accelerator: Accelerator, model: nn.Module) -> torch.Tensor:
 
 
 def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Tensors moved without waiting; counts stay numbers, so that the model never looks into a mask."""
-    return {
+    """Tensors moved without waiting, and bytes made into pixels there; counts stay numbers, so that no mask is looked into."""
+    moved = {
         name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
         for name, value in batch.items()
         if name != "sources"
     }
+    return dict(finish(moved))
 
 
 def gradient_norm(accelerator: Accelerator, model: nn.Module, max_norm: float | None) -> torch.Tensor:
