@@ -35,8 +35,9 @@ from videomae.data.randomness import generator_for, sample_key
 from videomae.data.transforms import EvalTransform, RandomErasing, TrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation import multi_view as evaluation
+from videomae.evaluation.final_test import BEST, chosen_on_the_test, weights_to_test
 from videomae.evaluation.validation import DECISIVE, Watch, chance, chance_warning, validate
-from videomae.model_cards.run_cards import write_run_card
+from videomae.model_cards.run_cards import folder_sha256, write_run_card
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.models import open_config
 from videomae.sampling_videomae import ClipSampling
@@ -51,11 +52,9 @@ from videomae.training.optimisation import averaged
 from videomae.training.options import FINETUNE, FinetuneOptions, read_arguments
 from videomae.training.progress import say
 from videomae.training.recipes import PROBLEMS, FinetuneRecipe
-from videomae.training.runs import FINAL
 from videomae.training.session import Session, explained_broken_videos
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
-BEST = "best"  # the model folder of the best validation, in the folder of the run
 EARLY_VALIDATIONS = 3  # a head that is at chance after as many looks is worth a warning
 
 # ----------------------------------------------------------------------------------------------------------- the run
@@ -94,7 +93,7 @@ def train(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
                     looks = f"no better validation for {watch.worse_in_row} looks"
                     loop.stop(f"{looks}: stopped, the best was step {watch.best_step}")
     if loop.ended and (options.test_data or options.test_split):
-        test_the_best(loop, data, watch)
+        test_at_the_end(loop, data, watch)
     return session.end(loop.exit_code)
 
 
@@ -116,6 +115,9 @@ def look(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
         loop.log.line(loop.done, values, what="validation", beside=beside)
         if watch.note(loop.done, metrics):
             loop.write_model(BEST)
+            watch.weights_sha256 = (
+                folder_sha256(loop.run.folder / BEST) if session.accelerator.is_main_process else None
+            )
     loop.ask_to_save()
     if watch.looks == EARLY_VALIDATIONS and data.problem == "single_label_classification":
         epochs = round(loop.done / loop.plan.steps_per_epoch)
@@ -124,14 +126,19 @@ def look(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
             session.tell(warning)
 
 
-def test_the_best(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
-    """The multi-view test of the best model, or of the last where nothing was validated; its card gets the result."""
+def test_at_the_end(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
+    """The multi-view test of the weights that evaluation/final_test.py decides on; their card gets the result."""
     session, run = loop.session, loop.run.folder
-    name, steps = (BEST, watch.best_step) if (run / BEST).is_dir() else (FINAL, loop.done)
-    tested = test(run / name, session.recipe, session.options, data.class_names, output=run / "test")
+    name = weights_to_test(
+        session.recipe.test_weights, early_stopping=session.options.early_stopping > 0, has_best=(run / BEST).is_dir()
+    )
+    validation = data.validation.manifest if data.validation else None
+    tested = test(
+        run / name, session.recipe, session.options, data.class_names, output=run / "test", validation=validation
+    )
     if tested:
         results = [*validation_results(watch, session.recipe, data), card_result(tested)]
-        write_model_files(run / name, session, data, loop.plan, steps, results)
+        write_model_files(run / name, session, data, loop.plan, watch.best_step if name == BEST else loop.done, results)
 
 
 def validation_results(watch: Watch, recipe: FinetuneRecipe, data: "ClassificationData") -> list[dict[str, Any]]:
@@ -411,6 +418,7 @@ def test(
     class_names: Sequence[str] | None,
     *,
     output: Path,
+    validation: Manifest | None = None,
 ) -> dict[str, Any] | None:
     """The multi-view test of a model folder, by `videomae evaluate`'s own code; prints its report."""
     state = evaluation.PartialState()
@@ -422,6 +430,8 @@ def test(
         class_names=class_names,
         label_kind=recipe.label_kind,
     )
+    if warning := chosen_on_the_test(Path(folder).name, validation, manifest):
+        say(warning)
     views = evaluation.saved_views(str(folder), model.config)
     results = evaluation.evaluate(
         model,
@@ -441,7 +451,7 @@ def test(
 
 def card_result(tested: Mapping[str, Any]) -> dict[str, Any]:
     """A multi-view test as the card of a run wants it."""
-    names = ("dataset", "protocol", "metrics", "videos", "date", "data_sha256")
+    names = ("dataset", "protocol", "metrics", "videos", "date", "data_sha256", "weights_sha256")
     return {"split": "test", **{name: tested[name] for name in names}}
 
 

@@ -8,8 +8,9 @@ where the test list is another one; in the releases it is the same list, and the
 import os
 
 from videomae.data.lists.manifests import Manifest
+from videomae.training.runs import FINAL
 
-FINAL, BEST = "final", "best"  # names of the two model folders of a run, and values of FinetuneRecipe.test_weights
+BEST = "best"  # the model folder of the best validation; both names are values of FinetuneRecipe.test_weights
 
 
 def weights_to_test(test_weights: str, *, early_stopping: bool, has_best: bool) -> str:

@@ -135,6 +135,7 @@ class Watch:
     best_step: int = 0
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     worse_in_row: int = 0
+    weights_sha256: str | None = None  # of the best, once they are written
 
     def note(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether these metrics are the best so far."""
@@ -144,6 +145,7 @@ class Watch:
             self.worse_in_row += 1
             return False
         self.best, self.best_step, self.best_metrics, self.worse_in_row = value, step, dict(metrics), 0
+        self.weights_sha256 = None
         return True
 
     def results(self, *, dataset: str, videos: int, num_frames: int) -> list[dict[str, Any]]:
@@ -158,5 +160,6 @@ class Watch:
                 "protocol": f"{num_frames}x1x1",
                 "metrics": metrics,
                 "videos": videos,
+                "weights_sha256": self.weights_sha256,
             }
         ]

@@ -15,6 +15,7 @@ from videomae.commands import evaluation as evaluation_command
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.evaluation.validation import chance_warning
+from videomae.models import weights_sha256
 from videomae.train_classification import held_out
 from videomae.training import engines
 from videomae.training.checkpoints import checkpoints
@@ -136,8 +137,24 @@ def test_a_run_writes_its_recipe_its_log_the_best_and_the_last_and_its_test(vide
     assert final.keys() == last.keys() and all(torch.equal(final[name], last[name]) for name in last)
     assert VideoMAEForVideoClassification.from_pretrained(whole / "final").config.id2label == model.config.id2label
     assert VideoMAEVideoProcessor.from_pretrained(whole / "final").sampling.clips == 2
-    card = (whole / "best/README.md").read_text()
-    assert "tiny" in card and "8x1x1" in card and "8x2x3" in card
+    # The last epoch's weights are tested, as the papers test them; each card has the figures of its own weights.
+    tested = VideoMAEForVideoClassification.from_pretrained(whole / "final")
+    assert results["weights_sha256"] == weights_sha256(tested)
+    best, final = ((whole / name / "README.md").read_text() for name in ("best", "final"))
+    assert "tiny" in best and "8x1x1" in best and "8x2x3" not in best
+    assert "8x2x3" in final and ("8x1x1" in final) == (weights_sha256(model) == weights_sha256(tested))
+
+
+def test_the_best_is_tested_where_the_recipe_says_so_with_a_warning_on_the_list_it_was_chosen_on(
+    videos, pretrained, tmp_path, capsys
+):
+    more = ("--test_weights", "best", "--test_data", str(videos / "validation.csv"))
+    assert finetune(videos, pretrained, tmp_path / "run", *more) == 0
+    assert (
+        "8 of the 8 test videos are validation videos, on which the best weights were chosen" in capsys.readouterr().err
+    )
+    card = (tmp_path / "run/best/README.md").read_text()
+    assert "8x1x1" in card and "8x2x3" in card
 
 
 def test_trackers_are_opened_with_the_facts_of_a_run_but_not_of_a_dry_one(videos, pretrained, tmp_path, monkeypatch):
@@ -243,7 +260,7 @@ def test_videos_held_out_of_a_folder_are_a_share_of_each_class(videos):
 
 def test_a_model_is_tested_alone(videos, whole, tmp_path, capsys):
     test = ["--eval_only", "--test_data", str(videos / "test.csv")]
-    assert train_classification.main([*test, "--model", str(whole / "best"), "--output", str(tmp_path / "x")]) == 0
+    assert train_classification.main([*test, "--model", str(whole / "final"), "--output", str(tmp_path / "x")]) == 0
     results = json.loads((tmp_path / "x/test/results.json").read_text())
     assert results["metrics"] == json.loads((whole / "test/results.json").read_text())["metrics"]
 
