@@ -317,6 +317,8 @@ TINY_STEPS = ["--epochs", "1", "--clips_per_step", "4", "--clips_per_device", "2
 
 
 def _pretrain(words):
+    if "--recipe" not in words:  # a resume, with the run's own recipe and options
+        return words
     if "tiny" in words:
         return [*words, "--epochs", "1", "--warmup_epochs", "0", "--picture_every", "1", "--num_workers", "0"]
     words = [word.replace("/data", "data") for word in words]

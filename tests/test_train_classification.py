@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -17,13 +18,13 @@ from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.evaluation.validation import chance_warning
 from videomae.models import weights_sha256
 from videomae.train_classification import held_out
-from videomae.training import engines
+from videomae.training import engines, loop
 from videomae.training.checkpoints import checkpoints
 from videomae.training.distillation import distillation_loss
 from videomae.training.loop import training_step
 from videomae.training.objective import Objective
 from videomae.training.recipes import FINETUNING
-from videomae.training.runs import read_log
+from videomae.training.runs import EXIT_INTERRUPTED, read_log
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 ARCHITECTURE = {
@@ -204,6 +205,24 @@ def test_stopping_in_the_middle_of_an_epoch_twice_changes_nothing(videos, pretra
 
 def test_workers_change_nothing(videos, pretrained, whole, tmp_path):
     assert finetune(videos, pretrained, tmp_path / "run", *AUGMENTED, "--num_workers", "2") == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_writes_a_checkpoint_and_the_run_resumes(
+    videos, pretrained, whole, tmp_path, monkeypatch, capsys, number
+):
+    step = loop.training_step
+
+    def interrupted_step(*arguments, **options):
+        os.kill(os.getpid(), number)
+        return step(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "training_step", interrupted_step)
+        assert finetune(videos, pretrained, tmp_path / "run", *AUGMENTED) == EXIT_INTERRUPTED
+    assert f"{number.name}: checkpoint-1 written" in capsys.readouterr().err
+    assert train_classification.main(["--output", str(tmp_path / "run"), "--resume", "auto"]) == 0
     assert_same_run(whole, tmp_path / "run")
 
 

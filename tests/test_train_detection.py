@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,10 @@ from videomae.data.ava.annotations import ActionList
 from videomae.data.ava.detections import read_detections
 from videomae.data.ava.synthetic import ACTIONS, SyntheticAva, make_synthetic_ava
 from videomae.train_detection import main
-from videomae.training import engines
+from videomae.training import engines, loop
 from videomae.training.detectors import build_detector
 from videomae.training.recipes import DETECTION
+from videomae.training.runs import EXIT_INTERRUPTED
 
 SHAPE = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96, patch_size=16)
 RECIPE = dataclasses.replace(DETECTION["tiny"], num_labels=5, num_frames=4, image_size=32, config=SHAPE)
@@ -104,12 +106,51 @@ def test_trackers_are_opened_with_the_facts_of_a_run_but_not_of_a_dry_one(data, 
     assert opened == ["tiny"]
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(data, tmp_path):
-    assert main(options(data, tmp_path / "whole")) == 0
-    assert main(options(data, tmp_path / "parts", max_steps="5", save_every="2")) == 0
-    assert main(["--output", str(tmp_path / "parts"), "--resume", "auto"]) == 0  # the folder alone is enough
-    whole, parts = (load_file(tmp_path / name / "checkpoint-12" / "model.safetensors") for name in ("whole", "parts"))
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The run that nothing interrupted."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    assert main(options(data, output)) == 0
+    return output
+
+
+def assert_same_run(one, two):
+    files = (
+        "checkpoint-12/model.safetensors",
+        "checkpoint-12/training/optimizer.safetensors",
+        "final/model.safetensors",
+    )
+    for name in files:
+        left, right = load_file(one / name), load_file(two / name)
+        assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left), name
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(data, whole, tmp_path):
+    assert main(options(data, tmp_path / "run", max_steps="5", save_every="2")) == 0
+    assert main(["--output", str(tmp_path / "run"), "--resume", "auto"]) == 0  # the folder alone is enough
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", ["1", "4"])
+def test_the_number_of_workers_changes_nothing(data, whole, tmp_path, workers):
+    assert main(options(data, tmp_path / "run", num_workers=workers)) == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_writes_a_checkpoint_and_the_run_resumes(data, whole, tmp_path, monkeypatch, capsys, number):
+    step = loop.training_step
+
+    def interrupted_step(*arguments, **more):
+        os.kill(os.getpid(), number)
+        return step(*arguments, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "training_step", interrupted_step)
+        assert main(options(data, tmp_path / "run")) == EXIT_INTERRUPTED
+    assert f"{number.name}: checkpoint-1 written" in capsys.readouterr().err
+    assert main(["--output", str(tmp_path / "run"), "--resume", "auto"]) == 0
+    assert_same_run(whole, tmp_path / "run")
 
 
 def test_a_result_stands_on_the_card_of_the_weights_that_were_tested_and_on_no_later_one(data, tmp_path):

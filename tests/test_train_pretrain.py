@@ -161,6 +161,7 @@ def test_micro_batches_give_the_same_training_within_rounding(videos, whole, tmp
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
+@pytest.mark.filterwarnings("error:.*is deprecated:FutureWarning")
 def test_gradient_checkpointing_changes_nothing(videos, whole, tmp_path):
     assert pretrain(videos, tmp_path / "run", "--gradient_checkpointing", "--max_steps", "6") == 0
     assert history(tmp_path / "run") == history(whole)[:6]
