@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import killed_and_finished
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, train_classification
 from videomae.commands import evaluation as evaluation_command
@@ -448,3 +449,14 @@ def test_two_processes_train_as_one_does(videos, pretrained, tmp_path):
     assert len(one) == len(two)
     for left, right in zip(one, two):
         assert left == pytest.approx(right, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(videos, pretrained, whole, tmp_path):
+    """kill -9, also while a checkpoint or the best model is written."""
+    output = tmp_path / "run"
+    more = (*AUGMENTED, "--resume", "auto", "--save_every", "1")
+    program = [sys.executable, "-m", "videomae.commands.main", "finetune"]
+    killed_and_finished([*program, *command(videos, pretrained, output, *more)], output, kills=5)
+    assert_same_run(whole, output)
+    assert not list(output.glob(".*.tmp")) and not list(output.glob(".*.old"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import killed_and_finished
 
 import videomae
 from videomae import (
@@ -322,3 +323,11 @@ def test_two_processes_train_and_test_as_one_does(data, tmp_path):
     alone = json.loads((tmp_path / "alone" / "ava_map.json").read_text())
     assert together["num_detections"] == alone["num_detections"] == 60
     assert together["mAP"] == pytest.approx(alone["mAP"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(data, whole, tmp_path):
+    output = tmp_path / "run"
+    program = [sys.executable, "-m", "videomae.commands.main", "train-detection"]
+    killed_and_finished([*program, *options(data, output, resume="auto", save_every="1")], output, kills=5)
+    assert_same_run(whole, output)

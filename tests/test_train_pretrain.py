@@ -6,7 +6,6 @@ number of workers, or (within rounding) on the number of processes.
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -18,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from support import killed_and_finished
 
 from videomae import VideoMAEForPreTraining, VideoMAEVideoProcessor, train_pretrain
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
@@ -435,31 +435,10 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(videos, whol
     """kill -9, also while a checkpoint is written: every step writes one here."""
     output = tmp_path / "run"
     program = [sys.executable, "-m", "videomae.commands.main", "pretrain"]
-    program += command(videos, output, "--resume", "auto", "--save_every", "1")
-    moments = random.Random(0)
-    killed = 0
-    while killed < 10:
-        process = subprocess.Popen(program, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # From the first sign of this start's work, a random moment in the next step or two.
-        before = state_of(output)
-        while process.poll() is None and state_of(output) == before:
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.3))
-        if process.poll() is not None:
-            break
-        process.kill()
-        process.wait()
-        killed += 1
-    subprocess.run(program, check=True, env=environment(), timeout=300)
-    assert killed >= 10, f"only {killed} kills before the run was over"
+    killed_and_finished([*program, *command(videos, output, "--resume", "auto", "--save_every", "1")], output, kills=10)
     assert_same_run(whole, output)
     assert all(damage(folder) is None for folder in checkpoints(output))
     assert not list(output.glob(".checkpoint-*"))
-
-
-def state_of(output):
-    """Changes when a checkpoint is begun or finished."""
-    return sorted(path.name for path in output.glob("*checkpoint-*")) if output.exists() else []
 
 
 @pytest.mark.slow
