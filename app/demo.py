@@ -141,7 +141,6 @@ def comparison(results: dict[str, dict[str, Any]], classes: int) -> str:
 
 def demo(output: Path, name: str) -> None:
     from videomae import train_classification, train_pretrain
-    from videomae.training.checkpoints import latest_checkpoint
 
     began = time.monotonic()
     size, folder, data = SIZES[name], output / name, output / f"videos-{name}"
@@ -162,7 +161,7 @@ def demo(output: Path, name: str) -> None:
         + ["--output", str(pretrained), "--resume", "auto"],
         product=pretrained / "pictures",
     )
-    starts = {SCRATCH: fresh, PRETRAINED: latest_checkpoint(pretrained)}
+    starts = {SCRATCH: fresh, PRETRAINED: pretrained / "final"}
     runs = {SCRATCH: folder / "finetuned-from-scratch", PRETRAINED: folder / "finetuned"}
     for arm, what in ((SCRATCH, "random weights"), (PRETRAINED, "the pre-trained weights")):
         steps.run(
@@ -177,12 +176,12 @@ def demo(output: Path, name: str) -> None:
             product=runs[arm] / "test" / "results.json",
         )
     results = {arm: json.loads((runs[arm] / "test" / "results.json").read_text("utf-8")) for arm in starts}
-    best = runs[PRETRAINED] / "best"
+    classifier = runs[PRETRAINED] / "final"  # the weights that were tested
     with open(data / "test.csv", newline="") as table:
         row = next(csv.DictReader(table))
     video = data / row["path"]
     print(f'\n== Label a file with pipeline("video-classification")\n   {video}, which shows: {row["label"]}')
-    for guess in label(best, video):
+    for guess in label(classifier, video):
         print(f"   {guess['score']:.3f}  {guess['label']}")
 
     picture = max((pretrained / "pictures").glob("*.png"), key=lambda path: path.stat().st_mtime)
@@ -190,10 +189,10 @@ def demo(output: Path, name: str) -> None:
         "videos and lists": data,
         "pre-trained model": starts[PRETRAINED],
         "reconstruction": picture,
-        "classifier": best,
-        "its card": best / "README.md",
+        "classifier": classifier,
+        "its card": classifier / "README.md",
         "its test": runs[PRETRAINED] / "test" / "results.json",
-        "the other arm": runs[SCRATCH] / "best",
+        "the other arm": runs[SCRATCH] / "final",
     }
     views = results[PRETRAINED]["protocol"]
     print(f"\n== Done in {(time.monotonic() - began) / 60:.1f} minutes. Top-1, {views} (frames x clips x crops):\n")

@@ -1,6 +1,6 @@
 """What `videomae doctor [FOLDER|LIST ...]` checks beside the installation: which targets are models, and the data.
 
-Without arguments only the installation is checked. A folder with a model, a run folder (its newest checkpoint) or a Hub
+Without arguments only the installation is checked. A folder with a model, a run folder (its best or last model) or a Hub
 name is checked and run once; anything else is data, for which `videomae check-data` has more options. With both, the
 data's class names are compared with the model's.
 """
@@ -17,7 +17,7 @@ from videomae.inspection.environment import look_at_environment
 from videomae.inspection.model_folder import Findings, look_at_model
 from videomae.models import WEIGHTS, check_name, open_config
 from videomae.sampling_videomae import ClipSampling
-from videomae.training.checkpoints import checkpoints
+from videomae.training.checkpoints import model_of_run
 
 WEIGHT_FILES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 
@@ -98,8 +98,8 @@ def model_folder(target: str) -> tuple[Path | None, str]:
     if is_model(path):
         return path, ""
     if path.is_dir():
-        if saved := [folder for folder in checkpoints(path) if is_model(folder)]:
-            return saved[-1], f"{target} is a run; looking at its newest checkpoint, {saved[-1].name}"
+        if saved := model_of_run(path):
+            return saved, f"{target} is a run; looking at its model {saved.name}"
         return None, ""
     if path.is_file():
         if path.suffix.lower() in WEIGHT_FILES:

@@ -20,7 +20,7 @@ from videomae.model_cards.results import Result, eval_results_files, recorded_re
 from videomae.model_cards.zoo import entry
 from videomae.publishing.clean_room import RECORD
 from videomae.remote_code import PROCESSOR_MAPS, auto_map, code_files
-from videomae.training.checkpoints import checkpoints
+from videomae.training.checkpoints import model_of_run
 
 IMAGE_PROCESSOR = "preprocessor_config.json"
 # Records of how the weights were made; they are published beside them.
@@ -134,8 +134,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is not a folder; give the folder that save_pretrained or a training run wrote")
     path = folder / "config.json"
     if not path.is_file():
-        saved = [checkpoint for checkpoint in checkpoints(folder) if (checkpoint / "config.json").is_file()]
-        hint = f"did you mean {saved[-1]}?" if saved else "the run may have stopped before it saved"
+        saved = model_of_run(folder)
+        hint = f"did you mean {saved}?" if saved else "the run may have stopped before it saved"
         raise ValueError(f"{folder} has no config.json; {hint}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -271,11 +271,11 @@ def test_a_switch_before_the_target_leaves_it_alone(data, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["data"][0]["videos"] == 3
 
 
-def test_a_run_is_looked_at_by_its_newest_checkpoint(sound, tmp_path):
+def test_a_run_is_looked_at_by_the_model_that_it_has_come_to(sound, tmp_path):
     for step in (9, 10):
         shutil.copytree(sound, tmp_path / f"checkpoint-{step}")
     (model,) = examine([str(tmp_path)])["models"]
-    assert model["folder"].endswith("checkpoint-10") and "looking at its newest checkpoint" in model["remark"]
+    assert model["folder"].endswith("checkpoint-10") and "looking at its model checkpoint-10" in model["remark"]
 
 
 def test_a_folder_of_videos_that_is_no_training_set_is_looked_at_all_the_same(data, tmp_path):

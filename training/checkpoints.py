@@ -202,6 +202,12 @@ def latest_checkpoint(run: str | os.PathLike, say: Callable[[str], None] = print
     return None
 
 
+def model_of_run(run: str | os.PathLike) -> Path | None:
+    """The model folder that a run has come to: its best by validation, else its last, else the newest checkpoint."""
+    folders = (Path(run, "best"), Path(run, "final"), *reversed(checkpoints(run)))
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
 def read_state(folder: str | os.PathLike) -> dict[str, Any]:
     """The JSON state of a checkpoint: "step" and what the trainer put there."""
     return json.loads((Path(folder) / STATE).read_text("utf-8"))
