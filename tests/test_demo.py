@@ -48,9 +48,9 @@ def test_the_demo_runs_from_videos_to_a_label_and_repeats_nothing(tmp_path, caps
     printed = capsys.readouterr().out
     assert "which shows: moves right" in printed and "8x2x3" in printed and "of 16 test clips" in printed
     VideoMAEForPreTraining.from_pretrained(tmp_path / "quick" / "pretrained" / "final")
-    best = tmp_path / "quick" / "finetuned" / "best"
-    assert len(VideoMAEForVideoClassification.from_pretrained(best).config.id2label) == 8
-    assert "8x2x3" in (best / "README.md").read_text()  # the card holds the test
+    final = tmp_path / "quick" / "finetuned" / "final"
+    assert len(VideoMAEForVideoClassification.from_pretrained(final).config.id2label) == 8
+    assert "8x2x3" in (final / "README.md").read_text()  # the card holds the test
     paths = [line.split()[-1] for line in printed.splitlines()[-7:]]
     assert len(paths) == 7 and all(os.path.exists(path) for path in paths)
 
