@@ -7,6 +7,10 @@ Tables that lie in heavier modules (masks, presets, statistics, data types) are 
 LABEL_KINDS = ("class", "multi", "value")
 MATCHES = ("check", "by_name", "by_index")  # how the classes of data and model meet
 PREPARED_FORMATS = ("shards", "folder")
+ERRORS = ("strict", "truncate")  # what a reader does with a video that is cut off or damaged
+# Class numbers and classes beyond this are taken for mistakes unless the user names the count: a table by class would
+# take memory for each. The largest public set has 710.
+MAX_LABELS = 100_000
 
 # --------------------------------------------------------------------------------------------------------------- models
 PRESETS = ("small", "base", "large", "huge", "giant")
