@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
-from videomae.choices import MAX_LABELS
+from videomae.choices import CONFIG_BOUNDS, MAX_LABELS
 from videomae.command_line import is_hub_name
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.sampling_videomae import ClipSampling
@@ -35,20 +35,6 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Model = TypeVar("Model", bound="PreTrainedModel")
 
-# What a config.json can say of a video transformer; the released ones reach 40 layers, width 1408 and 16 frames. A
-# number beyond these would take memory or time before anything else could refuse it.
-BOUNDS = {
-    **dict.fromkeys(("num_hidden_layers", "decoder_num_hidden_layers"), (0, 256)),
-    **dict.fromkeys(("hidden_size", "decoder_hidden_size"), (1, 16384)),
-    **dict.fromkeys(("intermediate_size", "decoder_intermediate_size"), (1, 65536)),
-    **dict.fromkeys(("num_attention_heads", "decoder_num_attention_heads"), (1, 1024)),
-    **dict.fromkeys(("image_size", "detection_short_side"), (1, 8192)),
-    **dict.fromkeys(("patch_size", "tubelet_size", "num_channels", "detection_stride_frames"), (1, 1024)),
-    "num_frames": (1, 4096),
-    "num_labels": (0, MAX_LABELS),
-    "roi_output_size": (1, 64),
-    "roi_sampling_ratio": (0, 64),
-}
 MAX_POSITIONS = 2**28  # numbers in the table of positions, tokens x width; released models have 2 million at most
 MAX_SAMPLING = {"num_frames": 4096, "stride_frames": 100_000, "clips": 1000, "crops": 100}  # of a saved policy
 # Those of torch itself. By any other name transformers may fetch code from the Hub, also where a package is missing.
@@ -209,7 +195,7 @@ def _check_folder(folder: Path, named: str, weights: bool) -> None:
 
 def _check_content(content: Mapping[str, Any], named: str) -> None:
     """What a config.json of a stranger says, before anything is built from it: numbers in bounds, names that are known."""
-    for name, (least, most) in BOUNDS.items():
+    for name, (least, most) in CONFIG_BOUNDS.items():
         value = content.get(name)
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, (int, float)) and not least <= number <= most:

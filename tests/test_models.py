@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from videomae.choices import CONFIG_BOUNDS
 from videomae.command_line import is_telling
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.lists.layouts import open_manifest
 from videomae.files import check_output
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 from videomae.models import (
-    BOUNDS,
     MAX_SAMPLING,
     check_name,
     load_with_report,
@@ -172,7 +172,7 @@ def test_numbers_and_names_of_a_config_are_refused_before_anything_is_built(fiel
 def test_the_presets_lie_within_the_bounds_of_a_config():
     for name in PRESETS:
         config = VideoMAEConfig.preset(name, version=2 if name == "giant" else 1).to_dict()
-        for field, (least, most) in BOUNDS.items():
+        for field, (least, most) in CONFIG_BOUNDS.items():
             assert least <= config.get(field, least) <= most / 4 or field == "patch_size", (name, field)
 
 
