@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import itertools
+import math
 import os
 import pickle
 import shutil
@@ -44,7 +45,7 @@ class UsageError(ValueError):
 def option(default: Any, group: str, help: str, **more: Any) -> Any:
     """A field that is one --option: its default (or REQUIRED), the heading it stands under in `--help`, its sentence.
 
-    more: `choices`; `least` and `above`, the bounds of numbers; `kind`, what must be there ("file", "folder", "path" for
+    more: `choices`; `least`, `above` and `most`, the bounds of numbers; `kind`, what must be there ("file", "folder", "path" for
     either, "model" and "weights" for a folder or Hub name); `convert`, a function of one word; `none`, a word that
     means None; `metavar`; `flag=False` for a field that no option sets.
     """
@@ -258,6 +259,7 @@ def checked_values(
     result = {}
     for name, value in values.items():
         if name not in fields:
+            name = str(name)  # a key of YAML can be anything
             near = difflib.get_close_matches(name, fields, n=1)
             raise ValueError(f"{where}no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         metadata, said = fields[name].metadata, f"{where}{spelt(fields[name])}"
@@ -265,7 +267,7 @@ def checked_values(
             result[name] = _converted(value, hints[name], metadata.get("none", "none"))
         except (ValueError, TypeError, KeyError, OverflowError):
             wanted = _type_text(hints[name], metadata.get("none", "none"))
-            raise ValueError(f"{said} must be {wanted}, not {_text(value)!r}") from None
+            raise ValueError(f"{said} must be {wanted}, not {_shown(value)}") from None
         result[name] = _within(result[name], metadata, said)
     return result
 
@@ -276,13 +278,15 @@ def _within(value: Any, metadata: Mapping[str, Any], said: str) -> Any:
         return None
     if isinstance(value, tuple):
         return tuple(_within(entry, metadata, said) for entry in value)
-    choices, least, above = (metadata.get(name) for name in ("choices", "least", "above"))
+    choices, least, above, most = (metadata.get(name) for name in ("choices", "least", "above", "most"))
     if choices and value not in choices:
         raise ValueError(f"{said} must be one of {', '.join(map(str, choices))}, not {value!r}")
     if least is not None and not value >= least:
         raise ValueError(f"{said} must be at least {least}, not {_text(value)}")
     if above is not None and not value > above:
         raise ValueError(f"{said} must be above {above}, not {_text(value)}")
+    if most is not None and not value <= most:
+        raise ValueError(f"{said} must be at most {most}, not {_text(value)}")
     if "convert" in metadata:
         try:
             return metadata["convert"](value)
@@ -336,7 +340,10 @@ def _converted(value: Any, hint: Any, none: str = "none") -> Any:
         return tuple(_converted(entry, inner[0]) for entry in value)
     if _is_mapping(origin):
         pairs = value.items() if isinstance(value, Mapping) else map(_pair, value)
-        return {key: _scalar(entry) for key, entry in pairs}
+        pairs = [(key, _scalar(entry)) for key, entry in pairs]
+        if any(_is_nested(entry) for _, entry in pairs):
+            raise TypeError
+        return dict(pairs)
     if hint is bool:
         if isinstance(value, str):
             return SWITCH_WORDS[value.lower()]
@@ -347,7 +354,15 @@ def _converted(value: Any, hint: Any, none: str = "none") -> Any:
         raise TypeError
     if hint is int and isinstance(value, float) and value != int(value):
         raise ValueError
+    if hint is float and not math.isfinite(float(value)):
+        raise ValueError
     return hint(value)
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a value holds lists of lists: no field does, and the aliases of YAML make endless ones of a few words."""
+    entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return any(isinstance(entry, (list, tuple, Mapping)) for entry in entries)
 
 
 def _pair(text: Any) -> tuple[str, Any]:
@@ -391,6 +406,11 @@ def _type_text(hint: Any, none: str = "none") -> str:
     else:
         text = "NAME=VALUE pairs" if _is_mapping(origin) else names[hint]
     return text + (f" or {none}" if optional else "")
+
+
+def _shown(value: Any) -> str:
+    """A value that was refused, in quotes; of nested ones, what it is."""
+    return f"a {type(value).__name__} of {len(value)} entries" if _is_nested(value) else repr(_text(value))
 
 
 def _text(value: Any) -> str:

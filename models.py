@@ -9,14 +9,18 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
+from videomae.choices import CONFIG_BOUNDS, MAX_LABELS
 from videomae.command_line import is_hub_name
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.sampling_videomae import ClipSampling
@@ -30,6 +34,35 @@ if TYPE_CHECKING:
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Model = TypeVar("Model", bound="PreTrainedModel")
+
+MAX_POSITIONS = 2**28  # numbers in the table of positions, tokens x width; released models have 2 million at most
+MAX_SAMPLING = {"num_frames": 4096, "stride_frames": 100_000, "clips": 1000, "crops": 100}  # of a saved policy
+# Those of torch itself. By any other name transformers may fetch code from the Hub, also where a package is missing.
+ATTENTIONS = ("eager", "sdpa", "flex_attention")
+# The parameters that show what a configuration must say: a pattern, their shape by it, and its fields.
+SHAPES: tuple[tuple[str, Callable[[VideoMAEConfig], tuple[int, ...]], str], ...] = (
+    (
+        r"(videomae\.)?embeddings\.patch_embeddings\.projection\.weight",
+        lambda config: (config.hidden_size, config.num_channels, config.tubelet_size, *config.patch_hw),
+        "hidden_size, num_channels, tubelet_size, patch_size",
+    ),
+    (
+        r"(videomae\.)?encoder\.layer\.\d+\.intermediate\.dense\.weight",
+        lambda config: (config.intermediate_size, config.hidden_size),
+        "intermediate_size, hidden_size",
+    ),
+    (
+        r"encoder_to_decoder\.weight",
+        lambda config: (config.decoder_hidden_size, config.hidden_size),
+        "decoder_hidden_size, hidden_size",
+    ),
+    (
+        r"decoder\.decoder_layers\.\d+\.intermediate\.dense\.weight",
+        lambda config: (config.decoder_intermediate_size, config.decoder_hidden_size),
+        "decoder_intermediate_size, decoder_hidden_size",
+    ),
+    (r"classifier\.weight", lambda config: (config.num_labels, config.hidden_size), "num_labels, hidden_size"),
+)
 
 
 def open_config(
@@ -48,16 +81,18 @@ def open_config(
         _check_folder(folder, named, weights)
     check_name(model, argument)
     try:
-        model_type = VideoMAEConfig.get_config_dict(model)[0].get("model_type", "videomae")
+        content = VideoMAEConfig.get_config_dict(model)[0]
     except OSError as error:
         if folder.is_dir():
             raise
         reason = str(error).splitlines()[0]
         raise OSError(f"{named}: there is no such folder, and the Hub did not give it ({reason})") from None
+    model_type = content.get("model_type", "videomae")
     if model_type != "videomae":
         raise ValueError(
             f"{named} is of model_type {model_type!r}, not 'videomae'; `videomae convert` makes a folder of released weights"
         )
+    _check_content(content, named)
     try:
         config = VideoMAEConfig.from_pretrained(model)
     except (ValueError, OSError):
@@ -65,6 +100,14 @@ def open_config(
     except Exception as error:  # a file can hold anything, and transformers trusts the types in it
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"{named}: config.json does not describe a model ({reason})") from error
+    positions = config.num_patches * max(config.hidden_size, config.decoder_hidden_size)
+    if positions > MAX_POSITIONS:
+        raise ValueError(
+            f"{named}: config.json asks for {config.num_patches:,} tokens a clip ({config.num_frames} frames of "
+            f"{config.image_size} in patches of {config.patch_size}), more than any model here can take; mend its sizes"
+        )
+    if weights and folder.is_dir():
+        _check_weights(folder, config, named)
     architecture = (config.architectures or [""])[0]
     if kind and architecture and not architecture.endswith(kind):
         raise ValueError(f"{named} is {architecture}, and a VideoMAE{kind} is needed")
@@ -143,10 +186,104 @@ def _check_folder(folder: Path, named: str, weights: bool) -> None:
         raise ValueError(
             f"{named}: config.json is not JSON ({error}); it may be cut off, save the model again"
         ) from None
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.get("architectures") or ()):
+    names = (content.get("architectures") if isinstance(content, dict) else None) or []
+    if not isinstance(content, dict) or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{named}: config.json does not describe a model, an object whose `architectures` are names")
     if weights and not any((folder / name).is_file() for name in WEIGHTS):
         raise FileNotFoundError(f"{named} has no weights (model.safetensors); the folder is not complete")
+
+
+def _check_content(content: Mapping[str, Any], named: str) -> None:
+    """What a config.json of a stranger says, before anything is built from it: numbers in bounds, names that are known."""
+    for name, (least, most) in CONFIG_BOUNDS.items():
+        value = content.get(name)
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, (int, float)) and not least <= number <= most:
+                raise ValueError(
+                    f"{named}: config.json has {name}={number}, and it must lie in {least} ... {most}; mend the file"
+                )
+    labels = content.get("id2label")
+    if isinstance(labels, Mapping) and len(labels) > MAX_LABELS:
+        raise ValueError(f"{named}: config.json has {len(labels)} labels, and {MAX_LABELS} are the most; mend the file")
+    for name in ("dtype", "torch_dtype"):
+        value = content.get(name)
+        if isinstance(value, str) and not isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype):
+            raise ValueError(f"{named}: config.json has {name}={value!r}, which is no type of torch; remove the line")
+    for name in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
+        value = content.get(name)
+        if value is not None and value not in ATTENTIONS:
+            raise ValueError(
+                f"{named}: config.json asks for {name}={value!r}, which may be fetched from the Hub and run; remove the "
+                f"line (it may be one of {', '.join(ATTENTIONS)}) and pass attn_implementation to from_pretrained instead"
+            )
+
+
+def _check_weights(folder: Path, config: VideoMAEConfig, named: str) -> None:
+    """Compare config.json with the shapes of the weights beside it, from their headers alone.
+
+    transformers would build what the configuration says and then stop with a traceback that names no numbers.
+    """
+    layers = {"num_hidden_layers": 0, "decoder_num_hidden_layers": 0}
+    for name, shape in _shapes_in(folder, named).items():
+        found = re.match(r"(?:videomae\.)?encoder\.layer\.(\d+)\.|decoder\.decoder_layers\.(\d+)\.", name)
+        if found:
+            field = "num_hidden_layers" if found[1] else "decoder_num_hidden_layers"
+            layers[field] = max(layers[field], int(found[1] or found[2]) + 1)
+        for pattern, shape_by, fields in SHAPES:
+            if re.fullmatch(pattern, name) and shape != shape_by(config):
+                raise ValueError(
+                    f"{named}: the weights have {name} of shape {shape}, and config.json says {shape_by(config)} "
+                    f"({fields}); they are not of one model: save it again, or mend config.json"
+                )
+    for field, count in layers.items():
+        if 0 < count < getattr(config, field):
+            raise ValueError(
+                f"{named}: the weights have {count} layers, and config.json says {field}={getattr(config, field)}; they "
+                "are not of one model: save it again, or mend config.json"
+            )
+
+
+def _shapes_in(folder: Path, named: str) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in the weight files that transformers would load; no weights are read or allocated."""
+    first = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if first is None:
+        return {}
+    files = {first.name}
+    if first.suffix == ".json":
+        try:
+            files = set(json.loads(first.read_text(encoding="utf-8"))["weight_map"].values())
+            outside = sorted(name for name in files if os.path.basename(name) != name)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{named}: {first.name} does not map weights to files; save the model again") from None
+        if outside:
+            raise ValueError(f"{named}: {first.name} names {outside[0]!r}, outside the folder; save the model again")
+        if missing := sorted(name for name in files if not (folder / name).is_file()):
+            raise FileNotFoundError(f"{named} has no {missing[0]}, which {first.name} names; copy the folder again")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in sorted(files):
+        shapes |= _shapes_of(folder / name, named)
+    return shapes
+
+
+def _shapes_of(file: Path, named: str) -> dict[str, tuple[int, ...]]:
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{named}: {file.name} is not a whole safetensors file ({error}); copy it again") from None
+    try:
+        content = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{named}: {file.name} holds more than weights, or is damaged; unpickling it could run code, so it is refused. "
+            "Save the model again with save_pretrained, which writes safetensors, where you trust it"
+        ) from None
+    except (EOFError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError(f"{named}: {file.name} is not a file of weights; it is damaged, copy it again") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{named}: {file.name} holds a {type(content).__name__}, not weights by name; save it again")
+    return {name: tuple(value.shape) for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
 def open_device(name: str | None) -> torch.device:
@@ -172,7 +309,7 @@ def open_processor(
     from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
     try:
-        return VideoMAEVideoProcessor.from_pretrained(model)
+        processor = VideoMAEVideoProcessor.from_pretrained(model)
     except OSError:
         height, width = config.image_hw
         mean, std = config.pixel_statistics
@@ -187,6 +324,15 @@ def open_processor(
             image_std=std,
             sampling=sampling,
         )
+    except (TypeError, AttributeError, KeyError) as error:  # a file can hold anything
+        raise ValueError(f"{model}: the processor's file does not describe one ({error}); save it again") from None
+    for name, most in MAX_SAMPLING.items():
+        if getattr(processor.sampling, name) > most:
+            raise ValueError(
+                f"{model}: the processor's sampling has {name}={getattr(processor.sampling, name)}, and {most} are the "
+                "most; mend the file"
+            )
+    return processor
 
 
 def weights_sha256(model: torch.nn.Module) -> str:

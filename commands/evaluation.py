@@ -91,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     dataset = "-".join(filter(None, (Path(options.data).stem, options.split)))
     output = options.output or Path("evaluations", f"{Path(options.model).name}-{dataset}-{views.protocol}")
+    before = Path(output, "results.json").is_file() and not options.overwrite
     results = multi_view.evaluate(
         model,
         manifest,
@@ -114,5 +115,5 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False))
         return 0
     print("\n".join(multi_view.report_lines(results, classes=options.table_rows)))
-    print(f"written: {output}/results.json, predictions.parquet")
+    print(f"{'done before' if before else 'written'}: {output}/results.json, predictions.parquet")
     return 0

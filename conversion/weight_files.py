@@ -9,6 +9,7 @@ import argparse
 import json
 import pickle
 import re
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,6 +158,11 @@ def _refuse_what_is_no_checkpoint(file: Path) -> None:
             f"{file} breaks off after {file.stat().st_size:,} bytes: the download is incomplete; repeat it"
         )
 
+    if tarfile.is_tarfile(file):
+        raise ValueError(
+            f"{file} is a tar file: if it is a checkpoint of torch before 0.1.10, opening it would run code, and it is refused; "
+            "if the checkpoint is inside, unpack it"
+        )
     if start.startswith(b"PK"):
         with zipfile.ZipFile(file) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):

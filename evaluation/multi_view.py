@@ -36,7 +36,7 @@ from videomae.data.lists.label_names import class_columns, find_names, names_of
 from videomae.data.lists.manifests import Manifest
 from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
-from videomae.files import write_atomic, write_json
+from videomae.files import remove_leftovers, sha256_of, write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import (
     confusion_pairs,
     label_ranks,
@@ -180,7 +180,11 @@ class PartialResults:
         """Everything saved so far, by the index of the video."""
         rows = {}
         for path in sorted(self.folder.glob("rows-*.parquet")):
-            rows |= {row["index"]: row for row in pq.read_table(path).to_pylist()}
+            try:
+                rows |= {row["index"]: row for row in pq.read_table(path).to_pylist()}
+            except (pa.ArrowException, KeyError, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"{path} is damaged ({reason}); remove it, and its videos are scored again") from None
         return rows
 
     def add(self, rows: list[dict[str, Any]]) -> None:
@@ -204,7 +208,11 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def open_output(output: Path, identity: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    """Prepare the folder, or return the finished results of this very test. Another test's folder is an error."""
+    """Prepare the folder, or return the finished results of this very test. Another test's folder is an error.
+
+    So are results that are not as they were written: they would be called done.
+    """
+    remove_leftovers(output)
     if overwrite:
         for name in ("partial", "results.json", "predictions.parquet"):
             path = output / name
@@ -212,8 +220,11 @@ def open_output(output: Path, identity: dict[str, Any], *, overwrite: bool) -> d
     for path in (output / "results.json", output / "partial" / "identity.json"):
         if not path.is_file():
             continue
-        found = json.loads(path.read_text("utf-8"))
-        before = found.get("identity", found)
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            before = dict(found.get("identity", found))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise ValueError(f"{path} is damaged; give --overwrite to test again, or another --output") from None
         if before != identity:
             names = [name for name in identity if before.get(name) != identity[name]]
             raise ValueError(
@@ -221,9 +232,27 @@ def open_output(output: Path, identity: dict[str, Any], *, overwrite: bool) -> d
                 "give another --output, or --overwrite"
             )
         if path.name == "results.json":
+            _check_predictions(output / "predictions.parquet", found)
             return found
     write_json(output / "partial" / "identity.json", identity)
     return None
+
+
+def _check_predictions(path: Path, results: dict[str, Any]) -> None:
+    """The table beside results.json is the one that was written with it."""
+    before = results.get("predictions_sha256")
+    if not path.is_file():
+        reason = "is missing"
+    elif before is None:  # of an earlier version, which noted no hash
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except (pa.ArrowException, OSError):
+            rows = "no readable"
+        reason = "" if rows == results["identity"]["videos"] else f"has {rows} rows of {results['identity']['videos']}"
+    else:
+        reason = "" if sha256_of(path) == before else "has other content than was written with results.json"
+    if reason:
+        raise ValueError(f"{path} {reason}; give --overwrite to test again, or another --output")
 
 
 # ------------------------------------------------------------------------------------------------------ the test
@@ -323,6 +352,7 @@ def evaluate(
         "processes": state.num_processes,
     }
     write_parquet(output / "predictions.parquet", rows)
+    results["predictions_sha256"] = sha256_of(output / "predictions.parquet")
     write_json(output / "results.json", results)
     shutil.rmtree(output / "partial")
     state.wait_for_everyone()
@@ -477,7 +507,7 @@ def report_lines(results: dict[str, Any], *, classes: int) -> Iterator[str]:
 def load_classifier(folder: str) -> VideoMAEForVideoClassification:
     """The classifier of a folder or Hub name; a folder that is missing or holds another kind of model is an error."""
     config = open_config(folder, "model")
-    (kind,) = config.architectures or ["VideoMAEForVideoClassification"]
+    kind = (config.architectures or ["VideoMAEForVideoClassification"])[0]
     if not kind.endswith("ForVideoClassification"):
         raise ValueError(
             f"{folder} is {kind}, not a classifier; fine-tune it first (`videomae finetune --model {folder}`), or see "

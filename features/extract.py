@@ -42,7 +42,7 @@ from videomae.features.clips import (
     stacked,
 )
 from videomae.features.files import RowFile
-from videomae.files import sha256_of, write_atomic, write_json
+from videomae.files import is_leftover, remove_leftovers, sha256_of, write_atomic, write_json
 from videomae.training.engines import share
 from videomae.training.runs import versions
 from videomae.video_io import VideoReadError
@@ -320,7 +320,8 @@ class FeatureFolder:
             record = json.loads(self.index(entry).read_text("utf-8"))
         except (OSError, ValueError):
             return False
-        return record["source"] == stamp_of(entry.source) and self.features(entry).is_file()
+        known = isinstance(record, dict) and "source" in record
+        return known and record["source"] == stamp_of(entry.source) and self.features(entry).is_file()
 
     def forget(self, entry: Entry) -> None:
         """Delete what is stored under its name: the source has changed since."""
@@ -334,17 +335,19 @@ class FeatureFolder:
                 shutil.rmtree(self.path / name, ignore_errors=True)
             self.manifest.unlink(missing_ok=True)
         if self.manifest.is_file():
-            before = json.loads(self.manifest.read_text("utf-8")).get("identity", {})
+            try:
+                before = dict(json.loads(self.manifest.read_text("utf-8")).get("identity", {}))
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                raise ValueError(f"{self.manifest} is damaged; give another OUTPUT, or --overwrite") from None
             if changes := differing(before, identity):
                 raise ValueError(
                     f"{self.path} holds other features ({'; '.join(changes)}); give another OUTPUT, or --overwrite"
                 )
         else:
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and not all(map(is_leftover, os.listdir(self.path))):
                 raise ValueError(f"{self.path} is not empty and holds no features (manifest.json); give another OUTPUT")
             write_json(self.manifest, {"complete": False, "identity": identity, "videos": [], "broken": []})
-        for leftover in (self.path / "features").rglob(".*.tmp"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.path)
 
     def records(self) -> list[dict[str, Any]]:
         """One record of each video whose features are stored here; the places of its windows stay in its index."""

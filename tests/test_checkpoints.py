@@ -9,7 +9,7 @@ import torch
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
-from videomae.files import remove_leftovers
+from videomae.files import remove_leftovers, write_json
 from videomae.masking_videomae import tube_mask
 from videomae.training import checkpoints
 from videomae.training.checkpoints import (
@@ -20,6 +20,7 @@ from videomae.training.checkpoints import (
     optimizer_tensors,
     prune,
     save_checkpoint,
+    write_manifest,
 )
 from videomae.training.optimisation import Ema, build_optimizer, set_rates
 from videomae.training.recipes import PretrainRecipe
@@ -88,6 +89,14 @@ def test_a_checkpoint_is_a_model_folder_and_so_is_its_average(tmp_path):
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is not readable"),
         (lambda folder: _truncate(folder / "training/optimizer.safetensors"), "optimizer.safetensors has .* bytes of"),
         (lambda folder: _flip_a_bit(folder / "model.safetensors"), "model.safetensors has other content"),
+        (lambda folder: _manifest(folder, []), "manifest.json is not readable"),
+        (lambda folder: _manifest(folder, {"config.json": 3}), "manifest.json is not readable"),
+        (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "manifest.json is not readable"),
+        (lambda folder: _manifest(folder, {"../x": {"bytes": 1, "sha256": ""}}), "names '../x', outside the folder"),
+        (lambda folder: _state(folder, {}), "state.json .* does not hold the state of a run"),
+        (lambda folder: _state(folder, [1]), "state.json .* does not hold the state of a run"),
+        (lambda folder: _state(folder, {"step": -3}), "state.json .* is of step -3, which is not the folder's"),
+        (lambda folder: _state(folder, {"step": "2"}), "is of step '2', which is not the folder's"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, harm, reason):
@@ -138,6 +147,17 @@ def test_the_state_is_json_and_safetensors_only(tmp_path):
     suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors"}
     assert json.loads((folder / "training/state.json").read_text())["step"] == 1
+
+
+def _manifest(folder, files):
+    write_json(folder / "manifest.json", {"format": 1, "files": files})
+
+
+def _state(folder, state):
+    """Another state, with a manifest that vouches for it."""
+    write_json(folder / "training/state.json", state)
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
 
 
 def _truncate(path):

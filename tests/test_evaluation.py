@@ -179,6 +179,37 @@ def test_finished_results_are_given_back_without_work(model, videos, tmp_path, m
     assert run(model, videos, tmp_path / "out") == first
 
 
+@pytest.mark.parametrize("harm", ["garbage", "half", "twice", "short", "gone", "another version"])
+def test_results_that_are_not_as_they_were_written_are_not_called_done(harm, model, videos, tmp_path):
+    run(model, videos, tmp_path)
+    table, results = tmp_path / "predictions.parquet", tmp_path / "results.json"
+    content, rows = table.read_bytes(), pq.read_table(table)
+    if harm == "another version":  # that noted no hash
+        found = json.loads(results.read_text())
+        del found["predictions_sha256"]
+        results.write_text(json.dumps(found))
+        run(model, videos, tmp_path)
+    if harm in ("short", "another version"):
+        pq.write_table(rows.slice(1), table)
+    elif harm == "gone":
+        table.unlink()
+    else:
+        table.write_bytes({"garbage": b"x" * 99, "half": content[: len(content) // 2], "twice": content * 2}[harm])
+    with pytest.raises(ValueError, match=r"predictions\.parquet (is missing|has .*); give --overwrite to test again"):
+        run(model, videos, tmp_path)
+    results.write_text("[1]")
+    with pytest.raises(ValueError, match=r"results\.json is damaged; give --overwrite"):
+        run(model, videos, tmp_path)
+    assert run(model, videos, tmp_path, overwrite=True)["videos"] == len(rows)
+
+
+def test_what_a_kill_left_is_removed_at_the_next_start(model, videos, tmp_path):
+    run(model, videos, tmp_path)
+    (tmp_path / ".results.json.ab12.tmp").write_text("{")
+    run(model, videos, tmp_path)
+    assert not (tmp_path / ".results.json.ab12.tmp").exists()
+
+
 def test_results_of_another_test_are_not_mixed_in(model, videos, tmp_path):
     run(model, videos, tmp_path / "out")
     other = replace(DENSE, sampling=replace(DENSE.sampling, clips=2))
@@ -285,6 +316,9 @@ def test_the_command_uses_the_saved_policy_and_prints_a_report(folder, videos, t
     printed = capsys.readouterr().out
     assert "list: 7 videos, protocol 16x5x3, float32" in printed and "top1" in printed
     assert list(tmp_path.glob("evaluations/*-list-16x5x3/results.json"))
+    assert "\nwritten: " in printed
+    assert main([str(folder), str(videos), "--device", "cpu", "--batch_size", "15"]) == 0
+    assert "\ndone before: " in capsys.readouterr().out
 
 
 def test_the_command_prints_its_results_as_json(folder, videos, tmp_path, capsys):

@@ -376,6 +376,23 @@ def test_damage_in_the_middle_of_a_video_leaves_no_half_features(folder, videos,
 # ---------------------------------------------------------------------------------------- going on, and refusing
 
 
+def test_what_a_kill_left_neither_blocks_an_extraction_nor_stays(folder, videos, tmp_path, capsys):
+    for name in (".manifest.json.ab.tmp", "index/.a.json.cd.tmp", "features/.a.npy.ef.tmp"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+        if "/" in name:
+            assert run(folder, videos / "c.mp4", tmp_path) == 0
+        else:
+            assert run(folder, videos / "c.mp4", tmp_path) == 0 and index_of(tmp_path, "c")
+        assert not list(tmp_path.rglob("*.tmp"))
+    (tmp_path / "index" / "c.json").write_text("[1]")
+    assert run(folder, videos / "c.mp4", tmp_path) == 0 and index_of(tmp_path, "c")
+    (tmp_path / "manifest.json").write_text("[1]")
+    assert run(folder, videos / "c.mp4", tmp_path) == 1
+    assert "manifest.json is damaged; give another OUTPUT, or --overwrite" in capsys.readouterr().err
+
+
 def test_an_extraction_that_was_broken_off_goes_on_and_ends_the_same(folder, videos, tmp_path, monkeypatch):
     assert run(folder, videos, tmp_path / "whole") == 0
     encode, calls = features._encode, []

@@ -1,11 +1,13 @@
 import json
 import os
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
+from videomae.data.check import check, render
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.sources import FrameFolder
 
@@ -116,6 +118,10 @@ def test_names_as_labels_are_numbered_in_the_order_given_beside_or_sorted(tmp_pa
         ("", {}, "lists no videos"),
         ("\n  \n", {}, "lists no videos"),
         ("hello\n", {}, "line 1: the list has neither"),
+        (f"a.mp4 {10**20} 5 0\n", {}, "line 1: frames from 10{20} on, 5 of them, are more than"),
+        (f"a.mp4 1 {10**20} 0\n", {}, "line 1: frames from 1 on, 10{20} of them, are more than"),
+        (f"a.mp4 0\nb.mp4 {10**20}\n", {}, "line 2: label 10{20} is no class number"),
+        (f"path,label\na.mp4,0|{2**40}\n", {"label_kind": "multi"}, "1,099,511,627,777 classes, and 100,000 are the"),
         ("root:x:0:/root:/bin/bash\nbin:x:1:/bin:/bin/sh\n", {}, "line 1: the list has neither"),
     ],
 )
@@ -213,6 +219,10 @@ def test_an_entry_may_have_none_of_several_classes(tmp_path):
         ("t.jsonl", '{"movie": "a.mp4"}\n', "line 1: no column for the path among 'movie'"),
         ("t.jsonl", '["a.mp4"]\n', "line 1: each line must be an object"),
         ("t.csv", "path,label\n,1\n", "line 2: the path is empty"),
+        ("t.jsonl", "[" * 100_000, "line 1: nested too deep"),
+        ("t.jsonl", '{"path": "a.mp4", "label": {"a": 1}}\n', "line 1: the label is no name, number or list of these"),
+        ("t.jsonl", '{"path": "a.mp4", "label": [[1]]}\n', "line 1: the label is no name, number or list of these"),
+        ("t.json", "[" * 100_000, "is nested too deep for a list of videos"),
     ],
 )
 def test_bad_tables_are_refused_with_the_line(tmp_path, name, text, message):
@@ -309,6 +319,21 @@ def test_a_subset_keeps_labels_and_sources(tmp_path):
     manifest = open_manifest(write(tmp_path / "list.txt", "a.mp4 0 -1 2\nf 1 40 1\nüb.mp4 0 -1 0\n"))
     subset = manifest.subset([2, 1])
     assert entries(subset) == [("üb.mp4", 0), ("f", 1)] and subset.source(1).count == 40
+
+
+def test_a_label_too_large_for_a_class_is_named_before_anything_is_counted_by_class(tmp_path):
+    path = write(tmp_path / "list.txt", "a.mp4 0\nb.mp4 2000000000\n")
+    manifest = open_manifest(path)  # pre-training looks at no label
+    message = r"label 2000000000 of b\.mp4 would make more than 100,000 classes; mend the list, or use names"
+    for ask in (lambda: manifest.num_labels, manifest.check_labels):
+        with pytest.raises(ValueError, match=message):
+            ask()
+    tracemalloc.start()
+    report = check(manifest, probe=0, progress=False)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+    assert any("label 2000000000 of b.mp4 would make" in problem for problem in report["problems"])
+    render(report, 50.0)
 
 
 def test_an_unknown_layout_or_label_kind_is_refused(tmp_path):

@@ -1,16 +1,30 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from videomae.choices import CONFIG_BOUNDS
 from videomae.command_line import is_telling
-from videomae.configuration_videomae import VideoMAEConfig
+from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.lists.layouts import open_manifest
 from videomae.files import check_output
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
-from videomae.models import check_name, load_with_report, open_config, open_device, open_model
+from videomae.models import (
+    MAX_SAMPLING,
+    check_name,
+    load_with_report,
+    open_classifier,
+    open_config,
+    open_device,
+    open_model,
+    open_processor,
+)
+from videomae.sampling_videomae import ClipSampling
+from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 TINY = dict(
     image_size=32, num_frames=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
@@ -105,13 +119,151 @@ def test_weights_that_are_missing_are_an_error_unless_the_caller_names_them(clas
 
 @pytest.mark.parametrize(
     "content",
-    ["[1]", '"text"', '{"architectures": [1]}', '{"model_type": "videomae", "hidden_size": "wide"}',
+    ["[1]", '"text"', '{"architectures": [1]}', '{"architectures": 1}', "[" * 100_000 + "]" * 100_000, '{"model_type": "videomae", "hidden_size": "wide"}',
      '{"model_type": "videomae", "id2label": [1, 2]}'],
 )  # fmt: skip
 def test_a_config_that_describes_no_model_is_an_error_of_its_folder(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(Exception, match=r".") as caught:
         open_config(str(tmp_path), weights=False)
+    assert is_telling(caught.value), repr(caught.value)
+
+
+def changed(folder, **fields):
+    """The folder with other fields in its config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"num_labels": 2**31}, r"config\.json has num_labels=2147483648, and it must lie in 0 \.\.\. 100000; mend"),
+        ({"num_frames": 2**30}, r"num_frames=1073741824, and it must lie in 1 \.\.\. 4096"),
+        ({"num_hidden_layers": 10**12}, r"num_hidden_layers=1000000000000, and it must lie in 0 \.\.\. 256"),
+        ({"hidden_size": 1e9}, "hidden_size=1000000000.0, and it must lie in"),
+        ({"decoder_intermediate_size": -1}, "decoder_intermediate_size=-1"),
+        ({"patch_size": 0}, r"patch_size=0, and it must lie in 1 \.\.\. 1024"),
+        ({"patch_size": [16, 0]}, "patch_size=0"),
+        ({"image_size": [32, float("nan")]}, "image_size=nan"),
+        ({"num_frames": 4096, "image_size": 8192, "patch_size": 1}, "asks for 137,438,953,472 tokens a clip"),
+        ({"id2label": {str(i): "x" for i in range(100_001)}}, "config.json has 100001 labels, and 100000 are the most"),
+        ({"dtype": "float7"}, "config.json has dtype='float7', which is no type of torch"),
+        ({"torch_dtype": "nn"}, "torch_dtype='nn', which is no type of torch"),
+        (
+            {"_attn_implementation": "owner/kernel"},
+            "asks for _attn_implementation='owner/kernel', which may be fetched",
+        ),
+        ({"attn_implementation": "flash_attention_2"}, "remove the line .*pass attn_implementation to from_pretrained"),
+        ({"attn_implementation": ["sdpa"]}, r"attn_implementation=\['sdpa'\]"),
+    ],
+)
+def test_numbers_and_names_of_a_config_are_refused_before_anything_is_built(fields, message, classifier):
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=message) as caught:
+        open_config(changed(classifier, **fields), "--model", weights=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(caught.value).startswith(f"--model {classifier}: config.json ") and "\n" not in str(caught.value)
+    assert peak < 100e6
+
+
+def test_the_presets_lie_within_the_bounds_of_a_config():
+    for name in PRESETS:
+        config = VideoMAEConfig.preset(name, version=2 if name == "giant" else 1).to_dict()
+        for field, (least, most) in CONFIG_BOUNDS.items():
+            assert least <= config.get(field, least) <= most / 4 or field == "patch_size", (name, field)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            {"num_labels": 5},
+            r"have classifier\.weight of shape \(3, 16\), and config\.json says \(5, 16\) \(num_labels, ",
+        ),
+        ({"hidden_size": 32}, r"of shape \(3, 16\), and config\.json says \(3, 32\)"),
+        ({"patch_size": 8}, r"config\.json says \(16, 3, 2, 8, 8\)"),
+        (
+            {"intermediate_size": 20},
+            r"intermediate\.dense\.weight of shape \(16, 16\), and config\.json says \(20, 16\)",
+        ),
+        ({"num_hidden_layers": 200}, "the weights have 1 layers, and config.json says num_hidden_layers=200"),
+    ],
+)
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_config_that_its_weights_contradict_is_refused_by_both_shapes(fields, message, file, classifier):
+    if file != "model.safetensors":
+        torch.save(load_file(classifier / "model.safetensors"), classifier / file)
+        (classifier / "model.safetensors").unlink()
+    if "num_labels" in fields:
+        fields = fields | {"id2label": None, "label2id": None}
+    with pytest.raises(ValueError, match=message):
+        open_classifier(changed(classifier, **fields))
+
+
+def test_a_map_of_weights_that_leaves_its_folder_is_refused(classifier):
+    index, name = classifier / "model.safetensors.index.json", "classifier.weight"
+    (classifier / "model.safetensors").rename(classifier / "part.safetensors")
+    for content, message in [
+        ({"weight_map": {name: "../../etc/passwd"}}, "names '../../etc/passwd', outside the folder"),
+        (
+            {"weight_map": {name: "missing.safetensors"}},
+            "has no missing.safetensors, which model.safetensors.index.json",
+        ),
+        ({"weight_map": [1]}, "does not map weights to files"),
+        ({"weight_map": {name: 3}}, "does not map weights to files"),
+        ([], "does not map weights to files"),
+    ]:
+        index.write_text(json.dumps(content))
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            open_config(str(classifier))
+    index.write_text(json.dumps({"weight_map": {name: "part.safetensors"}}))
+    assert open_config(str(classifier)).num_labels == 3
+
+
+class Harm:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_weights_that_are_no_plain_tensors_are_refused_without_running_anything(classifier, capsys):
+    (classifier / "model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+        open_config(str(classifier))
+    (classifier / "model.safetensors").unlink()
+    weights = classifier / "pytorch_model.bin"
+    for save, message in [
+        (lambda: torch.save({"weight": Harm()}, weights), "holds more than weights, or is damaged; .*refused"),
+        (lambda: torch.save([1], weights), "holds a list, not weights by name"),
+        (lambda: weights.write_bytes(b"PK"), "pytorch_model.bin (is not a file of weights|holds more than weights)"),
+        (lambda: weights.write_bytes(b""), "pytorch_model.bin is not a file of weights"),
+    ]:
+        save()
+        with pytest.raises(ValueError, match=message) as caught:
+            open_config(str(classifier))
+        assert "weights_only" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", MAX_SAMPLING)
+def test_a_saved_policy_of_endless_counts_is_refused(name, classifier):
+    config = open_config(str(classifier))
+    VideoMAEVideoProcessor(sampling=ClipSampling(**{name: 2**30})).save_pretrained(classifier)
+    with pytest.raises(
+        ValueError, match=f"the processor's sampling has {name}=1073741824, and {MAX_SAMPLING[name]} are"
+    ):
+        open_processor(classifier, config)
+
+
+@pytest.mark.parametrize("sampling", [[1], {"clips": "many"}, {"clips": None}])
+def test_a_saved_policy_of_other_types_is_one_line(sampling, classifier):
+    VideoMAEVideoProcessor().save_pretrained(classifier)
+    for file in classifier.glob("*processor*.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"sampling": sampling}))
+    with pytest.raises(Exception, match=r".") as caught:
+        open_processor(classifier, open_config(str(classifier)))
     assert is_telling(caught.value), repr(caught.value)
 
 

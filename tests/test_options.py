@@ -4,9 +4,10 @@ import argparse
 from dataclasses import dataclass, replace
 
 import pytest
+import yaml
 
 from videomae.command_line import Parser, add_fields, changed_fields, checked_values, given_fields, option
-from videomae.training.options import read_recipe, recipe_from, write_recipe
+from videomae.training.options import check_counts, read_recipe, recipe_from, write_recipe
 from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, PretrainRecipe
 
 
@@ -90,6 +91,57 @@ def test_a_recipe_of_another_kind_is_refused(tmp_path):
     path.write_text("a: [")
     with pytest.raises(ValueError, match="is not readable YAML"):
         read_recipe(path, PretrainRecipe)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("num_frames: 1000000000", r"num_frames must lie in 1 \.\.\. 4096, not 1000000000"),
+        ("num_samples: 100000000", r"num_samples must lie in 1 \.\.\. 1024, not 100000000"),
+        ("clips_per_step: 0", r"clips_per_step must lie in 1 \.\.\. 10000000, not 0"),
+        ("epochs: .inf", "epochs must be a whole number, not 'inf'"),
+        ("base_lr: .nan", "base_lr must be a number, not 'nan'"),
+        ("warmup_epochs: 1e300", "warmup_epochs must lie in"),
+        ("config: {num_hidden_layers: 1000000}", r"config\.num_hidden_layers must lie in 0 \.\.\. 256"),
+        ("config: {patch_size: [16, 0]}", r"config\.patch_size must lie in 1 \.\.\. 1024, not 0"),
+        ("name: " + "[" * 5000 + "]" * 5000, "is nested too deep for a recipe"),
+        ("1: 2", "no field '1'"),
+        ("kind: [1]", "is a list recipe; this script needs one for pre-training"),
+        ("a: &a [x, x]\nname: [*a, *a]", "no field 'a'|name must be text, not a list of 2 entries"),
+        ("name: \xff", "is not readable YAML"),
+    ],
+)
+def test_a_recipe_of_a_stranger_is_refused_by_its_field_before_it_costs_anything(text, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_recipe(path, PretrainRecipe)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_aliases_that_grow_are_refused_in_a_short_message(tmp_path):
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    for field, message in (
+        ("name", "name must be text, not a list of 10 entries"),
+        ("config", "config must be NAME=VALUE"),
+    ):
+        value = "*a8" if field == "name" else "{x: *a8}"
+        path = tmp_path / "recipe.yaml"
+        path.write_text("\n".join([*levels, f"{field}: {value}"]))
+        content = yaml.safe_load(path.read_text())
+        with pytest.raises(ValueError, match=message) as caught:
+            checked_values(PretrainRecipe, {field: content[field]})
+        assert len(str(caught.value)) < 200
+        with pytest.raises(ValueError, match="no field 'a0'"):
+            read_recipe(path, PretrainRecipe)
+
+
+def test_counts_of_the_command_line_have_the_bounds_of_a_file():
+    with pytest.raises(ValueError, match=r"clips_per_step must lie in 1 \.\.\. 10000000, not 0"):
+        recipe_from(argparse.Namespace(recipe="tiny", clips_per_step="0"), PRETRAINING)
+    for recipe in (*PRETRAINING.values(), *FINETUNING.values(), *DETECTION.values()):
+        check_counts(recipe)
 
 
 def test_changed_fields_show_both_values():

@@ -11,7 +11,7 @@ from videomae.files import write_json
 from videomae.training import runs
 from videomae.training.options import FinetuneOptions, PretrainOptions, asked_for, read_recipe, write_recipe
 from videomae.training.recipes import FINETUNING, PRETRAINING, PretrainRecipe
-from videomae.training.runs import interruptible, open_run
+from videomae.training.runs import interruptible, open_run, record_start, rewind_log
 
 
 def test_a_misspelt_resume_starts_nothing(tmp_path):
@@ -89,6 +89,25 @@ def test_a_record_that_cannot_be_read_says_what_to_do(tmp_path):
     (tmp_path / "run.json").write_text('{"starts": [')
     with pytest.raises(ValueError, match=r"run\.json is not readable; give all options again, and remove it"):
         asked(PretrainOptions, PRETRAINING, output=str(tmp_path), resume="auto")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"starts": 3}', '{"starts": ["x"]}', '{"starts": [{"options": 3}]}', "[" * 100_000]
+)
+def test_a_record_that_holds_other_things_is_one_line_whoever_reads_it(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json is not readable; give all options again, and remove it"):
+        asked(PretrainOptions, PRETRAINING, output=str(tmp_path), resume="auto")
+    if "options" not in content:
+        with pytest.raises(ValueError, match=r"run\.json is not the record of a run; remove it"):
+            record_start(tmp_path, options={}, effective={}, data={}, step=0)
+
+
+def test_a_log_is_rewound_past_lines_that_are_no_lines_of_a_log(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'[1]\n3\n{"step": "x"}\n{"step": 1}\n{"step": 9}\n\xff\n' + b"[" * 100_000 + b"\n{")
+    rewind_log(log, 5)
+    assert log.read_text() == '{"step": 1}\n'
 
 
 def test_the_first_ctrl_c_is_noted_and_the_second_ends_at_once(tmp_path, monkeypatch, capfd):

@@ -3,6 +3,7 @@
 import argparse
 import io
 import pickle
+import tarfile
 import zipfile
 
 import numpy as np
@@ -136,6 +137,17 @@ def test_half_a_download_is_an_error_at_any_length(tmp_path, kind, share):
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     with pytest.raises(ValueError, match=r"incomplete|damaged|not a whole"):
         open_checkpoint(file)
+
+
+def test_a_checkpoint_of_the_old_tar_kind_is_refused_without_advice_to_run_it(tmp_path):
+    (tmp_path / "storages").write_bytes(b"0")
+    with tarfile.open(tmp_path / "old.pth", "w") as tar:
+        tar.add(tmp_path / "storages", "storages")
+    with pytest.raises(
+        ValueError, match=r"old\.pth is a tar file: .*opening it would run code, and it is refused"
+    ) as caught:
+        open_checkpoint(tmp_path / "old.pth")
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):

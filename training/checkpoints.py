@@ -174,21 +174,28 @@ def damage(folder: str | os.PathLike) -> str | None:
     folder = Path(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        files = manifest["files"]
+        files = {name: (file["bytes"], file["sha256"]) for name, file in manifest["files"].items()}
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is not readable"
     if manifest.get("format") != FORMAT:
         return f"its format is {manifest.get('format')!r} and this version reads {FORMAT}"
-    for name, expected in files.items():
+    for name, (size, sha256) in files.items():
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"{MANIFEST} names {name!r}, outside the folder"
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes of {expected['bytes']}"
-        if sha256_of(path) != expected["sha256"]:
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes of {size}"
+        if sha256_of(path) != sha256:
             return f"{name} has other content than was written"
+    if _FOLDER_NAME.search(folder.name):  # a copy under another name is a model folder, and no run goes on from it
+        try:
+            read_state(folder)
+        except (CheckpointError, OSError) as error:
+            return str(error)
     return None
 
 
@@ -210,7 +217,15 @@ def model_of_run(run: str | os.PathLike) -> Path | None:
 
 def read_state(folder: str | os.PathLike) -> dict[str, Any]:
     """The JSON state of a checkpoint: "step" and what the trainer put there."""
-    return json.loads((Path(folder) / STATE).read_text("utf-8"))
+    folder = Path(folder)
+    try:
+        state = json.loads((folder / STATE).read_text("utf-8"))
+        step = state["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{STATE} of {folder} does not hold the state of a run") from None
+    if type(step) is not int or step < 0 or (_FOLDER_NAME.search(folder.name) and step != _step_of(folder)):
+        raise CheckpointError(f"{STATE} of {folder} is of step {step!r}, which is not the folder's")
+    return state
 
 
 def load_checkpoint(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from videomae.choices import AVA_PROTOCOLS, PRESETS
+from videomae.choices import AVA_PROTOCOLS, CONFIG_BOUNDS, PRESETS
 from videomae.command_line import (
     Parser,
     UsageError,
@@ -37,6 +37,15 @@ R = TypeVar("R", bound=Recipe)
 Options = TypeVar("Options", bound="RunOptions")
 RECIPE, RECORD = "recipe.yaml", "run.json"  # in the folder of a run
 
+# Whatever a recipe counts, wherever it comes from: below these nothing can be trained, above them memory or time ends.
+RECIPE_BOUNDS = {
+    **CONFIG_BOUNDS,
+    **dict.fromkeys(("num_samples", "test_clips", "test_crops"), (1, 1024)),
+    **dict.fromkeys(("stride_frames", "short_side"), (1, 100_000)),
+    **dict.fromkeys(("clips_per_step", "lr_batch"), (1, 10_000_000)),
+    **dict.fromkeys(("epochs", "warmup_epochs"), (0, 1_000_000)),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -52,15 +61,19 @@ class RunOptions:
         "given; never: start anew",
         once=True,
     )
-    max_broken: float = option(0.01, "run", "stop when more than this share of the videos cannot be read")
+    max_broken: float = option(
+        0.01, "run", "stop when more than this share of the videos cannot be read", least=0, most=1
+    )
 
     clips_per_device: int | None = option(
-        None, "devices", "videos on one device at a time; the rest of a step is accumulated [all at once]"
+        None, "devices", "videos on one device at a time; the rest of a step is accumulated [all at once]", least=1
     )
     mixed_precision: str = option(
         "auto", "devices", "auto: bf16 on accelerators that have it", choices=("auto", "bf16", "fp16", "no")
     )
-    num_workers: int | None = option(None, "devices", "processes that decode videos, per device [by CPU cores]")
+    num_workers: int | None = option(
+        None, "devices", "processes that decode videos, per device [by CPU cores]", least=0
+    )
     compile: bool = option(False, "devices", "torch.compile the model; needs a C++ compiler")
     max_loss_scale: float = option(2.0**16, "devices", "fp16: the loss scale never grows above this")
 
@@ -294,10 +307,10 @@ def _recorded(options: Options, arguments: argparse.Namespace) -> dict[str, Any]
     """The options of the run's last start that are still asked for: not those given now, nor those meant for one start."""
     try:
         starts = json.loads(Path(options.output, RECORD).read_text("utf-8"))["starts"]
-        last = starts[-1]["options"] if starts else {}
+        last = dict(starts[-1]["options"]) if starts else {}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise ValueError(
             f"{Path(options.output, RECORD)} is not readable; give all options again, and remove it"
         ) from None
@@ -311,7 +324,19 @@ def recipe_from(arguments: argparse.Namespace, recipes: Mapping[str, R]) -> R:
     recipe_class = type(next(iter(recipes.values())))
     name = arguments.recipe
     recipe = read_recipe(name, recipe_class) if name.endswith((".yaml", ".yml")) else find_recipe(name, recipes)
-    return dataclasses.replace(recipe, **given_fields(arguments, recipe_class))
+    recipe = dataclasses.replace(recipe, **given_fields(arguments, recipe_class))
+    check_counts(recipe)
+    return recipe
+
+
+def check_counts(recipe: Recipe, where: str = "") -> None:
+    """Refuse a recipe with a count that no training can have, by its field."""
+    counts = {**plain(recipe), **{f"config.{name}": value for name, value in recipe.config.items()}}
+    for field, value in counts.items():
+        least, most = RECIPE_BOUNDS.get(field.removeprefix("config."), (None, None))
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if least is not None and isinstance(number, (int, float)) and not least <= number <= most:
+                raise ValueError(f"{where}{field} must lie in {least} ... {most}, not {number}")
 
 
 # ---------------------------------------------------------------------------------------------------------- files
@@ -332,11 +357,16 @@ def read_recipe(path: str | os.PathLike, recipe_class: type[R]) -> R:
         raise FileNotFoundError(
             f"--recipe {path}: no such file; give the path of a recipe.yaml, or a recipe's name"
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep for a recipe; it must hold `field: value` a line") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold one recipe, `field: value` a line")
     kind = content.pop("kind", recipe_class.kind)
     if kind != recipe_class.kind:
+        kind = kind if isinstance(kind, str) else type(kind).__name__
         raise ValueError(f"{path} is a {kind} recipe; this script needs one for {recipe_class.kind}")
-    return recipe_class(**checked_values(recipe_class, content, where=f"{path}: "))
+    recipe = recipe_class(**checked_values(recipe_class, content, where=f"{path}: "))
+    check_counts(recipe, f"{path}: ")
+    return recipe

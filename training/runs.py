@@ -153,7 +153,13 @@ def _locked(folder: Path) -> Any:
 def record_start(run: Path, *, options: Any, effective: Mapping[str, Any], data: Mapping[str, Any], step: int) -> None:
     """Add one start to RUN/run.json: what was asked for, what it came to, and with which versions."""
     path = run / RECORD
-    starts = json.loads(path.read_text("utf-8"))["starts"] if path.exists() else []
+    try:
+        before = json.loads(path.read_text("utf-8"))["starts"] if path.exists() else []
+        starts = [dict(start) for start in before]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(
+            f"{path} is not the record of a run; remove it, and the run goes on without its history"
+        ) from None
     starts.append(
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -198,8 +204,8 @@ def rewind_log(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text("utf-8").splitlines():
-        with contextlib.suppress(ValueError):
+    for line in path.read_text("utf-8", "replace").splitlines():
+        with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
             if json.loads(line).get("step", 0) <= step:
                 kept.append(line + "\n")
     write_atomic(path, "".join(kept))

@@ -84,21 +84,26 @@ def read_something(path: Path, options: ReadOptions) -> Manifest:
     """The JSON files of Something-Something: entries with an id and a template, numbered by a labels.json beside it."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep for a list of videos") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
         raise ValueError(f"{path} is not a list of entries with an id, as Something-Something's files are")
     names = options.class_names
     for beside in ("labels.json", "something-something-v2-labels.json"):
         if names is None and (path.parent / beside).exists():
-            numbers = json.loads((path.parent / beside).read_text(encoding="utf-8"))
-            names = tuple(sorted(numbers, key=lambda name: int(numbers[name])))
+            try:
+                numbers = json.loads((path.parent / beside).read_text(encoding="utf-8"))
+                names = tuple(sorted(numbers, key=lambda name: int(numbers[name])))
+            except (ValueError, TypeError, IndexError, RecursionError):
+                raise ValueError(f"{path.parent / beside} is no object of class names and their numbers") from None
     options = ReadOptions(**{**vars(options), "class_names": names})
     found = _by_stem(Path(options.root or path.parent), path)
     builder, missing = Builder(path, options.root or path.parent, options), []
     for number, entry in enumerate(entries, 1):
         label = entry.get("template", entry.get("label"))
-        label = None if label is None else label.replace("[", "").replace("]", "")
+        label = None if label is None else str(label).replace("[", "").replace("]", "")
         video = found.get(str(entry["id"]))
         if video is None:
             missing.append(f"{entry['id']} (entry {number})")

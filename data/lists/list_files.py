@@ -242,8 +242,10 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(text)
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
+            except RecursionError:
+                raise ValueError(f"{path}, line {line}: nested too deep for an entry of a list") from None
             if not isinstance(row, dict):
                 raise ValueError(
                     f"{path}, line {line}: each line must be an object with named values, not {text[:40]!r}"

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from videomae.choices import MAX_LABELS
 from videomae.data.sources import FrameFolder, Source, TarMember
 
 FRAME_PATTERN = "img_{:05}.jpg"  # V2's lists mean this one
+MAX_FRAMES = 2**31  # of one folder
 # But for parts of its mixed list that it knows by their paths (`HybridVideoMAE` in pretrain_datasets.py).
 SOURCE_PATTERNS = {"AVA2.2": "image_{:06}.jpg"}
 
@@ -99,7 +101,10 @@ class Manifest:
             return len(self.class_names)
         if self.labels is None or not len(self):
             return None
-        return self.labels.shape[1] if self.labels.dim() == 2 else int(self.labels.max()) + 1
+        if self.labels.dim() == 2:
+            return self.labels.shape[1]
+        self._check_count()
+        return int(self.labels.max()) + 1
 
     def subset(self, indices: Sequence[int]) -> "Manifest":
         """The chosen entries in the given order."""
@@ -124,6 +129,8 @@ class Manifest:
                 raise ValueError(f"{self.origin} has labels of {self.labels.shape[1]} numbers, the model {num_labels}")
             return
         outside = self.labels < 0 if num_labels is None else (self.labels < 0) | (self.labels >= num_labels)
+        if num_labels is None and self.class_names is None:
+            self._check_count()
         if outside.any():
             index = int(outside.nonzero()[0])
             bound = f"0 ... {num_labels - 1}" if num_labels is not None else "0 and above"
@@ -135,6 +142,15 @@ class Manifest:
             raise ValueError(
                 f"{self.origin} has one class only ({self._class_name(int(self.labels[0]))}); a classifier learns "
                 "nothing from it: add videos of another class"
+            )
+
+    def _check_count(self) -> None:
+        """Refuse numbers so large that they are no classes: whatever counts by class would take memory for each."""
+        index = int(self.labels.argmax())
+        if self.labels[index] >= MAX_LABELS:
+            raise ValueError(
+                f"{self.origin}: label {int(self.labels[index])} of {self.path(index)} would make more than {MAX_LABELS:,} "
+                "classes; mend the list, or use names as labels"
             )
 
     def sided_classes(self) -> list[str]:
@@ -181,6 +197,11 @@ class Builder:
             raise ValueError(f"{self._at(line)}: the path is empty")
         if ".." in path and not os.path.isabs(path) and os.path.normpath(path).startswith(".."):
             raise ValueError(f"{self._at(line)}: {path!r} leads out of the data folder {self.root}; give its root")
+        if not (-1 <= first < MAX_FRAMES and 0 <= count < MAX_FRAMES):
+            raise ValueError(
+                f"{self._at(line)}: frames from {first} on, {count} of them, are more than the {MAX_FRAMES:,} that a folder "
+                "can hold; mend the line"
+            )
         encoded = path.encode("utf-8", "surrogateescape")
         self._text += encoded
         self._lengths.append(len(encoded))
@@ -196,7 +217,12 @@ class Builder:
             self._counts.append(0)
         if isinstance(label, list):
             label = tuple(label)
-        code = self._code_of.get(label)
+        try:
+            code = self._code_of.get(label)
+        except TypeError:  # an object of JSON, or a list of lists
+            raise ValueError(
+                f"{self._at(line)}: the label is no name, number or list of these: {str(label)[:80]}"
+            ) from None
         if code is None:
             code = self._code_of[label] = len(self._code_of)
             self._first_use.append(line)
@@ -257,6 +283,8 @@ class Builder:
                 [i for i, labels in enumerate(sets) for _ in labels],
             )
             count = len(names) if names else options.num_labels or max(numbers.values(), default=0) + 1
+            if count > MAX_LABELS:
+                raise ValueError(f"{self.origin}: {count:,} classes, and {MAX_LABELS:,} are the most; mend the list")
             table = torch.zeros(len(used), count)
             for row, labels in enumerate(sets):
                 for label in labels:
@@ -291,6 +319,8 @@ class Builder:
             limit = len(names) if names else self.options.num_labels
             for label, use in zip(labels, uses):
                 number, line = as_integers[label], self._first_use[use]
+                if not -(2**63) <= number < 2**63:
+                    raise ValueError(f"{self._at(line)}: label {str(number)[:40]} is no class number; mend the line")
                 if number < 0 or (limit is not None and number >= limit):
                     bound = f"0 ... {limit - 1}" if limit is not None else "0 and above"
                     if number < 0 and limit is None and self.options.label_kind == "class":
