@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from videomae.command_line import INTERRUPTED
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.files import write_atomic, write_json
 
@@ -83,6 +84,8 @@ class Steps:
             return
         start = time.monotonic()
         code = main(arguments)
+        if code == INTERRUPTED:  # it has written its checkpoint
+            raise KeyboardInterrupt
         if code:
             raise OSError(f"`videomae {command}` ended with code {code}; run the same command again to go on")
         seconds = time.monotonic() - start
