@@ -53,11 +53,6 @@ class SampleMaker:
         if self.transform is None:
             object.__setattr__(self, "transform", DEFAULT_TRANSFORMS.get(self.mode, EvalTransform)())
 
-    def make(self, source: Source, path: str, *, epoch: int, index: int) -> tuple[torch.Tensor, list[int]]:
-        """The samples (S, T, C, H, W), or the views of a test, and their keys. A bad video is a VideoReadError."""
-        samples = self.samples(source, path, epoch=epoch, index=index)
-        return samples["pixel_values"], samples["keys"]
-
     def samples(self, source: Source, path: str, *, epoch: int, index: int) -> dict[str, Any]:
         """What an item says of its samples: `pixel_values`, `keys`, and with `as_bytes` what is left to do (VideoDataset)."""
         keys = [sample_key(self.seed, epoch, index, sample) for sample in range(self.num_samples)]

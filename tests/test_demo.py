@@ -11,7 +11,7 @@ import pytest
 
 from videomae import VideoMAEForPreTraining, VideoMAEForVideoClassification
 from videomae.app.demo import PRETRAINED, SCRATCH, SIZES, Steps, comparison
-from videomae.command_line import STOPPED
+from videomae.command_line import INTERRUPTED, STOPPED
 from videomae.commands.main import main
 
 RUNS = ("pretrained", "finetuned-from-scratch", "finetuned")
@@ -95,8 +95,10 @@ def test_a_step_is_repeated_when_its_command_changed_or_its_product_is_gone(tmp_
     product.unlink()
     Steps(tmp_path / "demo.json").run("Make it", "make", command, ["--epochs", "2"], product=product)
     assert len(calls) == 3 and capsys.readouterr().out.count("done before") == 1
-    with pytest.raises(OSError, match=r"`videomae make` ended with code 75; run the same command again to go on"):
-        Steps(tmp_path / "demo.json").run("Fail", "make", lambda _: 75, [], product=product)
+    with pytest.raises(OSError, match=r"`videomae make` ended with code 1; run the same command again to go on"):
+        Steps(tmp_path / "demo.json").run("Fail", "make", lambda _: 1, [], product=product)
+    with pytest.raises(KeyboardInterrupt):  # a training that was told to stop
+        Steps(tmp_path / "demo.json").run("Stop", "make", lambda _: INTERRUPTED, [], product=product)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class Parts:
     """What one kind of training brings to the loop."""
 
     model: nn.Module
-    dataset: Any  # a Dataset with `set_epoch` and `broken`
+    dataset: Any  # a Dataset that takes an EpochIndex, and names what is `broken`
     collate: Callable[[list], Any]
     facts: Mapping[str, Any]  # of the data, for the records; a resumed run must have the same
     summary: Mapping[str, Any]  # further lines of what is printed before the first step
