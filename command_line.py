@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from videomae.choices import ERRORS
+
 T = TypeVar("T")
 
 # Exit codes of all commands; docs/commands.md explains them.
@@ -58,6 +60,16 @@ def option(default: Any, group: str, help: str, **more: Any) -> Any:
 def argument(help: str, *, default: Any = REQUIRED, **more: Any) -> Any:
     """A field that is given by its place; a tuple takes all words that are left. `more` is that of `option`."""
     return option(default, "arguments", help, positional=True, **more)
+
+
+def errors_option(group: str) -> Any:
+    """`--errors`, the same for every command that reads videos; the reader takes it as `errors`."""
+    return option(
+        ERRORS[0],
+        group,
+        "a video that is cut off or damaged: strict refuses it, truncate takes the frames before the damage",
+        choices=ERRORS,
+    )
 
 
 def read_options(options_class: type[T], argv: Sequence[str] | None, *, command: str, about: str | None) -> T:

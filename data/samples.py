@@ -38,6 +38,7 @@ class SampleMaker:
     half_rate_sources: tuple[str, ...] = ()
     decode_seconds: float | None = 60.0
     decode_short_side: int | None = None
+    errors: str = "strict"
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -51,13 +52,20 @@ class SampleMaker:
         if self.transform is None:
             object.__setattr__(self, "transform", DEFAULT_TRANSFORMS.get(self.mode, EvalTransform)())
 
-    def make(self, source: Source, path: str, *, epoch: int, index: int) -> tuple[torch.Tensor, list[int]]:
-        """The samples (S, T, C, H, W), or the views of a test, and their keys. A bad video is a VideoReadError."""
+    def make(
+        self, source: Source, path: str, *, epoch: int, index: int, on_truncated: Callable[[], object] = bool
+    ) -> tuple[torch.Tensor, list[int]]:
+        """The samples (S, T, C, H, W), or the views of a test, and their keys. A bad video is a VideoReadError.
+
+        With errors="truncate" one that is cut off ends early, and `on_truncated` is called.
+        """
         keys = [sample_key(self.seed, epoch, index, sample) for sample in range(self.num_samples)]
-        with open_clip(source, Limits(decode_seconds=self.decode_seconds)) as clip:
+        with open_clip(source, Limits(decode_seconds=self.decode_seconds), errors=self.errors) as clip:
             try:
                 if self.mode == "test":
                     views = self._views(clip)
+                    if clip.truncated:
+                        on_truncated()
                     return views, [sample_key(self.seed, epoch, index, view) for view in range(len(views))]
                 generator = generator_for(keys[0], FRAMES)
                 indices = self._indices(clip.num_frames, path, generator, isinstance(source, FrameFolder))
@@ -66,6 +74,8 @@ class SampleMaker:
             except ValueError as error:  # too short for a policy that does not fill up
                 raise VideoReadError(f"{path}: {error}") from None
             frames = clip.read(indices, short_side=self.decode_short_side)
+            if clip.truncated:  # now known: some damage shows only where it is decoded
+                on_truncated()
         frames = frames.permute(0, 3, 1, 2)  # (T, C, H, W), interleaved in memory
         samples = [self.transform(frames, generator_for(key, PIXELS)) for key in keys]
         return torch.stack(samples) if len(samples) > 1 else samples[0].unsqueeze(0), keys

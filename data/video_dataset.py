@@ -9,6 +9,7 @@ What a sample is depends on (seed, epoch, index, sample number) only, never on w
 
 # S samples of one clip, or views of one video  T frames  C channels  H W pixels
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable
@@ -43,6 +44,8 @@ class VideoDataset(Dataset):
         named in a warning and counted in `broken`; above a share of `max_broken` of the set, BrokenVideosError is
         raised. By default training replaces and evaluation fails.
     decode_seconds: a video that takes longer to read counts as broken.
+    errors: "strict" takes a video that is cut off or damaged for broken; "truncate" reads it up to there. Each such video
+        is named once in a warning and counted in `truncated`.
     decode_short_side: scale larger frames down while they are decoded (fast; not the resampling of the releases).
 
     An item is a dict:
@@ -68,6 +71,7 @@ class VideoDataset(Dataset):
         max_broken: float = 0.01,
         decode_seconds: float | None = 60.0,
         decode_short_side: int | None = None,
+        errors: str = "strict",
     ):
         self.maker = SampleMaker(
             mode=mode,
@@ -78,6 +82,7 @@ class VideoDataset(Dataset):
             half_rate_sources=half_rate_sources,
             decode_seconds=decode_seconds,
             decode_short_side=decode_short_side,
+            errors=errors,
         )
         broken = broken or ("replace" if mode in ("pretrain", "train") else "fail")
         if broken not in BROKEN_POLICIES:
@@ -100,6 +105,7 @@ class VideoDataset(Dataset):
         # In memory that workers share, also with those that outlive an epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._broken = torch.zeros(len(self.manifest), dtype=torch.bool).share_memory_()
+        self._truncated = torch.zeros(len(self.manifest), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -141,6 +147,17 @@ class VideoDataset(Dataset):
         """The videos that could not be read so far, in any worker of this process."""
         return [self.manifest.path(i) for i in self._broken.nonzero().flatten().tolist()]
 
+    @property
+    def truncated(self) -> list[str]:
+        """The videos that were read up to their damage so far, in any worker of this process."""
+        return [self.manifest.path(i) for i in self._truncated.nonzero().flatten().tolist()]
+
+    def _note_truncated(self, index: int) -> None:
+        if not self._truncated[index]:
+            self._truncated[index] = True
+            text = f"cut off or damaged, read as far as it goes: {self.manifest.path(index)}"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         epoch = self.epoch
@@ -168,7 +185,8 @@ class VideoDataset(Dataset):
     def _item(self, index: int, epoch: int, asked: int) -> dict[str, Any]:
         """The item of an entry; its random choices are those of the entry that was asked for."""
         path = self.manifest.path(index)
-        pixels, keys = self.maker.make(self.manifest.source(index), path, epoch=epoch, index=asked)
+        cut = functools.partial(self._note_truncated, index)
+        pixels, keys = self.maker.make(self.manifest.source(index), path, epoch=epoch, index=asked, on_truncated=cut)
         return {
             "pixel_values": pixels,
             "label": self.manifest.label(index),
