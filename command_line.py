@@ -453,6 +453,8 @@ TELLING_ERRORS = (
     *(ValueError, OSError, EOFError, MemoryError, OverflowError, RecursionError),
     *(pickle.UnpicklingError, yaml.YAMLError),
 )
+# What transformers says where weights have other shapes than the configuration of a folder on the Hub: a RuntimeError.
+TELLING_TEXT = "ignore_mismatched_sizes"
 TELLING_NAMES = ("BrokenVideosError", "OutOfMemoryError")  # ours and torch's, which both are RuntimeErrors
 
 
@@ -462,7 +464,7 @@ def is_telling(error: BaseException) -> bool:
         return not (error.name or "").startswith("videomae")  # a package that is not installed
     kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     named = any(module in TELLING or name in TELLING_NAMES for module, name in kinds)
-    return named or isinstance(error, TELLING_ERRORS)
+    return named or isinstance(error, TELLING_ERRORS) or (type(error) is RuntimeError and TELLING_TEXT in str(error))
 
 
 def explained(error: Exception, argv: Sequence[str]) -> str:
@@ -476,9 +478,13 @@ def explained(error: Exception, argv: Sequence[str]) -> str:
     if text.startswith("Caught ") and "Traceback" in text:  # of a process that reads data, with its traceback
         text = text.splitlines()[-1].partition(": ")[2] or text
     kind = type(error).__name__
+    if type(error).__module__.startswith("huggingface_hub"):  # whose errors of values have a line for each type
+        text = " ".join(text.split())
     if isinstance(error, (MemoryError, RecursionError, OverflowError, EOFError)):
         hints = {MemoryError: "not enough memory", RecursionError: "a file is nested too deep"}
         return f"{hints.get(type(error), kind)}" + (f" ({text})" if text else "")
+    if TELLING_TEXT in text:
+        return "config.json and the weights are not of one model; `videomae doctor` shows where their shapes differ"
     return text or kind
 
 

@@ -252,6 +252,11 @@ class HubError(Exception):
         (SafetensorError("header too large"), "header too large"),
         (pickle.UnpicklingError("not allowed"), "not allowed"),
         (HubError("no such repository"), "no such repository"),
+        (HubError("a field:\n    TypeError: of another type"), "a field: TypeError: of another type"),
+        (
+            RuntimeError("You set `ignore_mismatched_sizes` to `False`"),
+            "config.json and the weights are not of one model",
+        ),
         (MemoryError(), "not enough memory"),
         (RecursionError("maximum recursion depth exceeded"), "a file is nested too deep"),
         (OverflowError("int too large"), "OverflowError (int too large)"),
