@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from videomae.choices import ERRORS
+
 T = TypeVar("T")
 
 # Exit codes of all commands; docs/commands.md explains them.
@@ -58,6 +60,16 @@ def option(default: Any, group: str, help: str, **more: Any) -> Any:
 def argument(help: str, *, default: Any = REQUIRED, **more: Any) -> Any:
     """A field that is given by its place; a tuple takes all words that are left. `more` is that of `option`."""
     return option(default, "arguments", help, positional=True, **more)
+
+
+def errors_option(group: str) -> Any:
+    """`--errors`, the same for every command that reads videos; the reader takes it as `errors`."""
+    return option(
+        ERRORS[0],
+        group,
+        "a video that is cut off or damaged: strict refuses it, truncate takes the frames before the damage",
+        choices=ERRORS,
+    )
 
 
 def read_options(options_class: type[T], argv: Sequence[str] | None, *, command: str, about: str | None) -> T:
@@ -441,6 +453,8 @@ TELLING_ERRORS = (
     *(ValueError, OSError, EOFError, MemoryError, OverflowError, RecursionError),
     *(pickle.UnpicklingError, yaml.YAMLError),
 )
+# What transformers says where weights have other shapes than the configuration of a folder on the Hub: a RuntimeError.
+TELLING_TEXT = "ignore_mismatched_sizes"
 TELLING_NAMES = ("BrokenVideosError", "OutOfMemoryError")  # ours and torch's, which both are RuntimeErrors
 
 
@@ -450,7 +464,7 @@ def is_telling(error: BaseException) -> bool:
         return not (error.name or "").startswith("videomae")  # a package that is not installed
     kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     named = any(module in TELLING or name in TELLING_NAMES for module, name in kinds)
-    return named or isinstance(error, TELLING_ERRORS)
+    return named or isinstance(error, TELLING_ERRORS) or (type(error) is RuntimeError and TELLING_TEXT in str(error))
 
 
 def explained(error: Exception, argv: Sequence[str]) -> str:
@@ -464,9 +478,13 @@ def explained(error: Exception, argv: Sequence[str]) -> str:
     if text.startswith("Caught ") and "Traceback" in text:  # of a process that reads data, with its traceback
         text = text.splitlines()[-1].partition(": ")[2] or text
     kind = type(error).__name__
+    if type(error).__module__.startswith("huggingface_hub"):  # whose errors of values have a line for each type
+        text = " ".join(text.split())
     if isinstance(error, (MemoryError, RecursionError, OverflowError, EOFError)):
         hints = {MemoryError: "not enough memory", RecursionError: "a file is nested too deep"}
         return f"{hints.get(type(error), kind)}" + (f" ({text})" if text else "")
+    if TELLING_TEXT in text:
+        return "config.json and the weights are not of one model; `videomae doctor` shows where their shapes differ"
     return text or kind
 
 

@@ -36,6 +36,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 Model = TypeVar("Model", bound="PreTrainedModel")
 
 MAX_POSITIONS = 2**28  # numbers in the table of positions, tokens x width; released models have 2 million at most
+MAX_SIDE = CONFIG_BOUNDS["image_size"][1]
 MAX_SAMPLING = {"num_frames": 4096, "stride_frames": 100_000, "clips": 1000, "crops": 100}  # of a saved policy
 # Those of torch itself. By any other name transformers may fetch code from the Hub, also where a package is missing.
 ATTENTIONS = ("eager", "sdpa", "flex_attention")
@@ -205,6 +206,12 @@ def _check_content(content: Mapping[str, Any], named: str) -> None:
     labels = content.get("id2label")
     if isinstance(labels, Mapping) and len(labels) > MAX_LABELS:
         raise ValueError(f"{named}: config.json has {len(labels)} labels, and {MAX_LABELS} are the most; mend the file")
+    for number, name in labels.items() if isinstance(labels, Mapping) else ():
+        if not re.fullmatch(r"\d{1,9}", str(number)) or not isinstance(name, str):
+            raise ValueError(
+                f"{named}: id2label in config.json has {str(number)[:40]!r}: {str(name)[:40]!r}, and it maps numbers to "
+                "names; mend the file"
+            )
     for name in ("dtype", "torch_dtype"):
         value = content.get(name)
         if isinstance(value, str) and not isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype):
@@ -324,8 +331,12 @@ def open_processor(
             image_std=std,
             sampling=sampling,
         )
-    except (TypeError, AttributeError, KeyError) as error:  # a file can hold anything
+    except (TypeError, AttributeError, KeyError, IndexError) as error:  # a file can hold anything
         raise ValueError(f"{model}: the processor's file does not describe one ({error}); save it again") from None
+    sides = [side for size in (processor.size, processor.crop_size) for side in dict(size or {}).values()]
+    longest = max((side for side in sides if isinstance(side, (int, float))), default=0)
+    if longest > MAX_SIDE:
+        raise ValueError(f"{model}: the processor has a size of {longest} pixels, and {MAX_SIDE} are the most; mend it")
     for name, most in MAX_SAMPLING.items():
         if getattr(processor.sampling, name) > most:
             raise ValueError(

@@ -25,6 +25,7 @@ import torch
 
 from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
+from videomae.data.check import refuse_broken
 from videomae.data.collators import ClassificationCollator
 from videomae.data.lists.label_files import read_names
 from videomae.data.lists.layouts import open_manifest
@@ -191,6 +192,8 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     if recipe.label_kind == "class":
         tell_empty_classes(train, names, num_labels, tell)
 
+    for manifest in filter(None, (train, validation)):
+        refuse_broken(manifest, max_broken=options.max_broken, errors=options.errors)
     sampling = ClipSampling(
         strategy=recipe.sampling,
         num_frames=recipe.num_frames,
@@ -211,7 +214,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         mean=tuple(mean),
         std=tuple(std),
     )
-    common = {"sampling": sampling, "seed": recipe.seed, "max_broken": options.max_broken}
+    common = {"sampling": sampling, "seed": recipe.seed, "max_broken": options.max_broken, "errors": options.errors}
     facts = {
         "name": Path(options.data).name,
         "clips": len(train),
@@ -442,6 +445,7 @@ def test(
         model_name=str(folder),
         num_workers=options.num_workers or 0,
         max_broken=options.max_broken,
+        errors=options.errors,
     )
     if results is not None:
         print("\n".join(evaluation.report_lines(results, classes=5)))

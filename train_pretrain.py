@@ -24,6 +24,7 @@ import torch
 
 from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
+from videomae.data.check import refuse_broken
 from videomae.data.collators import PretrainCollator
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.on_device import finish
@@ -198,6 +199,7 @@ def build_data(
     manifest = open_manifest(options.data, root=options.data_root)
     if len(manifest) == 0:
         raise ValueError(f"--data {options.data} has no videos")
+    refuse_broken(manifest, max_broken=options.max_broken, errors=options.errors)
     dataset = VideoDataset(
         manifest,
         mode="pretrain",
@@ -207,6 +209,7 @@ def build_data(
         seed=recipe.seed,
         half_rate_sources=recipe.half_rate_sources,
         max_broken=options.max_broken,
+        errors=options.errors,
     )
     mean, std = config.pixel_statistics
     collate = PretrainCollator(

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 from videomae.choices import LABEL_KINDS
-from videomae.command_line import DONE, FAILED, argument, option, read_options
+from videomae.command_line import DONE, FAILED, argument, errors_option, option, read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Options:
         None, "data", "another set whose videos must not be among these, compared by content", kind="path"
     )
     test_split: str | None = option(None, "data", "which part of the test set (of DATA, where only that is given)")
+    errors: str = errors_option("data")
     model: str | None = option(None, "data", "a model folder whose class names the data should have", kind="model")
 
     videos_to_open: int | None = option(200, "work", "how many videos to open in part, or all", none="all", least=0)
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         probe=options.videos_to_open,
         sampling=ClipSampling(num_frames=options.num_frames, stride_frames=options.stride_frames),
         workers=options.num_workers,
+        errors=options.errors,
     )
     print(json.dumps(report, ensure_ascii=False) if options.json else render(report, options.clips_per_second))
     if options.output:

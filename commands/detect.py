@@ -9,12 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from videomae.command_line import REQUIRED, UsageError, argument, option, read_options
+from videomae.command_line import REQUIRED, UsageError, argument, errors_option, option, read_options
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     video: str = argument("the video file", kind="file")
+    errors: str = errors_option("machine")
     model: str = option(REQUIRED, "models", "an action detector: a folder or a name on the Hub", kind="model")
     actions: str | None = option(
         None, "models", "a list of action names, where the model has none (pbtxt or NUMBER: NAME)", kind="file"
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     from videomae.video_io import probe
 
     video = Path(options.video)
-    info = probe(video)
+    info = probe(video, errors=options.errors)
     folder = Path(options.output or f"{video.stem}-actions")
     check_output(folder)
     device = open_device(options.device)
@@ -77,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         top_k=options.top_k,
         clips_per_batch=options.batch_size,
         threads=options.threads,
+        errors=options.errors,
     )
     written = write_actions(
         folder,
@@ -88,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         overlay=not options.no_overlay,
         reach=None if options.boxes else options.every_seconds,
         threads=options.threads,
+        errors=options.errors,
     )
     persons = sum(len(key_frame["persons"]) for key_frame in key_frames)
     actions = sum(len(person["actions"]) for key_frame in key_frames for person in key_frame["persons"])

@@ -6,7 +6,7 @@ Ends with 0 if nothing is wrong and with 1 if something is.
 import json
 from dataclasses import dataclass
 
-from videomae.command_line import DONE, FAILED, argument, option, read_options
+from videomae.command_line import DONE, FAILED, argument, errors_option, option, read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class Options:
     )
     data_root: str | None = option(None, "options", "where relative paths of a list start", kind="folder")
     videos_to_open: int | None = option(50, "options", "how many videos to open in part, or all", none="all", least=0)
+    errors: str = errors_option("options")
     no_forward: bool = option(False, "options", "do not run the models")
     output: str | None = option(None, "options", "also write the whole report there, as JSON", metavar="FILE")
     json: bool = option(False, "options", "print the whole report as JSON instead of the text")
@@ -27,7 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     from videomae.inspection.doctor import examine, report_lines
 
     report = examine(
-        options.targets, root=options.data_root, probe=options.videos_to_open, forward=not options.no_forward
+        options.targets,
+        root=options.data_root,
+        probe=options.videos_to_open,
+        forward=not options.no_forward,
+        errors=options.errors,
     )
     if options.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.choices import DTYPES, LABEL_KINDS, MATCHES
-from videomae.command_line import argument, option, read_options
+from videomae.command_line import argument, errors_option, option, read_options
 
 
 def parse_views(text: str) -> tuple[int, int]:
@@ -22,7 +22,8 @@ class Options:
     data: str = argument("labelled videos: a list, a folder per class, or another layout of docs/data.md", kind="path")
     data_root: str | None = option(None, "data", "folder that relative paths of the list start from", kind="folder")
     split: str | None = option(None, "data", "which part of the data, where it has several")
-    max_broken: float = option(0.01, "data", "largest share of unreadable videos")
+    max_broken: float = option(0.01, "data", "largest share of unreadable videos", least=0, most=1)
+    errors: str = errors_option("data")
 
     views: str | None = option(
         None,
@@ -108,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         keep_view_scores=options.view_scores,
         save_seconds=options.save_seconds,
         overwrite=options.overwrite,
+        errors=options.errors,
     )
     if results is None:  # of another process
         return 0

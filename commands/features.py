@@ -1,10 +1,10 @@
 """Features of videos from a frozen model: `videomae features MODEL DATA OUTPUT`."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from videomae.choices import DTYPES, LEVELS, REFERENCE_STRIDES
-from videomae.command_line import DONE, FAILED, argument, option, read_options
+from videomae.command_line import DONE, FAILED, argument, errors_option, option, read_options
 from videomae.features.files import FORMATS, SAVE_DTYPES
 
 
@@ -20,6 +20,7 @@ class Options:
     split: str | None = option(None, "data", "which part of the data, where it has several")
     layout: str | None = option(None, "data", "the layout, where it is not recognised")
     fps: float | None = option(None, "data", "frames a second of folders of images", above=0)
+    errors: str = errors_option("data")
 
     level: str | None = option(
         None, "what is kept", "a vector a window, one a video, or all tokens [window]", choices=LEVELS
@@ -72,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     kept = ("level", "window", "stride", "partial", "clips", "squash", "reference")
     files = ("batch_size", "save_as", "save_dtype", "fps")
     plan, notes = plan_of(encoder, **{name: getattr(options, name) for name in (*kept, *files)})
+    plan = replace(plan, errors=options.errors)
     if state.is_main_process:
         for note in notes:
             say(note)

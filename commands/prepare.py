@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.choices import PREPARED_FORMATS
-from videomae.command_line import DONE, FAILED, argument, option, read_options
+from videomae.command_line import DONE, FAILED, argument, errors_option, option, read_options
 from videomae.data.encoding import QUALITY, Recoding
 
 
@@ -17,6 +17,10 @@ class Options:
     data_root: str | None = option(None, "data", "where relative paths start [the folder of the list]", kind="folder")
     split: str | None = option(None, "data", "which part of the data set")
     layout: str | None = option(None, "data", "the layout, where it is not recognised")
+    errors: str = errors_option("data")
+    max_broken: float = option(
+        0.01, "data", "largest share of videos that cannot be read; above it the exit code is 1", least=0, most=1
+    )
 
     short_side: int = option(Recoding.short_side, "videos", "pixels of the short side")
     codec: str = option(Recoding.codec, "videos", "of the new videos", choices=tuple(QUALITY))
@@ -54,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         videos_per_shard=options.videos_per_shard,
         workers=options.num_workers,
         seed=options.seed,
+        errors=options.errors,
     )
     per_video = report["bytes"] / max(report["videos"], 1) / 1e3
     print(
@@ -65,4 +70,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{len(report['broken'])} broken videos, all in {Path(options.output) / 'report.json'}", file=sys.stderr)
     name = "" if options.format == "shards" else "/manifest.jsonl"
     print(f"train on {Path(options.output)}{name}")
+    videos = report["videos"] + len(report["broken"])
+    if len(report["broken"]) > options.max_broken * videos:
+        share = f"{len(report['broken'])} of {videos}"
+        print(f"FAILED: {share} videos cannot be read, above --max_broken {options.max_broken:g}", file=sys.stderr)
+        return FAILED
     return DONE if report["videos"] else FAILED

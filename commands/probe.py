@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.choices import PROBES
-from videomae.command_line import argument, check_path, option, read_options
+from videomae.command_line import argument, check_path, errors_option, option, read_options
 
 RANDOM = "random"
 
@@ -18,6 +18,7 @@ class Options:
     data_root: str | None = option(None, "data", "folder that relative paths of the lists start from", kind="folder")
     train_split: str | None = option(None, "data", "which part of TRAIN, where it has several")
     test_split: str | None = option(None, "data", "which part of TEST, where it has several")
+    errors: str = errors_option("data")
 
     probes: tuple[str, ...] = option(PROBES, "probes", "which probes", choices=PROBES, metavar="PROBE")
     baseline: str | None = option(
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         device=device,
         max_cache_gib=options.max_cache_gib,
         seed=options.seed,
+        errors=options.errors,
         batch=options.batch_size,
         num_workers=options.num_workers,
     )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from videomae.choices import MASKS, MEAN, PICTURE_FORMATS, PICTURES, STATISTICS
-from videomae.command_line import argument, option, read_options
+from videomae.command_line import argument, errors_option, option, read_options
 
 
 def head_of(word: str) -> int | str:
@@ -45,6 +45,8 @@ class Options:
 
     start_seconds: float | None = option(None, "the clip", "where it starts [where the model's saved policy says]")
     stride_frames: int | None = option(None, "the clip", "frames from one of its frames to the next [the policy's]")
+
+    errors: str = errors_option("the clip")
 
     mask: str = option("tube", "reconstruction", "what is hidden from the encoder", choices=MASKS)
     mask_ratio: float | None = option(None, "reconstruction", "share that is hidden [0.9; of running_cell 0.5]")

@@ -5,6 +5,7 @@ videomae check-data videos/ --videos_to_open all --output report.json
 """
 
 import itertools
+import os
 import random
 import statistics
 import time
@@ -20,22 +21,45 @@ from videomae.data.collators import ClassificationCollator, PretrainCollator
 from videomae.data.lists.label_names import class_columns, names_of
 from videomae.data.lists.manifests import Manifest
 from videomae.data.prepare import hash_of
+from videomae.data.remote import is_url
 from videomae.data.sources import open_clip
 from videomae.data.transforms import PretrainTransform, TrainTransform
-from videomae.data.video_dataset import VideoDataset
+from videomae.data.video_dataset import BrokenVideosError, VideoDataset
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import Limits, VideoReadError
 
 FEW_VIDEOS = 5  # a class with fewer is pointed out
+SMALL_SET = 200  # videos that are all opened before a training: a few seconds
 
 
-def probe_entry(manifest: Manifest, index: int, limits: Limits) -> dict[str, Any]:
+def refuse_broken(manifest: Manifest, *, max_broken: float, errors: str = "strict") -> None:
+    """Open every video of a small set, its first, middle and last frame; too many that cannot be read are an error.
+
+    A larger set is judged while it is read (`VideoDataset`), which may take hours to come to the same end.
+    """
+    if len(manifest) > SMALL_SET or is_url(manifest.root):
+        return
+    limits = Limits(decode_seconds=60.0)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        found = list(pool.map(lambda index: probe_entry(manifest, index, limits, errors), range(len(manifest))))
+    broken = [(manifest.path(index), result["error"]) for index, result in enumerate(found) if "error" in result]
+    if len(broken) > max_broken * len(manifest):
+        shown = "; ".join(f"{path} ({error})" for path, error in broken[:5])
+        more = ", ".join(path for path, _ in broken[5:])
+        raise BrokenVideosError(
+            f"{len(broken)} of {len(manifest)} videos of {manifest.origin} cannot be read, above max_broken={max_broken:g}: "
+            f"{shown}{f'; and {more}' if more else ''}. Remove them, raise --max_broken, or try --errors truncate"
+        )
+
+
+def probe_entry(manifest: Manifest, index: int, limits: Limits, errors: str = "strict") -> dict[str, Any]:
     """Decode the first, the middle and the last frame of an entry; what was found, or the error."""
     try:
-        with open_clip(manifest.source(index), limits) as clip:
+        with open_clip(manifest.source(index), limits, errors=errors) as clip:
             last = clip.num_frames - 1
             frames = clip.read(sorted({0, last // 2, last}))
-            return {"frames": clip.num_frames, "height": frames.shape[1], "width": frames.shape[2]}
+            found = {"frames": clip.num_frames, "height": frames.shape[1], "width": frames.shape[2]}
+            return {**found, "truncated": True} if clip.truncated else found
     except (VideoReadError, OSError) as error:
         return {"error": str(error)}
 
@@ -50,6 +74,7 @@ def check(
     sampling: ClipSampling | None = None,
     workers: int = 1,
     speed_samples: int = 20,
+    errors: str = "strict",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Everything found, as a dict that JSON can hold; `problems` and `notes` are sentences.
@@ -59,12 +84,12 @@ def check(
     sampling = sampling or ClipSampling()
     report: dict[str, Any] = {"origin": manifest.origin, "videos": len(manifest), "problems": [], "notes": []}
     _check_labels(manifest, id2label, num_labels, report)
-    _check_probes(manifest, probe, sampling, workers, report, progress)
+    _check_probes(manifest, probe, sampling, workers, report, progress, errors)
     if test is not None:
         _check_leaks(manifest, test, workers, report, progress)
     readable = [index for index in report.pop("probed") if index not in {b["index"] for b in report["broken"]}]
     if readable and speed_samples:
-        report["speed"] = measure_speed(manifest, readable, sampling, speed_samples)
+        report["speed"] = measure_speed(manifest, readable, sampling, speed_samples, errors)
     return report
 
 
@@ -107,14 +132,20 @@ def _check_labels(manifest: Manifest, id2label: Any, num_labels: int | None, rep
 
 
 def _check_probes(
-    manifest: Manifest, probe: int | None, sampling: ClipSampling, workers: int, report: dict[str, Any], progress: bool
+    manifest: Manifest,
+    probe: int | None,
+    sampling: ClipSampling,
+    workers: int,
+    report: dict[str, Any],
+    progress: bool,
+    errors: str,
 ) -> None:
     chosen = list(range(len(manifest)))
     if probe is not None and probe < len(chosen):
         chosen = sorted(random.Random(0).sample(chosen, probe))
     limits = Limits(decode_seconds=60.0)
     with ThreadPoolExecutor(workers) as pool:  # FFmpeg decodes without holding the interpreter
-        results = pool.map(lambda index: probe_entry(manifest, index, limits), chosen)
+        results = pool.map(lambda index: probe_entry(manifest, index, limits, errors), chosen)
         found = list(tqdm(results, "probing", len(chosen), unit="video", disable=None if progress else True))
     broken = [
         {"index": index, "path": manifest.path(index), "error": result["error"]}
@@ -126,6 +157,11 @@ def _check_probes(
     if broken:
         share = len(broken) / len(chosen)
         report["problems"].append(f"{len(broken)} of {len(chosen)} videos looked at cannot be read ({share:.1%})")
+    if cut := [manifest.path(index) for result, index in good if result.get("truncated")]:
+        report["truncated"] = cut
+        report["notes"].append(
+            f"{len(cut)} videos are cut off or damaged and are read as far as they go, the first is {cut[0]}"
+        )
     if not good:
         report["problems"].append("no video can be read")
         return
@@ -181,17 +217,23 @@ def _check_leaks(train: Manifest, test: Manifest, workers: int, report: dict[str
         )
 
 
-def measure_speed(manifest: Manifest, indices: list[int], sampling: ClipSampling, samples: int) -> dict[str, float]:
+def measure_speed(
+    manifest: Manifest, indices: list[int], sampling: ClipSampling, samples: int, errors: str = "strict"
+) -> dict[str, float]:
     """Clips a second that one worker makes, for pre-training and, with labels, for fine-tuning."""
     chosen = manifest.subset(list(itertools.islice(itertools.cycle(indices), samples)))
     speeds, threads = {}, torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker
     try:
         for mode in ("pretrain", "train"):
-            if mode == "train" and (chosen.labels is None or len(chosen.labels.unique(dim=0)) < 2):
-                continue
+            if mode == "train":
+                try:
+                    chosen.check_labels()
+                except ValueError:  # it cannot be trained on; the problems say why
+                    continue
             transform = TrainTransform(flip=0.0) if mode == "train" else PretrainTransform()
-            dataset = VideoDataset(chosen, mode=mode, sampling=sampling, transform=transform, broken="fail")
+            reading = {"sampling": sampling, "transform": transform, "broken": "fail", "errors": errors}
+            dataset = VideoDataset(chosen, mode=mode, **reading)
             collate = PretrainCollator((8, 14, 14)) if mode == "pretrain" else ClassificationCollator()
             collate([dataset[0]])
             start = time.perf_counter()

@@ -15,6 +15,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -28,14 +29,17 @@ from videomae.data.encoding import Recoding
 from videomae.data.lists.manifests import Manifest
 from videomae.data.lists.shards import FORMAT_VERSION, INDEX, write_shard
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
-from videomae.files import check_output, sha256_of, write_atomic, write_json
+from videomae.files import check_output, remove_leftovers, sha256_of, write_atomic, write_json
 from videomae.video_io import Limits, VideoReadError, iter_windows, probe
 
 FRAME_FOLDER_FPS = 30.0  # images carry no rate; training does not look at it
 
 
-def recode(source: Source, recoding: Recoding) -> tuple[bytes, dict[str, Any]]:
-    """One video as new bytes, and what is known of it. A bad source is a VideoReadError."""
+def recode(source: Source, recoding: Recoding, errors: str = "strict") -> tuple[bytes, dict[str, Any]]:
+    """One video as new bytes, and what is known of it. A bad source is a VideoReadError.
+
+    With errors="truncate", one that is cut off or damaged becomes a whole video of the frames before.
+    """
     if isinstance(source, TarMember):
         source = read_member(source)
     if isinstance(source, FrameFolder):
@@ -44,13 +48,14 @@ def recode(source: Source, recoding: Recoding) -> tuple[bytes, dict[str, Any]]:
             frames = (clip.read([i], short_side=recoding.short_side)[0].numpy() for i in range(count))
             video = recoding.encode(frames, fps)
     else:
-        info = probe(source)
+        info = probe(source, errors=errors)
         count, fps = info.num_frames, info.fps if 0 < info.fps <= 1000 else FRAME_FOLDER_FPS
-        windows = iter_windows(
-            source, num_frames=1, stride_frames=1, hop_frames=1, short_side=recoding.short_side, limits=Limits()
-        )
+        size = {"num_frames": 1, "stride_frames": 1, "hop_frames": 1, "short_side": recoding.short_side}
+        windows = iter_windows(source, **size, errors=errors, limits=Limits())
         video = recoding.encode((window.frames[0] for window in windows), fps)
     recoded = probe(video)
+    if errors == "truncate" and 0 < recoded.num_frames < count:
+        count = recoded.num_frames
     if recoded.num_frames != count:
         raise VideoReadError(f"{count} frames became {recoded.num_frames}; the source cannot be re-encoded faithfully")
     facts = {"frames": count, "fps": float(Fraction(fps).limit_denominator(60060)), "width": recoded.width}
@@ -80,6 +85,7 @@ def prepare(
     videos_per_shard: int = 256,
     workers: int = 1,
     seed: int = 0,
+    errors: str = "strict",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write the prepared set and return its report; an interrupted run is continued shard by shard.
@@ -93,7 +99,7 @@ def prepare(
     if videos_per_shard < 1 or workers < 1:
         raise ValueError(f"videos_per_shard and workers must be at least 1, not {videos_per_shard} and {workers}")
     settings = {**dataclasses.asdict(recoding), "format": format, "videos_per_shard": videos_per_shard, "seed": seed}
-    settings |= {"videos": len(manifest), "list_sha256": manifest.sha256(labels=True)}
+    settings |= {"videos": len(manifest), "list_sha256": manifest.sha256(labels=True), "errors": errors}
     _claim(output, settings)
     names = _file_names(manifest) if format == "folder" else None
     order = np.random.default_rng(seed).permutation(len(manifest)) if format == "shards" else np.arange(len(manifest))
@@ -104,7 +110,7 @@ def prepare(
     bar = tqdm(total=len(manifest), initial=done, unit="video", disable=None if progress else True)
     with bar, _pool(workers) as pool:
         for part, group in left:
-            jobs = [(index, manifest.source(index), recoding) for index in group]
+            jobs = [(index, manifest.source(index), recoding, errors) for index in group]
             placed, broken = [], []
             results = pool.map(_recode_job, jobs) if pool else map(_recode_job, jobs)
             videos = []
@@ -128,13 +134,25 @@ def _pool(workers: int):
     if workers == 1:
         return contextlib.nullcontext()
     # Not by fork: the parent may hold threads of torch or a data set library.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 
 
-def _recode_job(job: tuple[int, Source, Recoding]) -> tuple[int, bytes | None, dict[str, Any] | str]:
-    index, source, recoding = job
+def _end_with_parent() -> None:
+    """Let this worker end when the process that started it has been killed: it would wait for work for good."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _recode_job(job: tuple[int, Source, Recoding, str]) -> tuple[int, bytes | None, dict[str, Any] | str]:
+    index, source, recoding, errors = job
     try:
-        video, facts = recode(source, recoding)
+        video, facts = recode(source, recoding, errors)
     except (VideoReadError, OSError) as error:
         return index, None, str(error)
     return index, video, facts
@@ -144,8 +162,12 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     """Make the folder ours, or see that an earlier run with these very settings made it."""
     check_output(output, "output")
     path = output / "prepare.json"
+    remove_leftovers(output)
     if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            earlier = {"errors": "strict", **json.loads(path.read_text(encoding="utf-8"))}  # once there was no choice
+        except (ValueError, TypeError, RecursionError):
+            raise ValueError(f"{path} is damaged; choose another folder, or remove this one") from None
         differing = [name for name in settings if earlier.get(name) != settings[name]]
         if differing:
             name = differing[0]

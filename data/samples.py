@@ -40,6 +40,7 @@ class SampleMaker:
     decode_seconds: float | None = 60.0
     decode_short_side: int | None = None
     as_bytes: bool = False
+    errors: str = "strict"
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -53,13 +54,21 @@ class SampleMaker:
         if self.transform is None:
             object.__setattr__(self, "transform", DEFAULT_TRANSFORMS.get(self.mode, EvalTransform)())
 
-    def samples(self, source: Source, path: str, *, epoch: int, index: int) -> dict[str, Any]:
-        """What an item says of its samples: `pixel_values`, `keys`, and with `as_bytes` what is left to do (VideoDataset)."""
+    def samples(
+        self, source: Source, path: str, *, epoch: int, index: int, on_truncated: Callable[[], object] = bool
+    ) -> dict[str, Any]:
+        """What an item says of its samples: `pixel_values` (S, T, C, H, W) or the views of a test, `keys`, and with
+        `as_bytes` what is left to do (VideoDataset). A bad video is a VideoReadError.
+
+        With errors="truncate" one that is cut off ends early, and `on_truncated` is called.
+        """
         keys = [sample_key(self.seed, epoch, index, sample) for sample in range(self.num_samples)]
-        with open_clip(source, Limits(decode_seconds=self.decode_seconds)) as clip:
+        with open_clip(source, Limits(decode_seconds=self.decode_seconds), errors=self.errors) as clip:
             try:
                 if self.mode == "test":
                     views = self._views(clip)
+                    if clip.truncated:
+                        on_truncated()
                     keys = [sample_key(self.seed, epoch, index, view) for view in range(len(views))]
                     return {"pixel_values": views, "keys": keys}
                 generator = generator_for(keys[0], FRAMES)
@@ -69,6 +78,8 @@ class SampleMaker:
             except ValueError as error:  # too short for a policy that does not fill up
                 raise VideoReadError(f"{path}: {error}") from None
             frames = clip.read(indices, short_side=self.decode_short_side)
+            if clip.truncated:  # now known: some damage shows only where it is decoded
+                on_truncated()
         frames = frames.permute(0, 3, 1, 2)  # (T, C, H, W), interleaved in memory
         generators = [generator_for(key, PIXELS) for key in keys]
         if self.as_bytes and hasattr(self.transform, "as_bytes"):

@@ -48,14 +48,15 @@ Source = str | FrameFolder | TarMember | dict[str, Any] | bytes
 
 class Clip(Protocol):
     num_frames: int
+    truncated: bool
 
     def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
         """uint8 (T, H, W, 3)."""
 
 
 @contextlib.contextmanager
-def open_clip(source: Source, limits: Limits | None = None) -> Iterator[Clip]:
-    """Open an entry of a data set; every failure is a VideoReadError that names it."""
+def open_clip(source: Source, limits: Limits | None = None, *, errors: str = "strict") -> Iterator[Clip]:
+    """Open an entry of a data set; every failure is a VideoReadError that names it. `errors` is that of `read_frames`."""
     if isinstance(source, FrameFolder):
         yield _FrameReader(source)
         return
@@ -64,7 +65,7 @@ def open_clip(source: Source, limits: Limits | None = None) -> Iterator[Clip]:
     else:
         name = None
     try:
-        with VideoReader(source, limits=limits) as reader:
+        with VideoReader(source, errors=errors, limits=limits) as reader:
             yield _FileReader(reader)
     except VideoReadError as error:
         raise error if name is None else VideoReadError(f"{name}: {error}") from None
@@ -95,6 +96,8 @@ def read_member(member: TarMember) -> bytes:
 
 
 class _FileReader:
+    """`truncated` says, after a read too, whether the video is cut off or damaged and ends there."""
+
     def __init__(self, reader: VideoReader):
         self._reader, self.num_frames = reader, reader.num_frames
 
@@ -102,11 +105,17 @@ class _FileReader:
     def fps(self) -> float:
         return self._reader.fps
 
+    @property
+    def truncated(self) -> bool:
+        return self._reader.truncated
+
     def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
         return self._reader.read(indices, short_side=short_side)
 
 
 class _FrameReader:
+    truncated = False
+
     def __init__(self, source: FrameFolder):
         self._source, self.num_frames = source, source.count
         self._names = None

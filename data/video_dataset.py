@@ -10,6 +10,7 @@ with the index (`RunSampler`), or is that of `set_epoch`.
 
 # S samples of one clip, or views of one video  T frames  C channels  H W pixels
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class VideoDataset(Dataset):
         named in a warning and counted in `broken`; above a share of `max_broken` of the set, BrokenVideosError is
         raised. By default training replaces and evaluation fails.
     decode_seconds: a video that takes longer to read counts as broken.
+    errors: "strict" takes a video that is cut off or damaged for broken; "truncate" reads it up to there. Each such video
+        is named once in a warning and counted in `truncated`.
     decode_short_side: scale larger frames down while they are decoded (fast; not the resampling of the releases).
     as_bytes: stop before normalising, where the transform can (TrainTransform): a quarter of the memory, and the
         collator, or the device (on_device.py), does the rest with the same result.
@@ -75,6 +78,7 @@ class VideoDataset(Dataset):
         decode_seconds: float | None = 60.0,
         decode_short_side: int | None = None,
         as_bytes: bool = False,
+        errors: str = "strict",
     ):
         self.maker = SampleMaker(
             mode=mode,
@@ -86,6 +90,7 @@ class VideoDataset(Dataset):
             decode_seconds=decode_seconds,
             decode_short_side=decode_short_side,
             as_bytes=as_bytes,
+            errors=errors,
         )
         broken = broken or ("replace" if mode in ("pretrain", "train") else "fail")
         if broken not in BROKEN_POLICIES:
@@ -108,6 +113,7 @@ class VideoDataset(Dataset):
         # In memory that workers share, also with those that outlive an epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._broken = torch.zeros(len(self.manifest), dtype=torch.bool).share_memory_()
+        self._truncated = torch.zeros(len(self.manifest), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -149,6 +155,17 @@ class VideoDataset(Dataset):
         """The videos that could not be read so far, in any worker of this process."""
         return [self.manifest.path(i) for i in self._broken.nonzero().flatten().tolist()]
 
+    @property
+    def truncated(self) -> list[str]:
+        """The videos that were read up to their damage so far, in any worker of this process."""
+        return [self.manifest.path(i) for i in self._truncated.nonzero().flatten().tolist()]
+
+    def _note_truncated(self, index: int) -> None:
+        if not self._truncated[index]:
+            self._truncated[index] = True
+            text = f"cut off or damaged, read as far as it goes: {self.manifest.path(index)}"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+
     def __getitem__(self, index: int | EpochIndex) -> dict[str, Any]:
         epoch, index = index if isinstance(index, EpochIndex) else (self.epoch, index)
         index = range(len(self))[index]
@@ -176,7 +193,8 @@ class VideoDataset(Dataset):
     def _item(self, index: int, epoch: int, asked: int) -> dict[str, Any]:
         """The item of an entry; its random choices are those of the entry that was asked for."""
         path = self.manifest.path(index)
-        samples = self.maker.samples(self.manifest.source(index), path, epoch=epoch, index=asked)
+        cut = functools.partial(self._note_truncated, index)
+        samples = self.maker.samples(self.manifest.source(index), path, epoch=epoch, index=asked, on_truncated=cut)
         return samples | {"label": self.manifest.label(index), "index": index, "path": path}
 
     def _report(self, index: int, error: VideoReadError) -> None:

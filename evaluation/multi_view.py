@@ -100,7 +100,7 @@ class Views:
         return replace(self, sampling=sampling, antialias=antialias)
 
 
-def views_dataset(manifest: Manifest, views: Views) -> VideoDataset:
+def views_dataset(manifest: Manifest, views: Views, errors: str = "strict") -> VideoDataset:
     """All views of a video from one decode; a video that cannot be read comes back as its error, never replaced."""
     return VideoDataset(
         manifest,
@@ -109,6 +109,7 @@ def views_dataset(manifest: Manifest, views: Views) -> VideoDataset:
         transform=EvalTransform(views.size, views.antialias),
         broken="exclude",
         max_broken=1.0,  # the share is judged over all processes, at the end
+        errors=errors,
     )
 
 
@@ -226,9 +227,9 @@ def open_output(output: Path, identity: dict[str, Any], *, overwrite: bool) -> d
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{path} is damaged; give --overwrite to test again, or another --output") from None
         if before != identity:
-            names = [name for name in identity if before.get(name) != identity[name]]
+            names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
             raise ValueError(
-                f"{output} holds another test ({'; '.join(f'{n}: {before.get(n)!r}, now {identity[n]!r}' for n in names)}); "
+                f"{output} holds another test ({'; '.join(f'{n}: {before.get(n)!r}, now {identity.get(n)!r}' for n in names)}); "
                 "give another --output, or --overwrite"
             )
         if path.name == "results.json":
@@ -275,6 +276,7 @@ def evaluate(
     keep_view_scores: bool = False,
     save_seconds: float = 30.0,
     overwrite: bool = False,
+    errors: str = "strict",
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Test `model` on a labelled data set; all processes of a launch call this together.
@@ -305,6 +307,8 @@ def evaluate(
         "views_per_step": views_per_step,
         "view_scores": keep_view_scores,
     }
+    if errors != "strict":  # of the same files, more may be read
+        identity["errors"] = errors
     if reduction := getattr(model.config, "reduction", None):  # fewer tokens, of the same weights
         identity["token_reduction"] = reduction
     finished = engines.share(state, lambda: open_output(output, identity, overwrite=overwrite))
@@ -324,6 +328,7 @@ def evaluate(
         views_per_step=views_per_step,
         num_workers=num_workers,
         keep_view_scores=keep_view_scores,
+        errors=errors,
         quiet=quiet,
     )
     state.wait_for_everyone()
@@ -368,6 +373,7 @@ def score_what_is_left(
     views_per_step: int,
     num_workers: int,
     keep_view_scores: bool,
+    errors: str,
     quiet: bool,
     problem: str,
     columns: list[int] | None,
@@ -380,7 +386,8 @@ def score_what_is_left(
     groups = fixed_groups(len(manifest), views.count, views_per_step)
     left = [group for group in groups if not all(index in done for index in group)]
     mine = left[state.process_index :: state.num_processes]
-    loader = DataLoader(views_dataset(manifest, views), batch_sampler=mine, num_workers=num_workers, collate_fn=list)
+    dataset = views_dataset(manifest, views, errors)
+    loader = DataLoader(dataset, batch_sampler=mine, num_workers=num_workers, collate_fn=list)
     show = state.is_main_process and not quiet
     model.eval()
     with tqdm(total=len(manifest), initial=len(done), unit="video", disable=not show, desc=views.protocol) as bar:

@@ -278,6 +278,7 @@ def probe_models(
     folder: str | Path | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    errors: str = "strict",
     **more: Any,
 ) -> dict[str, dict[str, Any]]:
     """What `probe` says of a model folder and of a baseline (another folder, or "random"), by name.
@@ -303,12 +304,14 @@ def probe_models(
                 transform=EvalTransform(views.size),
                 broken="exclude",
                 max_broken=1.0,
+                errors=errors,
             )
             for manifest in (train, test)
         ]
         cache = None
         if folder:
             identity = [weights_sha256(encoder), *map(manifest_sha256, (train, test)), repr(views)]
+            identity += [errors] if errors != "strict" else []
             tokens = "tokens" if "attentive" in probes else "means"
             key = hashlib.sha256("|".join(identity).encode()).hexdigest()[:16]
             cache = Path(folder, f"features-{tokens}-{key}.safetensors")

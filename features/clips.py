@@ -105,9 +105,9 @@ class SlidingWindows:
             )
         return [int(i * length / num_frames) for i in range(num_frames)]
 
-    def read(self, source: Source, num_frames: int, pixels: "Pixels", fps: float | None, threads: int):
+    def read(self, source: Source, num_frames: int, pixels: "Pixels", fps: float | None, threads: int, errors: str):
         """(what is known of the video, an iterator over its clips); every frame is decoded and transformed once."""
-        facts, read = _frames_of(source, fps, threads)
+        facts, read = _frames_of(source, fps, threads, errors)
         offsets, stride = self.offsets(num_frames, facts.fps), self.stride.in_frames(facts.fps, "--stride")
         windows = walk_windows(
             read,
@@ -145,9 +145,9 @@ class PolicyClips:
     def count(self) -> int:
         return self.clips or 1
 
-    def read(self, source: Source, num_frames: int, pixels: "Pixels", fps: float | None, threads: int):
+    def read(self, source: Source, num_frames: int, pixels: "Pixels", fps: float | None, threads: int, errors: str):
         """(what is known of the video, an iterator over its clips); every wanted frame is transformed once."""
-        with open_clip(source, LIMITS) as video:
+        with open_clip(source, LIMITS, errors=errors) as video:
             facts = VideoFacts(video.num_frames, getattr(video, "fps", None) or fps)
             try:
                 clips = (
@@ -167,16 +167,16 @@ class PolicyClips:
         return Clip(torch.stack([frames[index] for index in indices]), first, last, *times)
 
 
-def _frames_of(source: Source, fps: float | None, threads: int):
+def _frames_of(source: Source, fps: float | None, threads: int, errors: str):
     """What is known of a video without decoding it, and how `walk_windows` reads its frames."""
     if isinstance(source, FrameFolder):
         with open_clip(source) as clip:
             return VideoFacts(clip.num_frames, fps), lambda needed: _stored_frames(clip, needed, fps)
     if isinstance(source, TarMember):
         source = read_member(source)
-    with VideoReader(source, limits=LIMITS) as reader:
+    with VideoReader(source, errors=errors, limits=LIMITS) as reader:
         facts = VideoFacts(reader.num_frames, reader.fps or fps)
-    return facts, lambda needed: iter_frames(source, needed, None, "strict", LIMITS, threads)
+    return facts, lambda needed: iter_frames(source, needed, None, errors, LIMITS, threads)
 
 
 def _stored_frames(clip, needed, fps: float | None) -> Iterator[tuple[int, float, float, np.ndarray | None]]:

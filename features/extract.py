@@ -62,6 +62,7 @@ class Plan:
     save_dtype: str = "float32"
     fps: float | None = None  # of folders of images
     reference: str | None = None
+    errors: str = "strict"
 
     def identity(self, encoder: FeatureEncoder) -> dict[str, Any]:
         """What must be the same for files to lie in one folder."""
@@ -76,6 +77,8 @@ class Plan:
             "fps_of_frame_folders": self.fps,
             **encoder.describe(self.pixels),
         }
+        if self.errors != "strict":  # of the same files, more may be read
+            identity["errors"] = self.errors
         return json.loads(json.dumps(identity))
 
 
@@ -228,7 +231,7 @@ def read_unit(unit: list[Entry], plan: Plan, num_frames: int, threads: int = 1) 
 
     for entry in unit:
         try:
-            facts, clips = plan.clips.read(entry.source, num_frames, plan.pixels, plan.fps, threads)
+            facts, clips = plan.clips.read(entry.source, num_frames, plan.pixels, plan.fps, threads, plan.errors)
             for clip in clips:
                 waiting.append((entry, clip))
                 if len(waiting) == plan.batch_size:

@@ -66,6 +66,7 @@ def write_actions(
     overlay: bool = True,
     reach: float | None = None,
     threads: int = 2,
+    errors: str = "strict",
 ) -> list[str]:
     """Write what was found into a folder; returns the names of the files.
 
@@ -76,7 +77,7 @@ def write_actions(
     write_csv(folder / "actions.csv", video.stem, key_frames, {name: number for number, name in id2label.items()})
     if not overlay:
         return ["actions.json", "actions.csv"]
-    draw_overlay(video, folder / "overlay.mp4", key_frames, info, reach=reach, threads=threads)
+    draw_overlay(video, folder / "overlay.mp4", key_frames, info, reach=reach, threads=threads, errors=errors)
     return ["actions.json", "actions.csv", "overlay.mp4"]
 
 

@@ -26,7 +26,12 @@ WEIGHT_FILES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 
 
 def examine(
-    targets: Sequence[str], *, root: str | None = None, probe: int | None = 50, forward: bool = True
+    targets: Sequence[str],
+    *,
+    root: str | None = None,
+    probe: int | None = 50,
+    forward: bool = True,
+    errors: str = "strict",
 ) -> dict[str, Any]:
     """The whole report, as JSON can hold it."""
     chosen = [model_folder(target) for target in targets]  # what cannot be opened is said before any work
@@ -42,7 +47,8 @@ def examine(
     sound = [facts["folder"] for facts in report["models"] if "class" in facts]
     for target, (folder, _) in zip(targets, chosen):
         if folder is None:
-            facts, findings = look_at_data(target, root=root, model=sound[0] if sound else None, probe=probe)
+            model = sound[0] if sound else None
+            facts, findings = look_at_data(target, root=root, model=model, probe=probe, errors=errors)
             report["data"].append(facts)
             found += findings
     report["findings"] = [finding.to_dict() for finding in found]
@@ -54,7 +60,7 @@ def examine(
 
 
 def look_at_data(
-    target: str, *, root: str | None, model: str | None, probe: int | None
+    target: str, *, root: str | None, model: str | None, probe: int | None, errors: str
 ) -> tuple[dict[str, Any], Findings]:
     """`check-data` on a list or folder; against a model's class names where one was looked at too."""
     findings = Findings(target)
@@ -68,6 +74,7 @@ def look_at_data(
         probe=probe,
         sampling=ClipSampling(num_frames=config.num_frames) if config else None,
         speed_samples=5,  # a first idea; check-data takes more
+        errors=errors,
         progress=False,
     )
     for text in report["problems"]:

@@ -176,7 +176,7 @@ def _check_processor(
         return
     try:
         processor = VideoMAEVideoProcessor.from_pretrained(folder)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, AttributeError, KeyError, IndexError) as error:  # a file can hold anything
         findings.problem(f"the processor cannot be read: {error}")
         return
     sampling = processor.sampling

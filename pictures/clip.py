@@ -40,6 +40,7 @@ def read_clip(
     *,
     start_seconds: float | None = None,
     stride_frames: int | None = None,
+    errors: str = "strict",
 ) -> Clip:
     """One clip of a file, trimmed to whole patches: the policy's own, or every `stride_frames`-th frame from a second.
 
@@ -49,11 +50,11 @@ def read_clip(
     if stride_frames is not None:
         policy = replace(policy, stride_frames=stride_frames)
     if start_seconds is None:
-        batch = processor(str(video), sampling=policy, return_metadata=True, return_tensors="pt")
+        batch = processor(str(video), sampling=policy, errors=errors, return_metadata=True, return_tensors="pt")
         metadata = batch["video_metadata"][0]
         indices, fps = metadata.frames_indices, metadata.fps
     else:
-        with VideoReader(video) as reader:
+        with VideoReader(video, errors=errors) as reader:
             info = reader.info
             if not 0 <= start_seconds < info.duration_seconds:
                 raise ValueError(

@@ -30,6 +30,7 @@ def draw_overlay(
     *,
     reach: float | None = None,
     threads: int = 2,
+    errors: str = "strict",
 ) -> None:
     """Write the video with each key frame's persons drawn into the frames nearest to it.
 
@@ -39,7 +40,7 @@ def draw_overlay(
     if reach is None:
         gaps = [later["seconds"] - earlier["seconds"] for earlier, later in itertools.pairwise(results)]
         reach = float(np.median(gaps)) if gaps else 1.0
-    windows = iter_windows(video, num_frames=1, stride_frames=1, hop_frames=1, threads=threads)
+    windows = iter_windows(video, num_frames=1, stride_frames=1, hop_frames=1, threads=threads, errors=errors)
     # H.264 wants even sides: an odd row or column at the end is left out.
     width, height = info.width // 2 * 2, info.height // 2 * 2
     font = ImageFont.load_default(size=max(10, round(height / 30)))

@@ -220,6 +220,7 @@ def visualize(
     formats: Sequence[str] = PICTURE_FORMATS,
     columns: int = 8,
     height: int = 224,
+    errors: str = "strict",
     **masks: Any,
 ) -> tuple[list[str], list[str]]:
     """Draw what a model folder makes of a video file into `folder`; returns the names of the files, and the notes.
@@ -235,7 +236,7 @@ def visualize(
     if "reconstruction" in show:
         open_config(model, "MODEL", kind="ForPreTraining")
     processor = open_processor(model, config)
-    clip = read_clip(video, processor, config, start_seconds=start_seconds, stride_frames=stride_frames)
+    clip = read_clip(video, processor, config, start_seconds=start_seconds, stride_frames=stride_frames, errors=errors)
     drawn: dict[str, Drawn] = {}
     if "reconstruction" in show:
         drawn["reconstruction"] = draw_reconstruction(open_pretrained(model).to(where), clip, **masks)

@@ -2,12 +2,17 @@ import json
 import shutil
 
 import pytest
+from video_files import write_video
 
+from videomae.command_line import UsageError
 from videomae.commands.main import main as videomae
-from videomae.data.check import check
+from videomae.data import check as checking
+from videomae.data.check import check, refuse_broken
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import MOTIONS, SyntheticSet, make_synthetic_set
+from videomae.data.video_dataset import BrokenVideosError
 from videomae.sampling_videomae import ClipSampling
+from videomae.training.options import PRETRAIN, read_arguments
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,43 @@ def test_a_sound_set_has_no_problems_and_its_speed_is_measured(synthetic):
     assert any(
         "shorter than a clip of 16 frames" in note for note in look(synthetic / "train.csv", sampling=None)["notes"]
     )
+
+
+def test_a_small_set_is_judged_before_a_training_and_the_broken_files_are_named(copied):
+    manifest = open_manifest(copied / "train.csv")
+    refuse_broken(manifest, max_broken=0.0)
+    for number in range(2, 9):
+        (copied / f"videos/train/0000{number}.mp4").write_bytes(b"oops")
+    refuse_broken(manifest, max_broken=0.5)
+    with pytest.raises(BrokenVideosError) as caught:
+        refuse_broken(manifest, max_broken=0.4)
+    message = str(caught.value)
+    assert message.startswith(f"7 of 16 videos of {manifest.origin} cannot be read, above max_broken=0.4: ")
+    assert all(f"0000{number}.mp4" in message for number in range(2, 9)) and "\n" not in message
+    with pytest.raises(UsageError, match="--max_broken must be at most 1, not 2"):
+        read_arguments(PRETRAIN, ["--recipe", "tiny", "--max_broken", "2"])
+
+
+def test_a_large_set_is_judged_while_it_is_read(copied, monkeypatch):
+    (copied / "videos/train/00003.mp4").write_bytes(b"oops")
+    monkeypatch.setattr(checking, "SMALL_SET", 15)
+    refuse_broken(open_manifest(copied / "train.csv"), max_broken=0.0)
+
+
+def test_a_video_that_is_cut_off_is_a_problem_or_a_note(tmp_path, capsys):
+    for name in "ab":
+        write_video(tmp_path / f"{name}.mkv", 60)
+    whole = (tmp_path / "b.mkv").read_bytes()
+    (tmp_path / "b.mkv").write_bytes(whole[: len(whole) * 2 // 3])
+    assert [video["path"] for video in look(tmp_path)["broken"]] == ["b.mkv"]
+    report = look(tmp_path, errors="truncate", speed_samples=2)
+    assert report["broken"] == report["problems"] == [] and report["truncated"] == ["b.mkv"]
+    assert "1 videos are cut off or damaged and are read as far as they go, the first is b.mkv" in report["notes"]
+    for command in ("check-data", "doctor"):
+        assert videomae([command, str(tmp_path)]) == 1
+        assert videomae([command, str(tmp_path), "--errors", "truncate"]) == 0
+    assert videomae(["check-data", str(tmp_path), "--errors", "loose"]) == 2
+    assert "--errors must be one of strict, truncate, not 'loose'" in capsys.readouterr().err
 
 
 def test_broken_and_missing_videos_are_listed(copied):

@@ -113,6 +113,19 @@ def test_one_thing_has_one_name_in_all_commands():
     assert {name for name, words in options.items() if "--labels" in words} == {"convert", "publish"}
     assert {name for name, words in options.items() if "--preset" in words} == {"prepare"}  # x264's
     assert all("-" not in word[2:] for words in options.values() for word in words)
+    reading = {
+        "pretrain",
+        "finetune",
+        "evaluate",
+        "probe",
+        "features",
+        "prepare",
+        "check-data",
+        "doctor",
+        "visualize",
+        "detect",
+    }
+    assert {name for name, words in options.items() if "--errors" in words} == reading
 
 
 def options_of_command(name):
@@ -239,6 +252,11 @@ class HubError(Exception):
         (SafetensorError("header too large"), "header too large"),
         (pickle.UnpicklingError("not allowed"), "not allowed"),
         (HubError("no such repository"), "no such repository"),
+        (HubError("a field:\n    TypeError: of another type"), "a field: TypeError: of another type"),
+        (
+            RuntimeError("You set `ignore_mismatched_sizes` to `False`"),
+            "config.json and the weights are not of one model",
+        ),
         (MemoryError(), "not enough memory"),
         (RecursionError("maximum recursion depth exceeded"), "a file is nested too deep"),
         (OverflowError("int too large"), "OverflowError (int too large)"),

@@ -54,6 +54,13 @@ def test_missing_kinetics_videos_are_an_error_with_counts_unless_dropped(kinetic
         open_manifest(kinetics, root=kinetics.parent / "videos", missing="drop")
 
 
+@pytest.mark.parametrize("seconds", ["1e400", "nan", "x", ""])
+def test_times_that_are_no_seconds_are_refused_with_the_line(kinetics, seconds):
+    path = write(kinetics.parent / "bad.csv", f"label,youtube_id,time_start,time_end,split\na,x,{seconds},3,train\n")
+    with pytest.raises(ValueError, match=r"bad\.csv, line 2: time_start and time_end must be seconds"):
+        open_manifest(path)
+
+
 def test_something_something_is_numbered_by_its_labels_file(tmp_path):
     write(tmp_path / "videos/17.webm", "")
     write(tmp_path / "videos/4.webm", "")

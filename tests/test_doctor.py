@@ -149,6 +149,13 @@ def test_a_missing_processor_and_unnamed_classes_are_said(folder):
     assert found(folder, "note") == ["the 3 classes have no names"]
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"image_mean": "x", "size": []}', '{"sampling": 3}', "{"])
+def test_a_processor_that_cannot_be_read_is_a_problem(folder, content):
+    for path in folder.glob("*processor*.json"):
+        path.write_text(content)
+    assert any("the processor cannot be read" in text for text in found(folder))
+
+
 def test_damaged_weights_are_found(folder):
     tensors = load_file(folder / "model.safetensors")
     broken = {**tensors, "classifier.bias": torch.full_like(tensors["classifier.bias"], torch.nan)}

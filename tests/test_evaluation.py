@@ -245,6 +245,27 @@ def test_a_broken_video_that_comes_first_costs_the_others_nothing(model, tmp_pat
     assert rows[0]["scores"] is None and all(len(row["scores"]) == 3 for row in rows[1:])
 
 
+def test_a_video_that_is_cut_off_is_left_out_or_tested_as_far_as_it_goes(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    listing = write_videos(tmp_path / "in", [60, 60])
+    whole = (tmp_path / "in/1.mp4").read_bytes()
+    with av.open(str(tmp_path / "in/1.mp4")) as source, av.open(str(tmp_path / "in/1.mkv"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    whole = (tmp_path / "in/1.mkv").read_bytes()
+    (tmp_path / "in/1.mkv").write_bytes(whole[: len(whole) * 2 // 3])
+    listing.write_text(listing.read_text().replace("1.mp4", "1.mkv"))
+    assert [video["path"][-5:] for video in run(model, listing, tmp_path / "a", max_broken=0.5)["broken"]] == ["1.mkv"]
+    with pytest.warns(RuntimeWarning, match=r"read as far as it goes: .*1\.mkv"):
+        results = run(model, listing, tmp_path / "b", errors="truncate")
+    assert results["videos"] == 2 and results["broken"] == [] and results["identity"]["errors"] == "truncate"
+    with pytest.raises(ValueError, match="holds another test \\(errors: 'truncate', now None"):
+        run(model, listing, tmp_path / "b")
+
+
 def test_class_names_in_another_order_stop_or_are_matched(model, videos, tmp_path):
     given = {"class_names": ["walk", "run", "sit"]}
     with pytest.raises(ValueError, match="match them by_name"):

@@ -376,6 +376,16 @@ def test_damage_in_the_middle_of_a_video_leaves_no_half_features(folder, videos,
 # ---------------------------------------------------------------------------------------- going on, and refusing
 
 
+def test_a_video_that_is_cut_off_is_named_or_read_as_far_as_it_goes(folder, videos, tmp_path):
+    whole = (videos / "b.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) * 2 // 3])
+    assert run(folder, tmp_path / "cut.mkv", tmp_path / "strict") == 1
+    for kind in ((), ("--clips", "1")):
+        output = tmp_path / f"out{len(kind)}"
+        assert run(folder, tmp_path / "cut.mkv", output, "--errors", "truncate", *kind) == 0
+        assert manifest_of(output)["identity"]["errors"] == "truncate" and not manifest_of(output)["broken"]
+
+
 def test_what_a_kill_left_neither_blocks_an_extraction_nor_stays(folder, videos, tmp_path, capsys):
     for name in (".manifest.json.ab.tmp", "index/.a.json.cd.tmp", "features/.a.npy.ef.tmp"):
         path = tmp_path / name

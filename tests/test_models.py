@@ -149,6 +149,8 @@ def changed(folder, **fields):
         ({"image_size": [32, float("nan")]}, "image_size=nan"),
         ({"num_frames": 4096, "image_size": 8192, "patch_size": 1}, "asks for 137,438,953,472 tokens a clip"),
         ({"id2label": {str(i): "x" for i in range(100_001)}}, "config.json has 100001 labels, and 100000 are the most"),
+        ({"id2label": {"a": "run"}}, r"id2label in config\.json has 'a': 'run', and it maps numbers to names"),
+        ({"id2label": {"0": 1, "1": [2]}}, "id2label in config.json has '0': '1', and it maps"),
         ({"dtype": "float7"}, "config.json has dtype='float7', which is no type of torch"),
         ({"torch_dtype": "nn"}, "torch_dtype='nn', which is no type of torch"),
         (
@@ -165,7 +167,7 @@ def test_numbers_and_names_of_a_config_are_refused_before_anything_is_built(fiel
         open_config(changed(classifier, **fields), "--model", weights=False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert str(caught.value).startswith(f"--model {classifier}: config.json ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"--model {classifier}: ") and "\n" not in str(caught.value)
     assert peak < 100e6
 
 
@@ -254,6 +256,13 @@ def test_a_saved_policy_of_endless_counts_is_refused(name, classifier):
     with pytest.raises(
         ValueError, match=f"the processor's sampling has {name}=1073741824, and {MAX_SAMPLING[name]} are"
     ):
+        open_processor(classifier, config)
+
+
+def test_a_saved_size_that_no_picture_has_is_refused(classifier):
+    config = open_config(str(classifier))
+    VideoMAEVideoProcessor(crop_size={"height": 10**9, "width": 10**9}).save_pretrained(classifier)
+    with pytest.raises(ValueError, match="the processor has a size of 1000000000 pixels, and 8192 are the most"):
         open_processor(classifier, config)
 
 

@@ -1,6 +1,11 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,11 +114,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(synthetic, prepared, tmp_pa
     manifest, calls = open_manifest(synthetic / "train.csv"), []
     whole = preparing.recode
 
-    def failing(source, recoding):
+    def failing(source, recoding, errors):
         calls.append(source)
         if len(calls) == 10:
             raise KeyboardInterrupt
-        return whole(source, recoding)
+        return whole(source, recoding, errors)
 
     monkeypatch.setattr(preparing, "recode", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -140,10 +145,68 @@ def test_broken_and_oddly_named_videos_are_reported_or_kept(synthetic, tmp_path,
     (tmp_path / "set/train.csv").write_text(rows, encoding="utf-8")
     code = main([str(tmp_path / "set/train.csv"), str(tmp_path / "out"), "--num_workers=1", "--preset=ultrafast"])
     shown = capsys.readouterr()
-    assert code == 0 and "19 videos" in shown.out and "broken, left out: videos/train/00004.mp4" in shown.err
+    assert code == 1 and "FAILED: 1 of 20 videos cannot be read, above --max_broken 0.01" in shown.err
+    more = ["--num_workers=1", "--preset=ultrafast", "--max_broken=0.05"]
+    assert main([str(tmp_path / "set/train.csv"), str(tmp_path / "out"), *more]) == 0
+    assert "19 videos" in shown.out and "broken, left out: videos/train/00004.mp4" in shown.err
     manifest = open_manifest(tmp_path / "out")
     assert len(manifest) == 19 and "videos/train/跑 步 é.mp4" in by_path(manifest)
     assert json.loads((tmp_path / "out/report.json").read_text())["broken"][0]["index"] == 4
+
+
+def test_a_video_that_is_cut_off_is_left_out_or_prepared_as_far_as_it_goes(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        write_video(tmp_path / f"in/{name}.mkv", 60, width=64, height=48)
+    whole = (tmp_path / "in/b.mkv").read_bytes()
+    (tmp_path / "in/b.mkv").write_bytes(whole[: len(whole) * 2 // 3])
+    manifest = open_manifest(tmp_path / "in")
+    strict = prepare(manifest, tmp_path / "strict", recoding=FAST, progress=False)
+    assert strict["videos"] == 1 and [record["path"] for record in strict["broken"]] == ["b.mkv"]
+    report = prepare(manifest, tmp_path / "out", recoding=FAST, errors="truncate", progress=False)
+    assert report["videos"] == 2 and report["broken"] == [] and 65 < report["frames"] < 120
+    with pytest.raises(ValueError, match="was prepared with errors='truncate', not 'strict'"):
+        prepare(manifest, tmp_path / "out", recoding=FAST, progress=False)
+    settings = json.loads((tmp_path / "strict/prepare.json").read_text())
+    del settings["errors"]  # as a version without the choice wrote it
+    (tmp_path / "strict/prepare.json").write_text(json.dumps(settings))
+    assert prepare(manifest, tmp_path / "strict", recoding=FAST, progress=False)["videos"] == 1
+    (tmp_path / "strict/prepare.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"prepare\.json is damaged; choose another folder"):
+        prepare(manifest, tmp_path / "strict", recoding=FAST, progress=False)
+
+
+def test_what_a_kill_left_does_not_block_the_next_run(synthetic, tmp_path):
+    (tmp_path / ".prepare.json.ab12.tmp").write_text("half")
+    prepare(open_manifest(synthetic / "train.csv"), tmp_path, recoding=FAST, progress=False)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.slow  # each worker imports torch
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="asks the system for the children of a process")
+def test_workers_end_with_a_process_that_is_killed(synthetic, tmp_path):
+    code = "import sys; from videomae.commands.prepare import main; main(sys.argv[1:])"
+    options = ["--num_workers=2", "--preset=placebo", "--short_side=240", "--videos_per_shard=2"]
+    command = [sys.executable, "-c", code, str(synthetic / "train.csv"), str(tmp_path / "out"), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("shard-*.json")):  # both workers have worked
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.kill()
+    process.wait()
+    assert len(workers) >= 2
+    while any(_is_alive(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_damaged_shards_are_refused(prepared, tmp_path):

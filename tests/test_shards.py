@@ -43,6 +43,9 @@ def test_a_member_that_its_shard_cannot_hold_takes_no_memory(folder):
         ("shard-00000.json", lambda part: {"videos": [{**part["videos"][0], "size": 1 << 40}]}, "is cut off: [0-9]+ bytes"),
         ("shard-00000.json", lambda part: {"videos": [{**part["videos"][0], "offset": -9}]}, "at -9; run prepare again"),
         ("shard-00000.json", lambda part: {"videos": [{**part["videos"][0], "size": "many"}]}, "is damaged"),
+        ("shard-00000.json", lambda part: {"videos": [{**part["videos"][0], "offset": 1.5}]}, "is damaged"),
+        ("shard-00000.json", lambda part: {"videos": []}, "lists no videos; run prepare again"),
+        ("shard-00000.json", lambda part: {"videos": [{**part["videos"][0], "label": {"a": 1}}]}, "the label is no name"),
     ],
 )  # fmt: skip
 def test_an_index_that_was_damaged_is_refused_in_one_sentence(folder, name, change, message):

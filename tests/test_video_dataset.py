@@ -252,6 +252,23 @@ def test_training_replaces_broken_videos_by_the_next_readable_one_and_counts_the
         assert torch.equal(fresh[2]["pixel_values"], item["pixel_values"])
 
 
+def test_a_video_that_is_cut_off_is_broken_or_read_as_far_as_it_goes_and_noted_once(tmp_path):
+    for i in range(4):
+        write_video(tmp_path / f"{i}.mkv", 60)
+    whole = (tmp_path / "2.mkv").read_bytes()
+    (tmp_path / "2.mkv").write_bytes(whole[: len(whole) * 2 // 3])
+    (tmp_path / "list.txt").write_text("".join(f"{i}.mkv {i % 2}\n" for i in range(4)))
+    manifest = open_manifest(tmp_path / "list.txt")
+    reading = {"sampling": SAMPLING, "transform": LIGHT, "max_broken": 0.5}
+    with pytest.warns(RuntimeWarning, match=r"broken video: .*2\.mkv"):
+        assert VideoDataset(manifest, **reading)[2]["index"] == 3
+    dataset = VideoDataset(manifest, errors="truncate", **reading)
+    with pytest.warns(RuntimeWarning, match=r"cut off or damaged, read as far as it goes: 2\.mkv") as caught:
+        items = [dataset[i] for i in (0, 2, 2, 3)]
+    assert [item["index"] for item in items] == [0, 2, 2, 3] and len(caught) == 1
+    assert dataset.truncated == ["2.mkv"] and dataset.broken == []
+
+
 def test_workers_report_broken_videos_to_the_main_process(damaged):
     dataset = training_set(damaged, max_broken=0.2)
     with warnings.catch_warnings():

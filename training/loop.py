@@ -190,6 +190,8 @@ class Loop:
             at_a_line = self.done % options.log_every == 0 or self.done == self.last_step
             if at_a_line:
                 line = {"epoch": round(self.done / self.plan.steps_per_epoch, 4), "lr": lr, **self.meter.take()}
+                if truncated := len(getattr(parts.dataset, "truncated", ())):
+                    line["truncated_videos"] = truncated
                 self.log.line(self.done, line | {"broken_videos": len(parts.dataset.broken)})
                 engines.cap_loss_scale(accelerator, options.max_loss_scale)
 

@@ -25,6 +25,7 @@ from videomae.command_line import (
     check_path,
     check_paths,
     checked_values,
+    errors_option,
     given_fields,
     option,
     options_from,
@@ -102,6 +103,7 @@ class PretrainOptions(RunOptions):
 
     data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md", kind="path")
     data_root: str | None = option(None, "run", "folder that relative paths of the list start from", kind="folder")
+    errors: str = errors_option("run")
     picture_every: int = option(0, "logging", "epochs between pictures of a reconstruction (0: none)")
     overfit: int = option(
         0, "checks", "overfit this many fixed samples, a test of the whole path; writes nothing", once=True
@@ -122,6 +124,7 @@ class FinetuneOptions(RunOptions):
     val_split: str | None = option(None, "run", "which part of --val_data (of --data, where only that is given)")
     test_split: str | None = option(None, "run", "which part of --test_data (of --data, where only that is given)")
     data_root: str | None = option(None, "run", "folder that relative paths of the lists start from", kind="folder")
+    errors: str = errors_option("run")
     class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers", kind="file")
 
     validate_every: int = option(1, "validation", "epochs between validations, one clip a video (0: only at the end)")

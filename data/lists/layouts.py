@@ -70,7 +70,7 @@ def read_kinetics(path: Path, options: ReadOptions) -> Manifest:
                 continue
             try:
                 times = f"_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise ValueError(f"{path}, line {reader.line_num}: time_start and time_end must be seconds") from None
             video = found.get(row["youtube_id"] + times) or found.get(row["youtube_id"])
             if video is None:

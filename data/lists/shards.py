@@ -76,7 +76,11 @@ def _parts(url: str, names: list[str]) -> Iterator[list[dict[str, Any]]]:
 
 def _end(records: list[dict[str, Any]], part: Path | str) -> int:
     """How long a shard is at least, by its index."""
+    if not records:
+        raise ValueError(f"{part} lists no videos; run prepare again")
     for record in records:
+        if type(record["offset"]) is not int or type(record["size"]) is not int:
+            raise TypeError(f"offset and size are {record['offset']!r} and {record['size']!r}")
         if record["offset"] < 0 or record["size"] < 0:
             raise ValueError(f"{part} places {record['path']!r} at {record['offset']}; run prepare again")
     return max(record["offset"] + record["size"] for record in records)
