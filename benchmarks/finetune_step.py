@@ -42,9 +42,9 @@ def ours(config: VideoMAEConfig, listing: Path, videos: int, reading: list[float
     accelerator = Accelerator(cpu=True)
     model = VideoMAEForVideoClassification(config).train()
     dataset = VideoDataset(
-        open_manifest(listing), transform=TrainTransform(size=config.image_size), num_samples=SAMPLES
+        open_manifest(listing), transform=TrainTransform(size=config.image_size), num_samples=SAMPLES, as_bytes=True
     )
-    collate = ClassificationCollator(Mixing(CLASSES))
+    collate = ClassificationCollator(Mixing(CLASSES), as_bytes=True)
     objective = Objective(problem="single_label_classification", num_labels=CLASSES, label_smoothing=0.1)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, FINETUNING["v1-small-k400"]))
 

@@ -54,7 +54,9 @@ def ours_from_files(
         transform=PretrainTransform(size=args.image_size),
         num_samples=recipe.num_samples,
     )
-    collate = PretrainCollator(config.grid, mask_ratio=recipe.mask_ratio, decoder_mask=recipe.decoder_mask)
+    collate = PretrainCollator(
+        config.grid, mask_ratio=recipe.mask_ratio, decoder_mask=recipe.decoder_mask, as_bytes=True
+    )
     videos = args.batch // recipe.num_samples
     plan = StepPlan(num_clips=len(dataset), clips_per_step=videos, clips_per_device=videos, processes=1, epochs=1000)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))

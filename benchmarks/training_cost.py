@@ -144,7 +144,7 @@ def loop(args: argparse.Namespace) -> float:
             plan = StepPlan(
                 num_clips=len(dataset), clips_per_step=args.batch, clips_per_device=args.batch, processes=1, epochs=1000
             )
-            collate = PretrainCollator(config.grid, mask_ratio=recipe.mask_ratio)
+            collate = PretrainCollator(config.grid, mask_ratio=recipe.mask_ratio, as_bytes=True)
             warm = 1 + 2 * workers  # what workers prepared while the model was waiting to start
             seconds, waiting = [], []
             steps = step_batches(
