@@ -26,7 +26,7 @@ import numpy as np
 from _side_by_side import header, record
 
 from videomae import VideoMAEVideoProcessor
-from videomae.data.class_folders import VIDEO_SUFFIXES
+from videomae.data.sources import VIDEO_SUFFIXES
 from videomae.video_io import VideoReader, VideoReadError, iter_windows
 
 # What a whole file can be; the first two are as they should be, the others are listed.
