@@ -119,7 +119,7 @@ def test_the_version_of_a_recipe_decides_which_frames_a_short_video_gives(tmp_pa
     (tmp_path / "train.csv").write_text("a.mp4 0\nb.mp4 1\n")
     data = train_classification.build_data(
         FINETUNING[recipe],
-        train_classification.FinetuneOptions(data=str(tmp_path / "train.csv")),
+        train_classification.FinetuneOptions(data=str(tmp_path / "train.csv"), max_broken=1.0),
         tell=lambda text: None,
     )
     assert data.train.sampling.rule == rule and data.train.sampling.strategy == "uniform"
