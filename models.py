@@ -93,7 +93,7 @@ def open_config(
         raise ValueError(
             f"{named} is of model_type {model_type!r}, not 'videomae'; `videomae convert` makes a folder of released weights"
         )
-    _check_content(content, named)
+    check_content(content, named)
     try:
         config = VideoMAEConfig.from_pretrained(model)
     except (ValueError, OSError):
@@ -194,7 +194,7 @@ def _check_folder(folder: Path, named: str, weights: bool) -> None:
         raise FileNotFoundError(f"{named} has no weights (model.safetensors); the folder is not complete")
 
 
-def _check_content(content: Mapping[str, Any], named: str) -> None:
+def check_content(content: Mapping[str, Any], named: str) -> None:
     """What a config.json of a stranger says, before anything is built from it: numbers in bounds, names that are known."""
     for name, (least, most) in CONFIG_BOUNDS.items():
         value = content.get(name)

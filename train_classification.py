@@ -65,6 +65,8 @@ def train(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
     """Run a fine-tuning to its end; returns the exit code."""
     session = Session(recipe, options)
     data = build_data(recipe, options, session.tell)
+    for dataset in filter(None, (data.train, data.validation)):
+        refuse_broken(dataset.manifest, max_broken=options.max_broken, errors=options.errors)
     model = build_model(recipe, data, session.tell)
     plan, watch = session.plan(len(data.train)), Watch(DECISIVE[data.problem])
     probe_steps = recipe.probe_epochs * plan.steps_per_epoch  # while only the head moves
@@ -192,8 +194,6 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     if recipe.label_kind == "class":
         tell_empty_classes(train, names, num_labels, tell)
 
-    for manifest in filter(None, (train, validation)):
-        refuse_broken(manifest, max_broken=options.max_broken, errors=options.errors)
     sampling = ClipSampling(
         strategy=recipe.sampling,
         num_frames=recipe.num_frames,

@@ -54,6 +54,7 @@ def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
     """Run a training to its end; returns the exit code."""
     session = Session(recipe, options)
     model, data = build_model_and_data(recipe, options, session.tell)
+    refuse_broken(data.dataset.manifest, max_broken=options.max_broken, errors=options.errors)
     plan = session.plan(len(data.dataset))
     parts = Parts(
         model=model,
@@ -199,7 +200,6 @@ def build_data(
     manifest = open_manifest(options.data, root=options.data_root)
     if len(manifest) == 0:
         raise ValueError(f"--data {options.data} has no videos")
-    refuse_broken(manifest, max_broken=options.max_broken, errors=options.errors)
     dataset = VideoDataset(
         manifest,
         mode="pretrain",

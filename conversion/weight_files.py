@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from videomae.choices import MAX_GIGABYTES
+from videomae.models import check_content
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("model", "module", "state_dict")  # where the releases keep their weights, in the order they look there
@@ -135,9 +136,15 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any] | None]:
     if not (belongs and config.is_file()):
         return file, None
     try:
-        return file, json.loads(config.read_text(encoding="utf-8"))
+        content = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{config} is not JSON ({error}); download it again") from None
+    except RecursionError:
+        raise ValueError(f"{config} is nested too deep for a configuration; download it again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{config} holds a {type(content).__name__}, not a configuration; download it again")
+    check_content(content, str(path))
+    return file, content
 
 
 def _refuse_what_is_no_checkpoint(file: Path) -> None:

@@ -287,7 +287,7 @@ def test_a_broken_video_is_replaced_and_counted_and_too_many_stop_the_run(videos
     assert read_log(tmp_path / "run/log.jsonl")[-1]["broken_videos"] == 1
     with pytest.raises(ValueError, match=r"1 of 13 videos .* cannot be read, above max_broken=0\.01: .*broken\.mp4"):
         pretrain(videos, tmp_path / "other", *more)
-    assert not (tmp_path / "other").exists(), "a small set is judged before anything is written"
+    assert not (tmp_path / "other").exists()  # before the first step, and before the run
 
 
 def test_an_unknown_flag_names_the_nearest(videos, tmp_path):

@@ -193,6 +193,22 @@ def test_folders_without_weights_say_what_they_have(tmp_path):
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"model_type": "videomae", "num_labels": 2147483648}', "num_labels=2147483648, and it must lie in"),
+        ('{"model_type": "videomae", "num_hidden_layers": 10000000}', "num_hidden_layers=10000000, and it must lie in"),
+        ("[1]", "holds a list, not a configuration"),
+        ("[" * 100_000, "is nested too deep for a configuration"),
+    ],
+)
+def test_a_config_with_endless_numbers_is_refused_before_anything_is_built(tmp_path, content, message):
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        open_checkpoint(tmp_path)
+
+
 def test_a_config_that_is_no_json_is_named(tmp_path):
     save_file(WEIGHTS, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("<html>")
