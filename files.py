@@ -6,6 +6,7 @@ finished has a name that starts with "." and ends with ".tmp" or ".old"; `remove
 
 import contextlib
 import ctypes
+import datetime
 import errno
 import hashlib
 import json
@@ -197,6 +198,11 @@ def sync_tree(folder: Path) -> None:
             with open(os.path.join(root, name), "rb+") as file:
                 os.fsync(file.fileno())
         sync_folder(Path(root))
+
+
+def today() -> str:
+    """The date of a record, in UTC: the same for two machines that write one."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -172,11 +172,12 @@ class VideoMAEImageProcessor(BaseImageProcessor):
 
     def preprocess(self, videos, *, return_tensors: str | None = None, device=None, **kwargs) -> BatchFeature:
         """Every option of the constructor can be given for this call alone; `return_tensors` is "pt" or "np"."""
-        settings = self._settings(kwargs)
+        settings = self.call_settings(kwargs)
         clips = [self._process(video, settings, device) for video in list_videos(videos)]
         return _batch(clips, return_tensors)
 
-    def _settings(self, overrides: dict[str, Any]) -> dict[str, Any]:
+    def call_settings(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        """All settings of one call: the processor's own with those that the call overrides."""
         unknown = [name for name in overrides if name not in SETTINGS and name not in IGNORED]
         if unknown:
             raise TypeError(
@@ -187,7 +188,7 @@ class VideoMAEImageProcessor(BaseImageProcessor):
 
     def _process(self, video, settings: dict[str, Any], device=None) -> torch.Tensor:
         """One video to (T, C, H, W), or (T, H, W, C) if asked for."""
-        groups = clip_tensors(video, settings["input_data_format"], convert_rgb=_wants_rgb(settings))
+        groups = clip_tensors(video, settings["input_data_format"], convert_rgb=wants_rgb(settings))
         clip = torch.cat([pixel_values(frames.to(device) if device else frames, settings) for frames in groups])
         return clip.permute(0, 2, 3, 1).contiguous() if settings["data_format"] == "channels_last" else clip
 
@@ -421,7 +422,7 @@ def _layout(clip: torch.Tensor) -> str:
     )
 
 
-def _wants_rgb(settings: dict[str, Any]) -> bool:
+def wants_rgb(settings: dict[str, Any]) -> bool:
     """`do_convert_rgb`, unless the mean says that the model has another number of channels."""
     return bool(settings["do_convert_rgb"]) and not (settings["do_normalize"] and len(settings["image_mean"]) != 3)
 

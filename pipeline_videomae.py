@@ -115,7 +115,7 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         with its last frame ("repeat_last") or left out ("drop"). `errors="truncate"` takes a damaged file as far as it
         can be decoded.
         """
-        settings = self.video_processor._settings({})
+        settings = self.video_processor.call_settings({})
         policy = dataclasses.replace(self.video_processor.sampling, num_frames=self.model.config.num_frames)
         if sampling is not None:
             changed = sampling if isinstance(sampling, dict) else sampling.to_dict()

@@ -22,7 +22,6 @@ from .image_processing_videomae import (
     SETTINGS,
     VideoMAEImageProcessor,
     _batch,
-    _wants_rgb,
     center_crop,
     checked_values,
     clip_tensors,
@@ -30,6 +29,7 @@ from .image_processing_videomae import (
     long_side_crops,
     normalized,
     resized_to,
+    wants_rgb,
 )
 from .sampling_videomae import ClipSampling, inference_clip, test_clips
 from .video_io import Limits, VideoReader, VideoReadError
@@ -102,7 +102,7 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
             raise ValueError(f"views must be clip or test, not {views!r}")
         if fps is not None:
             raise ValueError("fps is not how this model samples; pass sampling={'stride_frames': …} or another policy")
-        settings = self._settings(kwargs)
+        settings = self.call_settings(kwargs)
         sample_frames = self.do_sample_frames if do_sample_frames is None else do_sample_frames
         policy = _policy(sampling, self.sampling)
         if num_frames is not None:
@@ -114,7 +114,7 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
                 places = {index: place for place, index in enumerate(_union(chosen))}
                 wanted = [[places[index] for index in clip] for clip in chosen]
             else:
-                groups = clip_tensors(video, settings["input_data_format"], convert_rgb=_wants_rgb(settings))
+                groups = clip_tensors(video, settings["input_data_format"], convert_rgb=wants_rgb(settings))
                 n = sum(len(group) for group in groups)
                 sampled = views == "test" or (sample_frames and n != policy.num_frames)
                 wanted = chosen = _choose(n, policy, views) if sampled else [list(range(n))]

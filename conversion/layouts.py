@@ -144,7 +144,7 @@ def rename(key: str, rows: Sequence[tuple[re.Pattern, str]]) -> str | None:
 
 def our_state(source: Source, layout: Layout) -> dict[str, Tensor]:
     """The tensors of a source under our parameters' names; keys that match no row are an error that lists them."""
-    state, homeless = {}, []
+    state, without_place = {}, []
     for key, tensor in source.tensors.items():
         if layout.release == "transformers":
             ours = key
@@ -157,7 +157,7 @@ def our_state(source: Source, layout: Layout) -> dict[str, Tensor]:
             if ours is None and bare == "pos_embed" and _is_fixed_table(tensor):
                 continue  # some tools write the table of positions, which is no parameter
             if ours is None:
-                homeless.append(key)
+                without_place.append(key)
                 continue
             parts = {ours: tensor}
             if ours.endswith(".qkv.weight"):
@@ -166,10 +166,10 @@ def our_state(source: Source, layout: Layout) -> dict[str, Tensor]:
             if name in state:
                 raise ValueError(f"{source.path} has {name} twice, the second time as {key}; it mixes two models")
             state[name] = part
-    if homeless:
+    if without_place:
         raise ValueError(
-            f"{len(homeless)} of the {len(source.tensors)} tensors in {source.path} have no place in a {layout.title}: "
-            f"{listed(homeless)}"
+            f"{len(without_place)} of the {len(source.tensors)} tensors in {source.path} have no place in a {layout.title}: "
+            f"{listed(without_place)}"
         )
     if layout.release == "mmaction2" and layout.head == "detect":
         # Class 0 is background, which has no score of its own here.

@@ -10,7 +10,6 @@ clip is sampling_videomae.py.
 """
 
 import contextlib
-import datetime
 import hashlib
 import io
 import json
@@ -36,7 +35,7 @@ from videomae.data.lists.label_names import class_columns, find_names, names_of
 from videomae.data.lists.manifests import Manifest
 from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
-from videomae.files import remove_leftovers, sha256_of, write_atomic, write_json
+from videomae.files import remove_leftovers, sha256_of, today, write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import (
     confusion_pairs,
     label_ranks,
@@ -346,7 +345,7 @@ def evaluate(
     results = {
         "identity": identity,
         "dataset": dataset,
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "date": today(),
         "model": model_name,
         "class_names": names,
         **summary(rows, names, problem, max_broken=max_broken, output=output),

@@ -232,7 +232,7 @@ def model_pixels(model: str, config: VideoMAEConfig, *, squash: bool = False) ->
     """The pixel settings and the sampling policy saved with a model, at the size that it takes; and notes on what was changed."""
     notes: list[str] = []
     processor = open_processor(model, config, say=notes.append)
-    settings = processor._settings({})
+    settings = processor.call_settings({})
     height, width = config.image_hw
     if squash or height != width:
         settings |= {"do_resize": True, "size": {"height": height, "width": width}, "do_center_crop": False}

@@ -8,7 +8,6 @@ Exit codes: 0 every video has its features; 1 some videos could not be read (the
 2 nothing was done, because the model, the data or an option is wrong.
 """
 
-import datetime
 import json
 import os
 import queue
@@ -42,7 +41,7 @@ from videomae.features.clips import (
     stacked,
 )
 from videomae.features.files import RowFile
-from videomae.files import is_leftover, remove_leftovers, sha256_of, write_atomic, write_json
+from videomae.files import is_leftover, remove_leftovers, sha256_of, today, write_atomic, write_json
 from videomae.training.engines import share
 from videomae.training.runs import versions
 from videomae.video_io import VideoReadError
@@ -473,7 +472,7 @@ def extract(
         "identity": identity,
         "model": encoder.name,
         "data": manifest.origin,
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "date": today(),
         "versions": versions(),
         "device": str(encoder.device),
         "processes": state.num_processes,

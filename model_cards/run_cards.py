@@ -10,12 +10,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
-from videomae.files import final_name, write_atomic, write_json
+from videomae.files import final_name, today, write_atomic, write_json
 from videomae.model_cards.cards import (
     HEADS,
     architecture,
@@ -102,7 +101,7 @@ def write_run_card(
         "license": license,
         "command": " ".join(map(_without_folders, command.split(" "))) if command else None,
         "environment": environment(),
-        "date": date.today().isoformat(),
+        "date": today(),
         "curves": "picture" if draw_curves(points, folder / CURVES) else table_of(points),
     }
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -8,13 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import videomae
 from videomae.data.lists.label_files import class_names
 from videomae.data.lists.label_names import are_placeholders
+from videomae.files import today
 from videomae.model_cards import build, cards, run_cards
 from videomae.model_cards.results import Result, eval_results_files, recorded_results
 from videomae.model_cards.zoo import entry
@@ -112,9 +112,7 @@ def prepare(
     for picture in sorted(folder.glob("*.png")):
         if picture.name in content:
             publication.files[picture.name] = picture
-    publication.files |= {
-        path: text.encode() for path, text in eval_results_files(card_results, date=date.today().isoformat()).items()
-    }
+    publication.files |= {path: text.encode() for path, text in eval_results_files(card_results, date=today()).items()}
     publication.left_out = sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not _is_in(path, publication)
     )

@@ -5,7 +5,6 @@ train_detection.py is the loop around these; `videomae.metrics.ava_map` is the m
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from videomae.configuration_videomae import DETECTION_FAMILIES, PRESETS, VideoMA
 from videomae.data.ava.annotations import AVA_ACTIONS, ActionList, read_action_list
 from videomae.data.ava.dataset import AvaDataset, collate_with_items, movie_batches
 from videomae.data.ava.detections import Detections, write_detections
+from videomae.data.lists.label_names import are_placeholders
 from videomae.metrics.ava_map.average_precision import LEAST_SCORE, ava_map
 from videomae.metrics.ava_map.columns import for_metric
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection, action_scores
@@ -242,7 +242,7 @@ def name_outputs(model: VideoMAEForActionDetection, path: str | None) -> str | N
         if max(names) > config.num_labels:
             raise ValueError(f"{path} goes up to action {max(names)}, but the model has {config.num_labels} outputs")
         named = {column: names.get(column + 1, f"action {column + 1}") for column in range(config.num_labels)}
-    elif all(re.fullmatch(r"LABEL_\d+", name) for name in config.id2label.values()):
+    elif are_placeholders(config.id2label.values()):
         if config.num_labels != len(AVA_ACTIONS):
             return "the model has no action names; --actions FILE gives them"
         named = dict(enumerate(AVA_ACTIONS))
