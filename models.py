@@ -183,7 +183,7 @@ def _check_folder(folder: Path, named: str, weights: bool) -> None:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{named}: config.json is not JSON ({error}); it may be cut off, save the model again"
         ) from None

@@ -18,6 +18,7 @@ from videomae.files import today
 from videomae.model_cards import build, cards, run_cards
 from videomae.model_cards.results import Result, eval_results_files, recorded_results
 from videomae.model_cards.zoo import entry
+from videomae.models import check_content
 from videomae.publishing.clean_room import RECORD
 from videomae.remote_code import PROCESSOR_MAPS, auto_map, code_files
 from videomae.training.checkpoints import model_of_run
@@ -137,10 +138,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} has no config.json; {hint}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); the folder was not written to its end") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, not a configuration; save the model again")
     if config.get("model_type") != "videomae":
         raise ValueError(f"{path} is of model_type {config.get('model_type')!r}, not 'videomae'")
+    check_content(config, str(folder))
     return config
 
 
