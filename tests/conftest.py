@@ -8,6 +8,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _remote_code = tempfile.TemporaryDirectory(prefix="videomae-remote-code-")
 os.environ["HF_MODULES_CACHE"] = _remote_code.name
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# For the processes that tests start: on several threads torch's matrix products differ in the last bits from process to
+# process, which the tests of equal results after a kill, or on two processes, would see.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
