@@ -105,7 +105,7 @@ def open_config(
     if positions > MAX_POSITIONS:
         raise ValueError(
             f"{named}: config.json asks for {config.num_patches:,} tokens a clip ({config.num_frames} frames of "
-            f"{config.image_size} in patches of {config.patch_size}), more than any model here can take; mend its sizes"
+            f"{config.image_size} in patches of {config.patch_size}), more than any model here can take; fix its sizes"
         )
     if weights and folder.is_dir():
         _check_weights(folder, config, named)
@@ -195,22 +195,22 @@ def _check_folder(folder: Path, named: str, weights: bool) -> None:
 
 
 def check_content(content: Mapping[str, Any], named: str) -> None:
-    """What a config.json of a stranger says, before anything is built from it: numbers in bounds, names that are known."""
+    """What an untrusted config.json says, before anything is built from it: numbers in bounds, names that are known."""
     for name, (least, most) in CONFIG_BOUNDS.items():
         value = content.get(name)
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, (int, float)) and not least <= number <= most:
                 raise ValueError(
-                    f"{named}: config.json has {name}={number}, and it must lie in {least} ... {most}; mend the file"
+                    f"{named}: config.json has {name}={number}, and it must lie in {least} ... {most}; fix the file"
                 )
     labels = content.get("id2label")
     if isinstance(labels, Mapping) and len(labels) > MAX_LABELS:
-        raise ValueError(f"{named}: config.json has {len(labels)} labels, and {MAX_LABELS} are the most; mend the file")
+        raise ValueError(f"{named}: config.json has {len(labels)} labels, and {MAX_LABELS} are the most; fix the file")
     for number, name in labels.items() if isinstance(labels, Mapping) else ():
         if not re.fullmatch(r"\d{1,9}", str(number)) or not isinstance(name, str):
             raise ValueError(
                 f"{named}: id2label in config.json has {str(number)[:40]!r}: {str(name)[:40]!r}, and it maps numbers to "
-                "names; mend the file"
+                "names; fix the file"
             )
     for name in ("dtype", "torch_dtype"):
         value = content.get(name)
@@ -240,13 +240,13 @@ def _check_weights(folder: Path, config: VideoMAEConfig, named: str) -> None:
             if re.fullmatch(pattern, name) and shape != shape_by(config):
                 raise ValueError(
                     f"{named}: the weights have {name} of shape {shape}, and config.json says {shape_by(config)} "
-                    f"({fields}); they are not of one model: save it again, or mend config.json"
+                    f"({fields}); they are not of one model: save it again, or fix config.json"
                 )
     for field, count in layers.items():
         if 0 < count < getattr(config, field):
             raise ValueError(
                 f"{named}: the weights have {count} layers, and config.json says {field}={getattr(config, field)}; they "
-                "are not of one model: save it again, or mend config.json"
+                "are not of one model: save it again, or fix config.json"
             )
 
 
@@ -336,12 +336,12 @@ def open_processor(
     sides = [side for size in (processor.size, processor.crop_size) for side in dict(size or {}).values()]
     longest = max((side for side in sides if isinstance(side, (int, float))), default=0)
     if longest > MAX_SIDE:
-        raise ValueError(f"{model}: the processor has a size of {longest} pixels, and {MAX_SIDE} are the most; mend it")
+        raise ValueError(f"{model}: the processor has a size of {longest} pixels, and {MAX_SIDE} are the most; fix it")
     for name, most in MAX_SAMPLING.items():
         if getattr(processor.sampling, name) > most:
             raise ValueError(
                 f"{model}: the processor's sampling has {name}={getattr(processor.sampling, name)}, and {most} are the "
-                "most; mend the file"
+                "most; fix the file"
             )
     return processor
 

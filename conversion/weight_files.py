@@ -1,4 +1,4 @@
-"""Opening weight files of strangers: `.pth`, `.safetensors`, and folders of transformers or the V2 Hub layout.
+"""Opening untrusted weight files: `.pth`, `.safetensors`, and folders of transformers or the V2 Hub layout.
 
 Nothing in a file is ever executed: pickles go through torch's restricted loader with a short list of harmless types,
 and there is no way round it. What a file is not (a web page, half a download, a script) is said in its own terms.

@@ -1,4 +1,4 @@
-"""Model folders of strangers, given to every command that takes one: a single line, nothing run, nothing allocated."""
+"""Untrusted model folders, given to every command that takes one: a single line, nothing run, nothing allocated."""
 
 import json
 import resource

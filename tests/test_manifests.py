@@ -324,7 +324,7 @@ def test_a_subset_keeps_labels_and_sources(tmp_path):
 def test_a_label_too_large_for_a_class_is_named_before_anything_is_counted_by_class(tmp_path):
     path = write(tmp_path / "list.txt", "a.mp4 0\nb.mp4 2000000000\n")
     manifest = open_manifest(path)  # pre-training looks at no label
-    message = r"label 2000000000 of b\.mp4 would make more than 100,000 classes; mend the list, or use names"
+    message = r"label 2000000000 of b\.mp4 would make more than 100,000 classes; fix the list, or use names"
     for ask in (lambda: manifest.num_labels, manifest.check_labels):
         with pytest.raises(ValueError, match=message):
             ask()

@@ -139,7 +139,7 @@ def changed(folder, **fields):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"num_labels": 2**31}, r"config\.json has num_labels=2147483648, and it must lie in 0 \.\.\. 100000; mend"),
+        ({"num_labels": 2**31}, r"config\.json has num_labels=2147483648, and it must lie in 0 \.\.\. 100000; fix"),
         ({"num_frames": 2**30}, r"num_frames=1073741824, and it must lie in 1 \.\.\. 4096"),
         ({"num_hidden_layers": 10**12}, r"num_hidden_layers=1000000000000, and it must lie in 0 \.\.\. 256"),
         ({"hidden_size": 1e9}, "hidden_size=1000000000.0, and it must lie in"),

@@ -136,7 +136,7 @@ class Manifest:
             bound = f"0 ... {num_labels - 1}" if num_labels is not None else "0 and above"
             raise ValueError(
                 f"{self.origin}: label {int(self.labels[index])} of {self.path(index)} lies outside {bound} "
-                f"({int(outside.sum())} such entries); raise num_labels or mend the list"
+                f"({int(outside.sum())} such entries); raise num_labels or fix the list"
             )
         if classes and len(self.labels.unique()) < 2:
             raise ValueError(
@@ -150,7 +150,7 @@ class Manifest:
         if self.labels[index] >= MAX_LABELS:
             raise ValueError(
                 f"{self.origin}: label {int(self.labels[index])} of {self.path(index)} would make more than {MAX_LABELS:,} "
-                "classes; mend the list, or use names as labels"
+                "classes; fix the list, or use names as labels"
             )
 
     def sided_classes(self) -> list[str]:
@@ -200,7 +200,7 @@ class Builder:
         if not (-1 <= first < MAX_FRAMES and 0 <= count < MAX_FRAMES):
             raise ValueError(
                 f"{self._at(line)}: frames from {first} on, {count} of them, are more than the {MAX_FRAMES:,} that a folder "
-                "can hold; mend the line"
+                "can hold; fix the line"
             )
         encoded = path.encode("utf-8", "surrogateescape")
         self._text += encoded
@@ -284,7 +284,7 @@ class Builder:
             )
             count = len(names) if names else options.num_labels or max(numbers.values(), default=0) + 1
             if count > MAX_LABELS:
-                raise ValueError(f"{self.origin}: {count:,} classes, and {MAX_LABELS:,} are the most; mend the list")
+                raise ValueError(f"{self.origin}: {count:,} classes, and {MAX_LABELS:,} are the most; fix the list")
             table = torch.zeros(len(used), count)
             for row, labels in enumerate(sets):
                 for label in labels:
@@ -320,7 +320,7 @@ class Builder:
             for label, use in zip(labels, uses):
                 number, line = as_integers[label], self._first_use[use]
                 if not -(2**63) <= number < 2**63:
-                    raise ValueError(f"{self._at(line)}: label {str(number)[:40]} is no class number; mend the line")
+                    raise ValueError(f"{self._at(line)}: label {str(number)[:40]} is no class number; fix the line")
                 if number < 0 or (limit is not None and number >= limit):
                     bound = f"0 ... {limit - 1}" if limit is not None else "0 and above"
                     if number < 0 and limit is None and self.options.label_kind == "class":
