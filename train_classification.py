@@ -33,6 +33,7 @@ from videomae.data.lists.manifests import Manifest
 from videomae.data.mixing import Mixing
 from videomae.data.randaugment import RandAugment
 from videomae.data.randomness import generator_for, sample_key
+from videomae.data.remote import use_cache
 from videomae.data.transforms import EvalTransform, RandomErasing, TrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation import multi_view as evaluation
@@ -173,6 +174,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         raise ValueError("--data is missing: a folder with a sub-folder per class, or a list of videos with labels")
     names = read_names(options.class_names) if options.class_names else None
     read = {"root": options.data_root, "label_kind": recipe.label_kind, "num_labels": recipe.num_labels}
+    use_cache(options.cache_dir, options.cache_gib)
     train = open_manifest(options.data, split=options.train_split, class_names=names, **read)
     train.check_labels(num_labels=recipe.num_labels, classes=recipe.label_kind == "class")
     names, num_labels = train.class_names, recipe.num_labels or train.num_labels
@@ -426,6 +428,7 @@ def test(
     """The multi-view test of a model folder, by `videomae evaluate`'s own code; prints its report."""
     state = evaluation.PartialState()
     model = evaluation.load_classifier(str(folder)).to(state.device)
+    use_cache(options.cache_dir, options.cache_gib)
     manifest = open_manifest(
         options.test_data or options.data,
         split=options.test_split,
