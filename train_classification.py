@@ -27,6 +27,7 @@ from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.check import refuse_broken
 from videomae.data.collators import ClassificationCollator
+from videomae.data.lists.groups import groups_of, parse_fold, split_fold, split_share
 from videomae.data.lists.label_files import read_names
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.lists.manifests import Manifest
@@ -187,12 +188,12 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     if options.val_data or options.val_split:
         source = options.val_data or options.data
         validation = open_manifest(source, split=options.val_split, class_names=names, **read)
-    elif options.val_share:
-        train, validation = held_out(train, options.val_share, recipe.seed)
+    elif options.val_share or options.fold:
+        train, validation = split_off(train, options, recipe.seed)
     if validation is not None:
         validation.check_labels(num_labels=num_labels, classes=False)
     elif options.early_stopping:
-        raise ValueError("--early_stopping needs validation videos: --val_data, --val_split or --val_share")
+        raise ValueError("--early_stopping needs validation videos: --val_data, --val_split, --val_share or --fold")
     if recipe.label_kind == "class":
         tell_empty_classes(train, names, num_labels, tell)
 
@@ -224,6 +225,8 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         "manifest_sha256": train.sha256(labels=True),
     }
     val_name = Path(options.val_data or options.data).name if validation is not None else None
+    if options.fold:
+        facts["fold_held_out"] = options.fold
     return ClassificationData(
         train=VideoDataset(
             train, mode="train", transform=transform, num_samples=recipe.num_samples, as_bytes=True, **common
@@ -240,6 +243,22 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         std=std,
         facts=facts | ({"validation": val_name, "validation_clips": len(validation)} if val_name else {}),
     )
+
+
+def split_off(manifest: Manifest, options: FinetuneOptions, seed: int) -> tuple[Manifest, Manifest]:
+    """Training and validation videos by --val_share or --fold, with the groups of --groups in one piece."""
+    if options.val_share and options.fold:
+        raise ValueError("--val_share and --fold both say what is held out; choose one")
+    if options.group_column and not options.groups:
+        raise ValueError("--group_column names a column of --groups, which is missing")
+    groups = groups_of(manifest, options.groups, options.group_column) if options.groups else None
+    if options.fold:
+        return split_fold(manifest, parse_fold(options.fold), groups)
+    if groups is None:
+        return held_out(manifest, options.val_share, seed)
+    if not 0 < options.val_share < 1:
+        raise ValueError(f"--val_share must lie between 0 and 1, not {options.val_share}")
+    return split_share(manifest, options.val_share, groups, seed=seed)
 
 
 def held_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, Manifest]:

@@ -137,6 +137,16 @@ class FinetuneOptions(RunOptions):
     )
     val_data: str | None = option(None, "run", "labelled videos to validate on while training", kind="path")
     val_share: float = option(0.0, "run", "without --val_data: share of each class held out from --data")
+    fold: str | None = option(
+        None, "run", "without --val_data: of so many equal parts of --data, this one is held out, such as 2/5"
+    )
+    groups: str | None = option(
+        None,
+        "run",
+        "a table with the paths and their groups (patients, cameras), which --val_share and --fold keep whole",
+        kind="file",
+    )
+    group_column: str | None = option(None, "run", "its column of groups [group, patient, subject, camera, ...]")
     test_data: str | None = option(None, "run", "labelled videos for the multi-view test after training", kind="path")
     train_split: str | None = option(None, "run", "which part of --data, where it has several")
     val_split: str | None = option(None, "run", "which part of --val_data (of --data, where only that is given)")
