@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documents import DOCUMENTS, ROOT, blocks, prose
+from documents import DOCUMENTS, ROOT, blocks, prose, text_of
 
 import videomae
 
@@ -22,7 +22,7 @@ ENTRIES = [
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"docs_{Path(name).name}", ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -179,6 +179,18 @@ def test_fields_of_a_docstring_become_a_list():
     assert load("docstrings").as_markdown(text) == (
         "Clips.\n\n- `mode`: what\n    is done\n- `as_bytes`, `x` (`int`): more\n\nAn item is:\n\n    pixels  a\n    label  b"
     )
+
+
+# --------------------------------------------------------------------------------------------------------------- drawings
+
+drawings = load("pictures/make")
+
+
+@pytest.mark.parametrize("name", drawings.PICTURES)
+def test_a_drawing_of_the_guides_is_what_the_package_draws(name):
+    drawn = drawings.PICTURES[name]()
+    assert (ROOT / "docs/pictures" / name).read_text("utf-8") == drawn, "run python docs/pictures/make.py"
+    assert any(f"(pictures/{name})" in text_of(document) for document in DOCUMENTS)
 
 
 # ------------------------------------------------------------------------------------------------------------------ build
