@@ -192,10 +192,12 @@ class VideoMAEConfig(PreTrainedConfig):
 
     @property
     def image_hw(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
         return _pair(self.image_size)
 
     @property
     def patch_hw(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
         return _pair(self.patch_size)
 
     @property
@@ -206,6 +208,7 @@ class VideoMAEConfig(PreTrainedConfig):
 
     @property
     def num_patches(self) -> int:
+        """Tokens of a clip of the configured size."""
         t, h, w = self.grid
         return t * h * w
 
