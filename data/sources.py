@@ -16,6 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from videomae.data import remote
+from videomae.video_decoder import DecoderReader, is_decoder
 from videomae.video_io import Limits, VideoReader, VideoReadError
 
 VIDEO_SUFFIXES = frozenset(
@@ -43,7 +44,7 @@ class TarMember(NamedTuple):
     name: str
 
 
-Source = str | FrameFolder | TarMember | dict[str, Any] | bytes
+Source = str | FrameFolder | TarMember | dict[str, Any] | bytes  # or an open decoder of another library
 
 
 class Clip(Protocol):
@@ -59,6 +60,9 @@ def open_clip(source: Source, limits: Limits | None = None, *, errors: str = "st
     """Open an entry of a data set; every failure is a VideoReadError that names it. `errors` is that of `read_frames`."""
     if isinstance(source, FrameFolder):
         yield _FrameReader(source)
+        return
+    if is_decoder(source):
+        yield DecoderReader(source, limits)
         return
     if isinstance(source, TarMember):
         name, source = f"{source.name} in {source.shard}", read_member(source)

@@ -278,6 +278,10 @@ def lay_out(folder: Path, document: str, *, results: bool = True) -> None:
 
 # Names that a Python block takes from the text around it.
 PRELUDE = {
+    "docs/data.md": """
+import datasets
+datasets.config.HF_DATASETS_CACHE = "cache"
+""",
     "docs/detection.md": """
 import torch
 import videomae
