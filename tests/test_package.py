@@ -105,8 +105,9 @@ def test_versions_in_between_are_taken(version, tmp_path):
 
 
 def test_the_versions_that_are_checked_are_those_of_the_package():
-    import videomae
     from packaging.requirements import Requirement
+
+    import videomae
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bounds = {named.name: named.specifier for named in map(Requirement, project["dependencies"])}
@@ -176,6 +177,20 @@ def test_the_installed_wheel_imports_every_module(built, tmp_path):
         PYTHONPATH=str(tmp_path),
     )
     assert printed.strip().endswith(str(tmp_path / "videomae" / "__init__.py"))
+
+
+def test_the_measures_of_the_installed_wheel_load_by_their_path(built, tmp_path):
+    zipfile.ZipFile(built[0]).extractall(tmp_path)
+    printed = python(
+        "import evaluate\nfrom videomae import metrics\n"
+        "accuracy, ava = (evaluate.load(metrics.path(name), keep_in_memory=True) for name in metrics.MODULES)\n"
+        "print(metrics.__file__, accuracy.compute(predictions=[[0.6, 0.4], [0.7, 0.3]], references=[0, 1])['video_top1'])\n"
+        "box = {'boxes': [[0, 0, 9, 9]], 'labels': [12]}\n"
+        "print(ava.compute(predictions=[{**box, 'scores': [0.9]}], references=[box])['mAP'])",
+        PYTHONPATH=str(tmp_path),
+        HF_HOME=str(tmp_path / "cache"),
+    )
+    assert printed.split() == [str(tmp_path / "videomae" / "metrics" / "__init__.py"), "0.5", "1.0"]
 
 
 def test_building_asks_for_setuptools_alone():
