@@ -151,6 +151,8 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
             return
         fields = {name: value for name, value in self.to_dict().items() if name in SETTINGS}
         fields["image_processor_type"] = VideoMAEImageProcessor.__name__
+        # Image processors keep what they do not know: so the policy outlives a training that is given one of those.
+        fields["sampling"] = self.sampling.to_dict()
         if getattr(self, "auto_map", None):
             fields["auto_map"] = {"AutoImageProcessor": "image_processing_videomae.VideoMAEImageProcessor"}
         with open(Path(json_file_path).with_name(IMAGE_PROCESSOR_NAME), "w", encoding="utf-8") as file:
