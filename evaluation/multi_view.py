@@ -448,6 +448,8 @@ def summary(
         **result,
         "view_count": len(ranks),
         "metrics": metrics,
+        "chance": chance(labels),
+        **({} if (counts := shown_confusion(predictions, labels, len(names))) is None else {"confusion_matrix": counts}),
         "per_class": table,
         "confusion": confusion_pairs(predictions, labels, names),
     }
@@ -490,7 +492,9 @@ def report_lines(results: dict[str, Any], *, classes: int) -> Iterator[str]:
     metrics = results["metrics"]
     yield f"{results['dataset']}: {results['videos']} videos, protocol {results['protocol']}, {results['dtype']}"
     for name, value in metrics.items():
-        yield f"  {name:<20} {100 * value:6.2f} %" if name not in ("mae", "mse", "r2") else f"  {name:<20} {value:.4g}"
+        beside = f" (chance {100 * results['chance']:.2f} %)" if name == "top1" and "chance" in results else ""
+        share = f"{100 * value:6.2f} %{beside}"
+        yield f"  {name:<20} {share if name not in ('mae', 'mse', 'r2') else f'{value:.4g}'}"
     for row in results["broken"]:
         yield f"  not read: {row['path']}: {row['error']}"
     table = results.get("per_class", [])

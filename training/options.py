@@ -85,6 +85,10 @@ class RunOptions:
     keep_last: int = option(2, "checkpoints", "newest checkpoints to keep")
     keep_every: int | None = option(None, "checkpoints", "also keep every checkpoint whose step this divides")
 
+    dataset_name: str | None = option(
+        None, "run", "what the card calls the data, such as its name on the Hub, owner/name [the name of its file or folder]",
+    )
+
     log_every: int = option(10, "logging", "steps between lines of the log")
     trackers: tuple[str, ...] = option((), "logging", "also log to these (tensorboard, wandb, trackio, ...)")
 
