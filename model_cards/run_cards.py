@@ -120,6 +120,16 @@ def write_run_card(
     return write_atomic(folder / "README.md", render_run_card(folder, record, name=record["folder"]))
 
 
+def rewrite_card(folder: str | os.PathLike) -> bool:
+    """Render README.md again from the record of a run, as after a change of config.json; False without a record."""
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return False
+    record = json.loads(path.read_text(encoding="utf-8"))
+    write_atomic(path.parent / "README.md", render_run_card(path.parent, record, name=record["folder"]))
+    return True
+
+
 def _plain(value: Any) -> Any:
     """JSON values only; what JSON does not know (paths, types) becomes text."""
     return json.loads(json.dumps(value, default=str))
