@@ -36,6 +36,7 @@ from videomae.data.lists.manifests import Manifest
 from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
 from videomae.files import remove_leftovers, sha256_of, today, write_atomic, write_json
+from videomae.evaluation.validation import chance, shown_confusion
 from videomae.metrics.video_accuracy.scores import (
     confusion_pairs,
     label_ranks,
@@ -442,6 +443,7 @@ def summary(
     if len(names) > 5:
         metrics |= {"top5": videos["video_top5"], "view_top5": float((ranks < 5).mean())}
     table = per_class_table(predictions, labels, names)
+    counts = shown_confusion(predictions, labels, len(names))
     accuracies = [row["accuracy"] for row in table if row["accuracy"] is not None]
     metrics["mean_class_accuracy"] = float(np.mean(accuracies))
     return {
@@ -449,7 +451,7 @@ def summary(
         "view_count": len(ranks),
         "metrics": metrics,
         "chance": chance(labels),
-        **({} if (counts := shown_confusion(predictions, labels, len(names))) is None else {"confusion_matrix": counts}),
+        **({"confusion_matrix": counts} if counts else {}),
         "per_class": table,
         "confusion": confusion_pairs(predictions, labels, names),
     }

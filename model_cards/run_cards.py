@@ -28,13 +28,13 @@ from videomae.model_cards.cards import (
     render,
 )
 from videomae.model_cards.facts import PAPERS
-from videomae.model_cards.run_facts import NOT_LISTED, balance, by_class, class_names, class_rows, settings
 from videomae.model_cards.licences import choose_licence, is_non_commercial, licence_of_release
 from videomae.model_cards.results import notes_of, recorded_results, text
+from videomae.model_cards.run_facts import NOT_LISTED, balance, by_class, class_names, class_rows, settings
 from videomae.model_cards.zoo import entry
+from videomae.models import quiet_loading, weights_sha256
 from videomae.pictures.drawing import png_bytes
 from videomae.pictures.scores import confusion_panel
-from videomae.models import quiet_loading, weights_sha256
 from videomae.remote_code import add_code
 from videomae.training.runs import versions
 

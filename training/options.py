@@ -86,7 +86,9 @@ class RunOptions:
     keep_every: int | None = option(None, "checkpoints", "also keep every checkpoint whose step this divides")
 
     dataset_name: str | None = option(
-        None, "run", "what the card calls the data, such as its name on the Hub, owner/name [the name of its file or folder]",
+        None,
+        "run",
+        "what the card calls the data, such as its name on the Hub, owner/name [the name of its file or folder]",
     )
 
     log_every: int = option(10, "logging", "steps between lines of the log")
