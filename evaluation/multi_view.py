@@ -35,8 +35,8 @@ from videomae.data.lists.label_names import class_columns, find_names, names_of
 from videomae.data.lists.manifests import Manifest
 from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
-from videomae.files import remove_leftovers, sha256_of, today, write_atomic, write_json
 from videomae.evaluation.validation import chance, shown_confusion
+from videomae.files import remove_leftovers, sha256_of, today, write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import (
     confusion_pairs,
     label_ranks,

@@ -99,7 +99,10 @@ class RunOptions:
     )
     max_bad_steps: int = option(20, "checks", "stop after this many steps in a row with a non-finite gradient")
     dry_run: bool = option(
-        False, "checks", "build everything, make a few steps, forecast time and memory, write nothing", once=True
+        False,
+        "checks",
+        "build everything, make a few steps, forecast time and memory; with --output write the run's card there, and nothing else",
+        once=True,
     )
 
 
