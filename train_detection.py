@@ -162,7 +162,7 @@ def train_data(
     mean, std = config.pixel_statistics
     return AvaDataset(
         annotations,
-        MovieFolder(options.movies, starts_at=options.starts_at, frame_rate=options.frames_per_second),
+        movies_in(options.movies, options),
         config,
         mode="train",
         transform=DetectionTrainTransform(
@@ -209,7 +209,7 @@ def test_data(
     mean, std = config.pixel_statistics
     return AvaDataset(
         annotations,
-        MovieFolder(folder, starts_at=options.starts_at, frame_rate=options.frames_per_second),
+        movies_in(folder, options),
         config,
         mode="test",
         transform=DetectionTestTransform(
@@ -225,6 +225,10 @@ def test_data(
         whole_frame=options.protocol == "mmaction2",
         missing=options.missing_movies,
     )
+
+
+def movies_in(folder: str, options: DetectionOptions) -> MovieFolder:
+    return MovieFolder(folder, starts_at=options.starts_at, frame_rate=options.frames_per_second, errors=options.errors)
 
 
 def facts_of(data: AvaDataset, options: DetectionOptions) -> dict[str, Any]:

@@ -162,6 +162,7 @@ class DetectionOptions(RunOptions):
         None, "data", "second at which the movies begin [0, or 900 where they are too short]"
     )
     frames_per_second: float = option(30.0, "data", "of folders of frames")
+    errors: str = errors_option("data")
     missing_movies: str = option("error", "data", "key frames without a movie", choices=("error", "skip"))
 
     val_annotations: str | None = option(None, "test", "annotations to test on", kind="file")
