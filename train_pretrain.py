@@ -45,7 +45,7 @@ from videomae.training.loop import Loop, Parts, model_loss, overfit
 from videomae.training.options import PRETRAIN, PretrainOptions, read_arguments
 from videomae.training.progress import say
 from videomae.training.recipes import PretrainRecipe
-from videomae.training.session import Session, explained_broken_videos
+from videomae.training.session import Session, explained_broken_videos, named_data
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 # ----------------------------------------------------------------------------------------------------------- the run
@@ -224,7 +224,7 @@ def build_data(
         std=std,
         as_bytes=True,
     )
-    facts = {"name": Path(options.data).name, "clips": len(manifest), "manifest_sha256": manifest.sha256()}
+    facts = {**named_data(options, options.data), "clips": len(manifest), "manifest_sha256": manifest.sha256()}
     forward = {"interpolate_pos_encoding": True} if grid != config.grid else {}
     return PretrainData(dataset, collate, forward, facts)
 

@@ -175,6 +175,7 @@ class VideoReader:
 
     @property
     def num_frames(self) -> int:
+        """Frames that can be read, from the packets alone."""
         return len(self._order)
 
     @property
@@ -184,6 +185,7 @@ class VideoReader:
 
     @property
     def info(self) -> VideoInfo:
+        """What `probe` says of the video."""
         self._look()
         return self._describe()
 

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from videomae.data import remote
 from videomae.data.prepared_video import NotAsPrepared, PreparedReader
+from videomae.video_decoder import DecoderReader, is_decoder
 from videomae.video_io import Limits, VideoReader, VideoReadError
 from videomae.video_pictures import Part
 
@@ -45,7 +46,7 @@ class TarMember(NamedTuple):
     name: str
 
 
-Source = str | FrameFolder | TarMember | dict[str, Any] | bytes
+Source = str | FrameFolder | TarMember | dict[str, Any] | bytes  # or an open decoder of another library
 
 
 class Clip(Protocol):
@@ -61,6 +62,9 @@ def open_clip(source: Source, limits: Limits | None = None, *, errors: str = "st
     """Open an entry of a data set; every failure is a VideoReadError that names it. `errors` is that of `read_frames`."""
     if isinstance(source, FrameFolder):
         yield _FrameReader(source)
+        return
+    if is_decoder(source):
+        yield DecoderReader(source, limits)
         return
     if not isinstance(source, TarMember):
         with _named(None), contextlib.closing(_FileReader(VideoReader(source, errors=errors, limits=limits))) as clip:
