@@ -229,5 +229,5 @@ def _processor_of(video_processor, image_processor, folder: str | None) -> Video
     if given is None:
         raise ValueError("no video processor was given and the model's folder has none; pass video_processor")
     return VideoMAEVideoProcessor.from_dict(
-        {name: value for name, value in given.to_dict().items() if name in SETTINGS}
+        {name: value for name, value in given.to_dict().items() if name in SETTINGS or name == "sampling"}
     )

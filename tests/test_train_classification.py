@@ -146,6 +146,11 @@ def test_a_run_writes_its_recipe_its_log_the_best_and_the_last_and_its_test(vide
     assert results["weights_sha256"] == weights_sha256(tested)
     best, final = ((whole / name / "README.md").read_text() for name in ("best", "final"))
     assert "tiny" in best and "8x1x1" in best and "8x2x3" not in best
+    by_class = best.split("validation, while training, 8x1x1</summary>")[1].split("</details>")[0]
+    assert [row.split(" | ")[1] for row in by_class.splitlines() if row.startswith("| moves")] == ["1"] * 4
+    assert "| moves down | 2 |\n" in final and "8 videos, list with SHA-256" in final
+    assert "chance 12.5 % (always the commonest class)" in best and "chance 12.5 %" in final
+    assert (whole / "best/confusion.png").is_file() and "![Confusion" in final
     assert "8x2x3" in final and ("8x1x1" in final) == (weights_sha256(model) == weights_sha256(tested))
 
 
