@@ -15,7 +15,7 @@ from videomae.data.lists.layouts import open_manifest
 from videomae.evaluation.multi_view import write_parquet
 from videomae.evaluation.score_tables import ScoreTable, read_scores
 from videomae.features.neighbours import MOST_PAIRS, close_pairs, near_pairs, read_vectors
-from videomae.inspection.labels import SAME_PICTURES, check_duplicates, check_labels, look_at, videos_of
+from videomae.inspection.labels import SAME_PICTURES, check_duplicates, check_labels, findings, look_at, videos_of
 from videomae.metrics.classification import probabilities_of
 from videomae.metrics.label_quality import class_thresholds, confident_classes, confident_joint, judge
 
@@ -114,6 +114,7 @@ def test_flipped_labels_come_first_with_precision_and_recall_of_nine_in_ten(seed
     # The thresholds say "issue" where the model is sure: nearly all of them are flipped, and not all flipped are among them.
     assert len(issues & names) / len(issues) >= 0.95 and len(issues & names) / len(names) >= 0.6
     assert found["issues"] == len(issues) and not found["in_sample"]
+    assert found["agreement"] == pytest.approx((scores.argmax(axis=1) == given).mean())
     assert sum(row["videos"] for row in found["noise"]) == pytest.approx(50, rel=0.3)
 
 
@@ -169,6 +170,14 @@ def test_predictions_of_the_training_videos_are_called_in_sample(tmp_path):
         found = check_labels([table(scores, targets, model=str(tmp_path), dataset=dataset)])["in_sample"]
         assert bool(found) == expected, (held_out, dataset)
         assert not found or "was trained on train.csv, a list of the same name" in found[0]
+
+
+def test_a_weak_model_is_said_to_be_one():
+    labels = np.arange(100) % 4
+    scores = np.where(np.eye(4)[np.where(labels == 0, 1, labels)] > 0, 0.7, 0.1)  # never says class 0
+    report = {"labels": check_labels([table(scores, np.eye(4, dtype=bool)[labels])])}
+    problems, notes = findings(report, [], None)
+    assert not problems and "the model agrees with 75% of the labels only" in notes[0]
 
 
 # --------------------------------------------------------------------------------------------------------- duplicates
