@@ -85,6 +85,8 @@ def test_help_a_misspelt_option_and_a_missing_file_need_neither_torch_nor_transf
         "app": ["missing"],
         "features": ["owner/name", "missing.csv", "out"],
         "fvd": ["missing", "missing"],
+        "scores": ["missing.parquet"],
+        "check-labels": ["missing.parquet"],
         "probe": ["owner/name", "missing.csv", "missing.csv"],
         "convert": ["missing.pth", "out"],
         "export": ["missing", "out"],
