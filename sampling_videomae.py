@@ -73,10 +73,12 @@ class ClipSampling:
         return (self.num_frames - 1) * self.stride_frames + 1
 
     def to_dict(self) -> dict[str, Any]:
+        """All fields, as they are saved with a processor."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "ClipSampling":
+        """A policy from saved fields; those that are missing have their defaults, unknown ones are an error."""
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))
         if unknown:
@@ -203,7 +205,7 @@ def test_clips(video_frames: int, sampling: ClipSampling) -> list[list[int]]:
     return [[int(k * tick / K + tick * i) for i in range(T)] for k in range(K)]
 
 
-test_clips.__test__ = False  # a name that pytest would otherwise collect where it is imported
+vars(test_clips)["__test__"] = False  # a name that pytest would otherwise collect where it is imported
 
 
 def hybrid_stride(

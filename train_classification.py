@@ -27,12 +27,14 @@ from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.check import refuse_broken
 from videomae.data.collators import ClassificationCollator
+from videomae.data.lists.groups import groups_of, parse_fold, split_fold, split_share
 from videomae.data.lists.label_files import read_names
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.lists.manifests import Manifest
 from videomae.data.mixing import Mixing
 from videomae.data.randaugment import RandAugment
 from videomae.data.randomness import generator_for, sample_key
+from videomae.data.remote import use_cache
 from videomae.data.transforms import EvalTransform, RandomErasing, TrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation import multi_view as evaluation
@@ -189,6 +191,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         raise ValueError("--data is missing: a folder with a sub-folder per class, or a list of videos with labels")
     names = read_names(options.class_names) if options.class_names else None
     read = {"root": options.data_root, "label_kind": recipe.label_kind, "num_labels": recipe.num_labels}
+    use_cache(options.cache_dir, options.cache_gib)
     train = open_manifest(options.data, split=options.train_split, class_names=names, **read)
     train.check_labels(num_labels=recipe.num_labels, classes=recipe.label_kind == "class")
     names, num_labels = train.class_names, recipe.num_labels or train.num_labels
@@ -201,12 +204,12 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     if options.val_data or options.val_split:
         source = options.val_data or options.data
         validation = open_manifest(source, split=options.val_split, class_names=names, **read)
-    elif options.val_share:
-        train, validation = held_out(train, options.val_share, recipe.seed)
+    elif options.val_share or options.fold:
+        train, validation = split_off(train, options, recipe.seed)
     if validation is not None:
         validation.check_labels(num_labels=num_labels, classes=False)
     elif options.early_stopping:
-        raise ValueError("--early_stopping needs validation videos: --val_data, --val_split or --val_share")
+        raise ValueError("--early_stopping needs validation videos: --val_data, --val_split, --val_share or --fold")
     if recipe.label_kind == "class":
         tell_empty_classes(train, names, num_labels, tell)
 
@@ -237,6 +240,8 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         "classes": num_labels,
         "manifest_sha256": train.sha256(labels=True),
     }
+    if options.fold:
+        facts["fold_held_out"] = options.fold
     if recipe.label_kind == "class" and num_labels <= SHOWN_CLASSES:
         facts["clips_per_class"] = train.labels.bincount(minlength=num_labels).tolist()
     val_name = options.dataset_name or Path(options.val_data or options.data).name if validation is not None else None
@@ -256,6 +261,22 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         std=std,
         facts=facts | ({"validation": val_name, "validation_clips": len(validation)} if val_name else {}),
     )
+
+
+def split_off(manifest: Manifest, options: FinetuneOptions, seed: int) -> tuple[Manifest, Manifest]:
+    """Training and validation videos by --val_share or --fold, with the groups of --groups in one piece."""
+    if options.val_share and options.fold:
+        raise ValueError("--val_share and --fold both say what is held out; choose one")
+    if options.group_column and not options.groups:
+        raise ValueError("--group_column names a column of --groups, which is missing")
+    groups = groups_of(manifest, options.groups, options.group_column) if options.groups else None
+    if options.fold:
+        return split_fold(manifest, parse_fold(options.fold), groups)
+    if groups is None:
+        return held_out(manifest, options.val_share, seed)
+    if not 0 < options.val_share < 1:
+        raise ValueError(f"--val_share must lie between 0 and 1, not {options.val_share}")
+    return split_share(manifest, options.val_share, groups, seed=seed)
 
 
 def held_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, Manifest]:
@@ -444,6 +465,7 @@ def test(
     """The multi-view test of a model folder, by `videomae evaluate`'s own code; prints its report."""
     state = evaluation.PartialState()
     model = evaluation.load_classifier(str(folder)).to(state.device)
+    use_cache(options.cache_dir, options.cache_gib)
     manifest = open_manifest(
         options.test_data or options.data,
         split=options.test_split,

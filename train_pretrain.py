@@ -28,6 +28,7 @@ from videomae.data.check import refuse_broken
 from videomae.data.collators import PretrainCollator
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.on_device import finish
+from videomae.data.remote import use_cache
 from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.files import new_file
@@ -197,6 +198,7 @@ def build_data(
 ) -> PretrainData:
     if not options.data:
         raise ValueError("--data is missing: a folder of videos or a list; `videomae demo` makes a small synthetic set")
+    use_cache(options.cache_dir, options.cache_gib)
     manifest = open_manifest(options.data, root=options.data_root)
     if len(manifest) == 0:
         raise ValueError(f"--data {options.data} has no videos")

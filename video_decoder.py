@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .image_processing_videomae import resize_short_side
+from .video_pictures import Part
 from .video_source import Limits, VideoReadError, check_bytes
 
 
@@ -43,8 +44,8 @@ class DecoderReader:
     def __exit__(self, *error) -> None:
         """The decoder stays open: it belongs to the caller."""
 
-    def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
-        """The frames at `indices` (any order, repeats allowed) as uint8 RGB (T, H, W, 3)."""
+    def read(self, indices: Sequence[int], *, short_side: int | None = None, part: Part | None = None) -> torch.Tensor:
+        """The frames at `indices` (any order, repeats allowed), or their `part`, as uint8 RGB (T, H, W, 3)."""
         indices = [int(index) for index in indices]
         outside = [index for index in indices if not 0 <= index < self.num_frames]
         if outside:
@@ -58,4 +59,7 @@ class DecoderReader:
         frames = frames.permute(0, 3, 1, 2) if channels_last else frames
         if short_side is not None and min(frames.shape[-2:]) > short_side:
             frames = resize_short_side(frames, short_side)
+        if part is not None:
+            top, left, height, width = part(*frames.shape[-2:])
+            frames = frames[..., top : top + height, left : left + width]
         return frames.permute(0, 2, 3, 1)

@@ -130,6 +130,7 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
 
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs):
+        """As in transformers; `sampling` may be a dict of the fields of the saved policy that change."""
         if kwargs.get("sampling") is not None:  # a dict changes only the fields that it names
             stored = _policy(video_processor_dict.get("sampling"), ClipSampling())
             kwargs["sampling"] = _policy(kwargs["sampling"], stored)

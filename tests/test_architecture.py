@@ -31,7 +31,7 @@ FLOORS = (
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 SCRIPTS = {"train_pretrain", "train_classification", "train_detection", "convert_original_checkpoint"}
 MODEL_CLASSES = {"modeling_videomae", "modeling_videomae_detection", "token_reduction_videomae"}
-NOT_PACKAGED = ("tests/", "benchmarks/", "experiments/", "examples/", "notebooks/", "src/")
+NOT_PACKAGED = ("tests/", "benchmarks/", "experiments/", "examples/", "docs/", "notebooks/", "src/")
 
 
 def modules() -> list[Path]:

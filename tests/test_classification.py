@@ -123,7 +123,7 @@ def test_the_temperature_is_the_best_of_a_fine_grid(single):
 
 
 def test_a_temperature_changes_no_answer_and_one_changes_nothing():
-    scores, targets = softmaxed(0, 50, 6)
+    scores, _ = softmaxed(0, 50, 6)
     assert np.allclose(tempered(scores, 1.0, single=True), scores)
     assert np.allclose(tempered(tempered(scores, 2.0, single=True), 0.5, single=True), scores)
     for single in (True, False):
@@ -191,9 +191,7 @@ def test_the_interval_of_an_accuracy_is_that_of_the_binomial():
 def test_groups_are_drawn_whole_and_widen_the_interval():
     groups = np.repeat(np.arange(20), 20)
     right = np.repeat(np.arange(20) < 14, 20)  # whole groups are right or wrong
-    scored = Scored(
-        np.where(right[:, None], [0.9, 0.1], [0.1, 0.9]), np.eye(2, dtype=bool)[np.zeros(400, int)], True
-    )
+    scored = Scored(np.where(right[:, None], [0.9, 0.1], [0.1, 0.9]), np.eye(2, dtype=bool)[np.zeros(400, int)], True)
     for weights in resampled_weights(400, groups, 5, np.random.default_rng(0)):
         assert all(len(set(weights[groups == group])) == 1 for group in range(20)) and weights.sum() == 400
     alone, together = (intervals(scored, groups=codes)["top1"] for codes in (None, groups))

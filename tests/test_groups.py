@@ -103,5 +103,5 @@ def test_a_table_without_groups_says_what_is_missing(tmp_path, rows, message):
 def test_a_video_without_a_group_is_named(tmp_path):
     manifest = open_manifest(table(tmp_path, "path,label", "a.mp4,0", "b.mp4,1", name="list.csv"))
     file = table(tmp_path, "path,group", "b.mp4,x")
-    with pytest.raises(ValueError, match="has no group for 1 of 2 videos of .*: 'a.mp4'; paths must be written as in"):
+    with pytest.raises(ValueError, match=r"has no group for 1 of 2 videos of .*: 'a.mp4'; paths must be written as in"):
         groups_of(manifest, file)

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 NOT_PACKAGED = {"tests", "benchmarks", "experiments", "examples", "docs", "notebooks"}
@@ -197,3 +198,24 @@ def test_building_asks_for_setuptools_alone():
     """Whatever else stood there would be installed anew, torch and all, for each build."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert [requirement.split(">")[0] for requirement in project["build-system"]["requires"]] == ["setuptools"]
+
+
+def test_an_index_takes_the_distribution(built):
+    pytest.importorskip("twine", reason="twine is not installed")
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built[:2])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_citation_has_the_version_of_the_package():
+    import videomae
+
+    assert f"\nversion: {videomae.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_workflow_runs_what_ci_runs_on_every_python_that_the_project_claims():
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    claimed = [name.split(" :: ")[-1] for name in classifiers if re.search(r"Python :: 3\.\d+$", name)]
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["run"]
+    assert job["strategy"]["matrix"]["python"] == claimed
+    assert job["steps"][-1] == {"run": ".ci/run"} and os.access(ROOT / ".ci/run", os.X_OK)

@@ -106,6 +106,22 @@ class RunOptions:
     )
 
 
+def cache_dir_option() -> Any:
+    """With `cache_gib_option`, what VIDEOMAE_CACHE and VIDEOMAE_CACHE_GIB say otherwise (data/remote.py)."""
+    return option(
+        None,
+        "run",
+        "keep videos of shards behind a URL in this local folder [VIDEOMAE_CACHE, or ~/.cache/videomae/shards]",
+        metavar="FOLDER",
+    )
+
+
+def cache_gib_option() -> Any:
+    return option(
+        None, "run", "the most that it may hold, in GiB (0: no cache) [VIDEOMAE_CACHE_GIB, or 16]", least=0, most=10**6
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions(RunOptions):
     """Where the videos are, and the looks at what is learnt."""
@@ -113,6 +129,8 @@ class PretrainOptions(RunOptions):
     data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md", kind="path")
     data_root: str | None = option(None, "run", "folder that relative paths of the list start from", kind="folder")
     errors: str = errors_option("run")
+    cache_dir: str | None = cache_dir_option()
+    cache_gib: float | None = cache_gib_option()
     picture_every: int = option(0, "logging", "epochs between pictures of a reconstruction (0: none)")
     overfit: int = option(
         0, "checks", "overfit this many fixed samples, a test of the whole path; writes nothing", once=True
@@ -128,12 +146,24 @@ class FinetuneOptions(RunOptions):
     )
     val_data: str | None = option(None, "run", "labelled videos to validate on while training", kind="path")
     val_share: float = option(0.0, "run", "without --val_data: share of each class held out from --data")
+    fold: str | None = option(
+        None, "run", "without --val_data: of so many equal parts of --data, this one is held out, such as 2/5"
+    )
+    groups: str | None = option(
+        None,
+        "run",
+        "a table with the paths and their groups (patients, cameras), which --val_share and --fold keep whole",
+        kind="file",
+    )
+    group_column: str | None = option(None, "run", "its column of groups [group, patient, subject, camera, ...]")
     test_data: str | None = option(None, "run", "labelled videos for the multi-view test after training", kind="path")
     train_split: str | None = option(None, "run", "which part of --data, where it has several")
     val_split: str | None = option(None, "run", "which part of --val_data (of --data, where only that is given)")
     test_split: str | None = option(None, "run", "which part of --test_data (of --data, where only that is given)")
     data_root: str | None = option(None, "run", "folder that relative paths of the lists start from", kind="folder")
     errors: str = errors_option("run")
+    cache_dir: str | None = cache_dir_option()
+    cache_gib: float | None = cache_gib_option()
     class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers", kind="file")
 
     validate_every: int = option(1, "validation", "epochs between validations, one clip a video (0: only at the end)")

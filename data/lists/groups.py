@@ -52,6 +52,33 @@ def groups_of(manifest: Manifest, table: str | os.PathLike, column: str | None =
     return [groups[path] for path in paths]
 
 
+def split_fold(
+    manifest: Manifest, fold: tuple[int, int], groups: Sequence[Hashable] | None = None
+) -> tuple[Manifest, Manifest]:
+    """(the other parts, the part) of a fold such as (2, 5); equal for every seed of a training."""
+    part, parts = fold
+    return divided(manifest, groups, [1 / parts] * parts, part - 1, seed=0)
+
+
+def split_share(
+    manifest: Manifest, share: float, groups: Sequence[Hashable], *, seed: int
+) -> tuple[Manifest, Manifest]:
+    """(the rest, about this share of the videos), in whole groups."""
+    return divided(manifest, groups, [1 - share, share], 1, seed=seed)
+
+
+def divided(
+    manifest: Manifest, groups: Sequence[Hashable] | None, shares: Sequence[float], chosen: int, *, seed: int
+) -> tuple[Manifest, Manifest]:
+    """The videos of all other parts, and those of the chosen one, in the order of the list."""
+    labels = None if manifest.labels is None else manifest.labels.numpy()
+    part_of = parts_of(labels, groups, shares, seed=seed, videos=len(manifest))
+    rest, part = np.flatnonzero(part_of != chosen).tolist(), np.flatnonzero(part_of == chosen).tolist()
+    if not rest or not part:
+        raise ValueError(f"{manifest.origin} cannot be divided: a part of its {len(manifest)} videos would be empty")
+    return manifest.subset(rest), manifest.subset(part)
+
+
 def parse_fold(text: str) -> tuple[int, int]:
     """ "2/5" -> (2, 5): the second of five parts."""
     part, _, parts = text.partition("/")
