@@ -237,6 +237,8 @@ PLACES = {
     "GENERATED": flat_folder,
     "REAL": flat_folder,
     "runs/door/best": model,
+    "runs/motion/final": model,
+    "runs/motion/test/results.json": lambda path: path.write_text('{"protocol": "8x2x1", "metrics": {"top1": 0.5}}'),
     "OUTPUT": lambda path: main(["features", str(path.parent / "FOLDER"), str(path.parent / "VIDEOS"), str(path)]),
     "persons.json": lambda path: path.write_text(json.dumps({"1": [[16, 24, 56, 60]], "2": [[16, 24, 56, 60]]})),
     "ava/movies": partial(ava, what="movies"),
@@ -263,6 +265,7 @@ SPECIAL = {
 MADE = {
     "docs/quickstart.md": {"runs/door/best"},
     "docs/pretraining.md": {"motion"},
+    "docs/tutorial_finetune.md": {"motion", "runs/motion/final", "runs/motion/test/results.json"},
     "docs/finetuning.md": {"k710"},
     "docs/migration.md": {"videomae-base"},
     "docs/features.md": {"OUTPUT"},
