@@ -76,8 +76,9 @@ class Views:
 
     @property
     def protocol(self) -> str:
-        """Frames x clips x crops, as papers write it."""
-        return f"{self.sampling.num_frames}x{self.sampling.clips}x{self.sampling.crops}"
+        """Frames x clips x crops, as papers write it; segments count as clips."""
+        clips = self.sampling.clips * self.sampling.segments
+        return f"{self.sampling.num_frames}x{clips}x{self.sampling.crops}"
 
     def changed(
         self,
