@@ -15,8 +15,7 @@ from transformers import (
 )
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
-from transformers.utils import is_torchvision_available
-from transformers.utils.import_utils import DummyObject
+from transformers.utils.import_utils import DummyObject, is_torchvision_available
 
 from .configuration_videomae import VideoMAEConfig
 from .image_processing_videomae import VideoMAEImageProcessor
@@ -38,7 +37,7 @@ def register_auto_classes() -> None:
         auto.register(VideoMAEConfig, model, exist_ok=True)
     both = {"pil": VideoMAEImageProcessor, "torchvision": VideoMAEImageProcessor}
     # Not AutoImageProcessor.register: it first looks up what it replaces, and that advises to install torchvision.
-    IMAGE_PROCESSOR_MAPPING.register(VideoMAEConfig, both, exist_ok=True)
+    IMAGE_PROCESSOR_MAPPING.register(VideoMAEConfig, both, exist_ok=True)  # pyright: ignore[reportArgumentType]  # its own values are dicts
     AutoVideoProcessor.register(VideoMAEConfig, VideoMAEVideoProcessor, exist_ok=True)
     if not is_torchvision_available():
         _let_placeholders_find_video_processors()
@@ -64,9 +63,9 @@ def _let_placeholders_find_video_processors() -> None:
     """
     raising = DummyObject.__getattribute__
 
-    def passing_on(cls: type, name: str):
-        if type.__getattribute__(cls, "__name__") == "AutoVideoProcessor" and name in ("from_pretrained", "register"):
-            return getattr(AutoVideoProcessor, name)
-        return raising(cls, name)
+    def passing_on(cls, key):
+        if type.__getattribute__(cls, "__name__") == "AutoVideoProcessor" and key in ("from_pretrained", "register"):
+            return getattr(AutoVideoProcessor, key)
+        return raising(cls, key)
 
     DummyObject.__getattribute__ = passing_on

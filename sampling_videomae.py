@@ -90,6 +90,7 @@ class ClipSampling:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "ClipSampling":
+        """A policy from saved fields; those that are missing have their defaults, unknown ones are an error."""
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))
         if unknown:
@@ -242,7 +243,7 @@ def segmented_clip(video_frames: int, sampling: ClipSampling, generator: torch.G
     return [i * step + frame for i in range(S) for frame in reached]
 
 
-test_clips.__test__ = False  # a name that pytest would otherwise collect where it is imported
+vars(test_clips)["__test__"] = False  # a name that pytest would otherwise collect where it is imported
 
 
 def hybrid_stride(

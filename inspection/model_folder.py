@@ -135,11 +135,11 @@ def check_config(config: VideoMAEConfig, head: str, findings: Findings) -> bool:
     for warning in caught:
         findings.problem(str(warning.message), "set num_attention_heads in config.json")
     preset = preset_of(config.to_dict())
-    if preset and not caught and config.num_attention_heads != PRESETS[preset]["heads"]:
+    if preset and not caught and config.num_attention_heads != PRESETS[preset].heads:
         findings.problem(
-            f"{config.num_attention_heads} attention heads, where the released {preset} has {PRESETS[preset]['heads']}; "
+            f"{config.num_attention_heads} attention heads, where the released {preset} has {PRESETS[preset].heads}; "
             "the weights load either way and the outputs differ",
-            f"set num_attention_heads to {PRESETS[preset]['heads']}, unless it was trained with another number",
+            f"set num_attention_heads to {PRESETS[preset].heads}, unless it was trained with another number",
         )
     epsilons = {config.layer_norm_eps, config.norm_eps}
     if epsilons == {1e-12, 1e-5}:
