@@ -54,17 +54,18 @@ class Options:
     clips_per_step: int | None = option(None, "protocol", "videos in an optimizer step [of the recipe]", least=1)
     learning_rates: tuple[float, ...] = option((), "protocol", "one head for each [of the recipe]", above=0)
     weight_decays: tuple[float, ...] = option((), "protocol", "and each of these [of the recipe]", least=0)
-    hold_out: int = option(
-        10,
-        "protocol",
-        "every so many-th training video of a class is held out to choose the saved head (0: none)",
-        least=0,
+    val_share: float = option(
+        0.1, "protocol", "share of the training videos held out to choose the saved head (0: none)", least=0, most=0.9
     )
+    groups: str | None = option(
+        None, "protocol", "a table with the paths and their groups (patients, speakers), kept whole", kind="file"
+    )
+    group_column: str | None = option(None, "protocol", "its column of groups [group, patient, subject, ...]")
     resume: str = option("never", "protocol", "auto: resume the run in OUTPUT", choices=("auto", "never"))
-    cache_gib: float = option(
+    tokens_gib: float = option(
         0.0,
         "protocol",
-        "keep tokens on the disk up to this size; training views are then the same in all epochs",
+        "keep tokens of training videos on the disk, up to this size; their views are then the same in all epochs",
         least=0,
     )
     clips_per_device: int | None = option(None, "protocol", "videos on a device at a time [all of a step]", least=1)
@@ -170,6 +171,7 @@ def small(options: Options, train: Any, test: Any) -> tuple[dict[str, Any], Any,
 
 def frozen(options: Options, train: Any, test: Any) -> tuple[dict[str, Any], Any, int]:
     """The protocol, for the model and then for the baseline in OUTPUT/baseline."""
+    from videomae.data.lists.groups import groups_of
     from videomae.evaluation.frozen_probe import FrozenOptions, report_lines, run_protocol
     from videomae.training.probe_recipes import PROBE_RECIPES, consistent
 
@@ -187,7 +189,8 @@ def frozen(options: Options, train: Any, test: Any) -> tuple[dict[str, Any], Any
     }
     given = {name: value for name, value in changes.items() if value is not None}
     recipe = consistent(dataclasses.replace(PROBE_RECIPES[options.recipe], **given))
-    reports, shared = {}, ("errors", "cache_gib", "resume", "clips_per_device", "mixed_precision", "num_workers")
+    groups = groups_of(train, options.groups, options.group_column) if options.groups else None
+    reports, shared = {}, ("errors", "tokens_gib", "resume", "clips_per_device", "mixed_precision", "num_workers")
     shared += ("save_minutes", "max_broken")
     for start in filter(None, (options.model, options.baseline)):
         folder = options.output if start == options.model else str(Path(options.output, "baseline"))
@@ -199,7 +202,8 @@ def frozen(options: Options, train: Any, test: Any) -> tuple[dict[str, Any], Any
             recipe,
             run,
             like=options.model,
-            hold_out=options.hold_out,
+            val_share=options.val_share,
+            groups=groups,
             probes=options.probes,
             write_card=functools.partial(write_card, start=start, data_name=Path(options.train).name),
             **vector_options(options),
@@ -211,18 +215,18 @@ def frozen(options: Options, train: Any, test: Any) -> tuple[dict[str, Any], Any
     return reports, report_lines, 0
 
 
-def write_card(folder: Path, *, start: str, data_name: str, recipe, loop, chosen, test, views) -> None:
+def write_card(folder: Path, trained: Any, chosen: dict[str, Any], test: Any, *, start: str, data_name: str) -> None:
     """The card of a saved probe, from the run's record."""
     from videomae.evaluation.multi_view import manifest_sha256
     from videomae.files import today
     from videomae.model_cards.run_cards import folder_sha256, write_run_card
 
-    metrics = {name: chosen[name] for name in ("top1", "top5") if name in chosen}
+    recipe, loop = trained.session.recipe, trained.loop
     result = {
         "dataset": Path(str(test.origin)).stem,
         "split": "test",
-        "protocol": views.protocol,
-        "metrics": metrics,
+        "protocol": trained.views.protocol,
+        "metrics": {name: chosen[name] for name in ("top1", "top5") if name in chosen},
         "videos": len(test),
         "date": today(),
         "data_sha256": manifest_sha256(test),

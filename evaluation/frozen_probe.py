@@ -12,8 +12,7 @@ code.
 """
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 
 from videomae.attentive_probe_videomae import AttentiveProbeConfig, VideoMAEForAttentiveProbe
 from videomae.data.collators import ClassificationCollator
+from videomae.data.lists.groups import divided
 from videomae.data.lists.manifests import Manifest
 from videomae.data.randaugment import RandAugment
 from videomae.data.transforms import RandomErasing, TrainTransform
@@ -30,10 +30,11 @@ from videomae.evaluation.attentive_heads import AttentiveHeads, HeadsConfig, hea
 from videomae.evaluation.frozen_encoder import FrozenEncoder, open_encoder
 from videomae.evaluation.frozen_scores import VideoScores, score_videos
 from videomae.evaluation.multi_view import Views, manifest_sha256
-from videomae.evaluation.probes import held_out_share, vector_probes
+from videomae.evaluation.probes import vector_probes
 from videomae.evaluation.token_cache import TokenCache, VideoCollator, video_tokens
 from videomae.files import new_folder
 from videomae.sampling_videomae import ClipSampling
+from videomae.training import engines
 from videomae.training.loop import Loop, Parts
 from videomae.training.options import RunOptions
 from videomae.training.probe_recipes import ProbeRecipe
@@ -49,24 +50,18 @@ class FrozenOptions(RunOptions):
     """Where a probe runs, and what is asked of it beside the heads."""
 
     errors: str = "strict"
-    cache_gib: float = 0.0
+    tokens_gib: float = 0.0
     quiet: bool = False
 
 
 # --------------------------------------------------------------------------------------------------------------- data
 
 
-def split_training(train: Manifest, every: int, seed: int) -> tuple[Manifest, Manifest | None]:
-    """What the heads learn from, and every `every`-th video of each class, on which one of them is chosen (0: none)."""
-    if not every:
-        return train, None
-    held = held_out_share(train.labels, every=every, seed=seed)
-    if not held.any():
-        raise ValueError(
-            f"no class of {train.origin} has {every} videos, so none can be held out; lower --hold_out, or give 0 to "
-            "choose and save no head"
-        )
-    return tuple(train.subset(part.nonzero().flatten().tolist()) for part in (~held, held))
+def split_training(
+    train: Manifest, share: float, groups: Sequence[Hashable] | None, seed: int
+) -> tuple[Manifest, Manifest | None]:
+    """What the heads learn from, and the held-out videos, on which one of them is chosen; none for a share of 0."""
+    return divided(train, groups, [1 - share, share], 1, seed=seed) if share else (train, None)
 
 
 def test_views(recipe: ProbeRecipe, encoder: FrozenEncoder) -> Views:
@@ -110,6 +105,20 @@ def training_set(manifest: Manifest, recipe: ProbeRecipe, views: Views, options:
 # ---------------------------------------------------------------------------------------------------------------- run
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Heads after their training, and what they were trained with."""
+
+    session: Session
+    encoder: FrozenEncoder
+    views: Views
+    heads: AttentiveHeads
+    loop: Loop
+
+
+WriteCard = Callable[[Path, Trained, dict[str, Any], Manifest], Any]  # (folder, ..., the chosen head's row, test list)
+
+
 def run_protocol(
     start: str,
     train: Manifest,
@@ -118,60 +127,51 @@ def run_protocol(
     options: FrozenOptions,
     *,
     like: str | None = None,
-    hold_out: int = 10,
+    val_share: float = 0.1,
+    groups: Sequence[Hashable] | None = None,
     probes: tuple[str, ...] = ("attentive",),
-    write_card: Callable[..., Any] | None = None,
+    write_card: WriteCard | None = None,
     **vectors: Any,
 ) -> tuple[dict[str, Any] | None, int]:
     """Train the heads, score them, save one: (the report on the main process, the exit code).
 
-    hold_out: every so many-th training video of a class is held out to choose a head. probes: "knn", "linear" and "few_shot"
-    beside "attentive"; `vectors` are their options (evaluation/probes.py). write_card(folder, ...): the saved head's card.
+    val_share: of the training videos of each class, held out to choose a head, with `groups` in one piece. probes: "knn"
+    and "linear" beside "attentive"; `vectors` are the options of `vector_probes`.
     """
     train.check_labels()
     test.check_labels(num_labels=train.num_labels, classes=False)
     encoder = open_encoder(start, like=like, num_frames=recipe.num_frames, levels=recipe.levels, seed=recipe.seed)
-    fixed = options.cache_gib > 0
-    recipe = dataclasses.replace(recipe, model=start, image_size=encoder.size, fixed_views=fixed)
-    session = Session(recipe, options)
-    encoder.to(session.device)
-    views = test_views(recipe, encoder)
-    learn, held = split_training(train, hold_out, recipe.seed)
+    fixed = options.tokens_gib > 0
+    session = Session(dataclasses.replace(recipe, model=start, image_size=encoder.size, fixed_views=fixed), options)
+    if engines.is_sharded(session.accelerator):
+        raise ValueError("the heads of a probe are not sharded; start it without FSDP")
+    learn, held = split_training(train, val_share, groups, recipe.seed)
     with explained_broken_videos():
-        loop, heads = train_heads(session, encoder, learn, train.num_labels, views)
-        if not loop.ended:
-            return None, session.end(loop.exit_code)
-        lists = {"test": test, "held-out": held} | ({"train": learn} if set(probes) - {"attentive"} else {})
-        scores = score_lists(session, encoder, heads, {name: each for name, each in lists.items() if each}, views, loop)
+        trained = train_heads(session, encoder.to(session.device), learn, train.num_labels)
+        if not trained.loop.ended:
+            return None, session.end(trained.loop.exit_code)
+        of_vectors = set(probes) - {"attentive"} or vectors.get("shots")
+        lists = {"test": test, "held-out": held, "train": learn if of_vectors else None}
+        scores = score_lists(trained, {name: each for name, each in lists.items() if each is not None})
     if not session.accelerator.is_main_process:
         return None, session.end()
-    report = {
-        "protocol": PROTOCOL,
-        "recipe": recipe.name,
-        "views": views.protocol,
-        "image_size": encoder.size,
-        "epochs": recipe.epochs,
-        "steps": loop.done,
-        "notes": [*encoder.notes, *notes_of(recipe, hold_out)],
-        "train_videos": len(learn),
-        "held_out_videos": len(held) if held else 0,
-        "test_videos": len(scores["test"].labels),
-        "broken": [video for each in scores.values() for video in each.broken],
-        "probes": probes_of(scores, heads, probes, train.num_labels, seed=recipe.seed, **vectors),
-    }
-    chosen = report["probes"]["attentive"].get("chosen")
+    sizes = {"train_videos": len(learn), "held_out_videos": len(held) if held else 0}
+    result = probes_of(scores, trained.heads, probes, train.num_labels, seed=recipe.seed, **vectors)
+    report = report_of(trained, scores, val_share) | sizes | {"probes": result}
+    chosen = result["attentive"].get("chosen")
     if chosen and encoder.is_videomae:
-        folder = loop.run.folder / SAVED
-        save_probe(folder, encoder, heads, chosen["head"], recipe, views, train, write_card, loop, chosen, test)
+        folder = trained.loop.run.folder / SAVED
+        with new_folder(folder, replace=True) as beside:
+            save_probe(beside, trained, chosen["head"], train.class_names)
+            if write_card:
+                write_card(beside, trained, chosen, test)
         report["saved"] = str(folder)
     return report, session.end()
 
 
-def train_heads(
-    session: Session, encoder: FrozenEncoder, learn: Manifest, num_classes: int, views: Views
-) -> tuple[Loop, AttentiveHeads]:
+def train_heads(session: Session, encoder: FrozenEncoder, learn: Manifest, num_classes: int) -> Trained:
     """The loop of all heads, run to its end or to an interruption."""
-    recipe, options = session.recipe, session.options
+    recipe, options, views = session.recipe, session.options, test_views(session.recipe, encoder)
     torch.manual_seed(recipe.seed)
     heads = AttentiveHeads(
         HeadsConfig(
@@ -181,15 +181,16 @@ def train_heads(
             probe_heads=recipe.probe_heads,
             learning_rates=recipe.learning_rates,
             weight_decays=recipe.weight_decays,
-            encoder_sha256=encoder.sha256,
+            encoder_sha256=encoder.sha256,  # a checkpoint of heads of another encoder is refused by it
         )
     )
-    dataset, cache = training_set(learn, recipe, views, options), None
-    if options.cache_gib > 0:
+    dataset: Any = training_set(learn, recipe, views, options)
+    cache = None
+    if options.tokens_gib > 0:
         folder, processes = Path(options.output, "tokens"), session.accelerator.num_processes
-        dataset = cache = TokenCache(dataset, folder, limit_bytes=options.cache_gib * 2**30, share=processes)
+        dataset = cache = TokenCache(dataset, folder, limit_bytes=options.tokens_gib * 2**30, share=processes)
 
-    def loss(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    def loss(model: torch.nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
         with torch.no_grad(), session.accelerator.autocast():
             tokens = video_tokens(encoder.tokens, batch, cache)
         return heads_loss(model(tokens), batch["labels"])
@@ -210,37 +211,30 @@ def train_heads(
     with Loop(session, session.plan(len(learn)), parts) as loop:
         for _ in loop:
             pass
-    return loop, heads.eval()
+    return Trained(session, encoder, views, heads.eval(), loop)
 
 
-def score_lists(
-    session: Session,
-    encoder: FrozenEncoder,
-    heads: AttentiveHeads,
-    lists: dict[str, Manifest],
-    views: Views,
-    loop: Loop,
-) -> dict[str, VideoScores]:
-    """Scores of each list; of "train" the mean tokens of the centre crop alone."""
-    scores = {}
+def score_lists(trained: Trained, lists: dict[str, Manifest]) -> dict[str, VideoScores]:
+    """Scores of each list, on the main process; of "train" the mean tokens of the centre crop alone."""
+    session, views, scores = trained.session, trained.views, {}
+    centre = dataclasses.replace(views, sampling=dataclasses.replace(views.sampling, crops=1))
     for name, manifest in lists.items():
-        one = dataclasses.replace(views, sampling=dataclasses.replace(views.sampling, crops=1))
-        identity = hashlib.sha256(manifest_sha256(manifest).encode()).hexdigest()[:12]
         found = score_videos(
             session.accelerator,
-            encoder,
-            None if name == "train" else heads,
+            trained.encoder,
+            None if name == "train" else trained.heads,
             manifest,
-            one if name == "train" else views,
-            loop.run.folder / f"scores-{name}-{identity}-{loop.done}",
+            centre if name == "train" else views,
+            trained.loop.run.folder / f"scores-{name}-{manifest_sha256(manifest)[:12]}-{trained.loop.done}",
             num_workers=session.workers,
             errors=session.options.errors,
             quiet=session.options.quiet,
             what=name,
         )
         if found is not None:
-            check_broken(found, len(manifest), session.options.max_broken)
             scores[name] = found
+    for name, found in scores.items():
+        check_broken(found, len(lists[name]), session.options.max_broken)
     return scores
 
 
@@ -256,11 +250,27 @@ def check_broken(scores: VideoScores, videos: int, max_broken: float) -> None:
 # ------------------------------------------------------------------------------------------------------------- report
 
 
-def notes_of(recipe: ProbeRecipe, hold_out: int) -> list[str]:
+def report_of(trained: Trained, scores: dict[str, VideoScores], val_share: float) -> dict[str, Any]:
+    """What a reader must know of the figures."""
+    recipe = trained.session.recipe
+    return {
+        "protocol": PROTOCOL,
+        "recipe": recipe.name,
+        "views": trained.views.protocol,
+        "image_size": trained.encoder.size,
+        "epochs": recipe.epochs,
+        "steps": trained.loop.done,
+        "notes": [*trained.encoder.notes, *notes_of(recipe, val_share)],
+        "test_videos": len(scores["test"].labels),
+        "broken": [video for each in scores.values() for video in each.broken],
+    }
+
+
+def notes_of(recipe: ProbeRecipe, val_share: float) -> list[str]:
     """What is not as in the protocol, in sentences."""
     notes = []
-    if hold_out:
-        notes.append(f"1 of {hold_out} training videos of a class was held out to choose the saved head")
+    if val_share:
+        notes.append(f"{100 * val_share:g} % of the training videos were held out to choose the saved head")
     if recipe.fixed_views:
         notes.append("training views were the same in every epoch (token cache)")
     return notes
@@ -275,12 +285,12 @@ def probes_of(
 ) -> dict[str, Any]:
     """Every probe's accuracy on the test list."""
     result: dict[str, Any] = {"attentive": heads_report(scores, heads, num_classes)}
-    if others := tuple(name for name in probes if name != "attentive"):
+    if "train" in scores:
         learnt = [scores[name] for name in ("train", "held-out") if name in scores]
         train = torch.cat([torch.from_numpy(each.vectors) for each in learnt])
         labels = torch.cat([torch.from_numpy(each.labels) for each in learnt])
         test = torch.from_numpy(scores["test"].vectors), torch.from_numpy(scores["test"].labels)
-        result |= vector_probes(train, labels, *test, num_classes, others, **vectors)
+        result |= vector_probes(train, labels, *test, num_classes, probes, **vectors)
     return result
 
 
@@ -288,11 +298,9 @@ def heads_report(scores: dict[str, VideoScores], heads: AttentiveHeads, num_clas
     """Each head's accuracies, the best on the test list, and the one chosen on the held-out videos."""
     rows = []
     for number, (lr, decay) in enumerate(heads.config.rates):
-        row = {"head": number, "lr": lr, "weight_decay": decay, **scores["test"].accuracy(number)}
-        if num_classes <= 5:
-            row.pop("top5")
+        row = {"head": number, "lr": lr, "weight_decay": decay, **scores["test"].accuracy(number, num_classes)}
         if "held-out" in scores:
-            row["held_out_top1"] = scores["held-out"].accuracy(number)["top1"]
+            row["held_out_top1"] = scores["held-out"].accuracy(number, num_classes)["top1"]
         rows.append(row)
     report = {"best_on_test": max(rows, key=lambda row: row["top1"]), "heads": rows}
     if "held-out" in scores:
@@ -303,21 +311,10 @@ def heads_report(scores: dict[str, VideoScores], heads: AttentiveHeads, num_clas
 # --------------------------------------------------------------------------------------------------------------- save
 
 
-def save_probe(
-    folder: Path,
-    encoder: FrozenEncoder,
-    heads: AttentiveHeads,
-    number: int,
-    recipe: ProbeRecipe,
-    views: Views,
-    train: Manifest,
-    write_card: Callable[..., Any] | None,
-    loop: Loop,
-    chosen: dict[str, Any],
-    test: Manifest,
-) -> None:
-    """The encoder with head `number` as a model folder: weights, processor, card."""
-    model = probe_model(encoder, heads, number, train.class_names)
+def save_probe(folder: Path, trained: Trained, number: int, class_names: tuple[str, ...] | None) -> None:
+    """The encoder with head `number` as a model folder: weights, and the processor with the segments."""
+    views = trained.views
+    probe_model(trained.encoder, trained.heads, number, class_names).save_pretrained(folder)
     processor = VideoMAEVideoProcessor(
         size={"shortest_edge": views.size},
         crop_size={"height": views.size, "width": views.size},
@@ -325,11 +322,7 @@ def save_probe(
         image_std=list(views.std),
         sampling=views.sampling,
     )
-    with new_folder(folder, replace=True) as beside:
-        model.save_pretrained(beside)
-        processor.save_pretrained(beside)
-        if write_card:
-            write_card(beside, recipe=recipe, loop=loop, chosen=chosen, test=test, views=views)
+    processor.save_pretrained(folder)
 
 
 def probe_model(

@@ -35,14 +35,10 @@ class VideoScores(NamedTuple):
     vectors: np.ndarray
     broken: list[dict[str, str]]
 
-    def accuracy(self, head: int) -> dict[str, float]:
-        return accuracy_of(self.ranks[:, head])
-
-
-def accuracy_of(ranks: np.ndarray, num_classes: int = 6) -> dict[str, float]:
-    """top1, and top5 where there are more than five classes."""
-    result = {"top1": float((ranks < 1).mean())}
-    return result | ({"top5": float((ranks < 5).mean())} if num_classes > 5 else {})
+    def accuracy(self, head: int, num_classes: int) -> dict[str, float]:
+        """top1, and top5 where there are more than five classes."""
+        ranks = self.ranks[:, head]
+        return {f"top{k}": float((ranks < k).mean()) for k in (1, 5) if k == 1 or num_classes > k}
 
 
 @torch.no_grad()

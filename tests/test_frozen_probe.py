@@ -57,10 +57,10 @@ def lists(setting):
     return train, open_manifest(setting / "set" / "test.csv", class_names=train.class_names)
 
 
-def run(setting, lists, output, recipe=SMALL, *, model="model", probes=("attentive",), hold_out=2, **options):
+def run(setting, lists, output, recipe=SMALL, *, model="model", probes=("attentive",), val_share=0.5, **options):
     run_options = FrozenOptions(output=str(output), num_workers=0, quiet=True, log_every=1, **options)
     return run_protocol(
-        str(setting / model), *lists, recipe, run_options, hold_out=hold_out, probes=probes, shots=(1,), draws=2
+        str(setting / model), *lists, recipe, run_options, val_share=val_share, probes=probes, shots=(1,), draws=2
     )
 
 
@@ -73,7 +73,7 @@ def equal(first, second) -> bool:
 
 
 WORDS = ("--protocol", "vjepa2", "--num_frames", "8", "--stride_frames", "2", "--epochs", "2", "--clips_per_step", "4",
-         "--learning_rates", "0.003", "0.0001", "--weight_decays", "0.1", "--hold_out", "2", "--num_workers", "0",
+         "--learning_rates", "0.003", "0.0001", "--weight_decays", "0.1", "--val_share", "0.5", "--num_workers", "0",
          "--few_shot", "1", "--draws", "2")  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def test_the_command_tells_the_best_head_on_the_test_from_the_chosen_one(command
     assert (report["protocol"], report["recipe"], report["views"]) == ("vjepa2", "vjepa2-ssv2", "8x2x3")
     assert (report["train_videos"], report["held_out_videos"], report["test_videos"]) == (8, 8, 8)
     assert any("position table was recomputed for 8" in note for note in report["notes"])
-    assert any("1 of 2 training videos" in note for note in report["notes"])
+    assert any("50 % of the training videos" in note for note in report["notes"])
     heads = report["probes"]["attentive"]
     assert [row["lr"] for row in heads["heads"]] == [0.003, 0.0001]
     assert heads["best_on_test"]["top1"] == max(row["top1"] for row in heads["heads"])
@@ -197,8 +197,8 @@ def test_other_weights_under_the_same_name_cannot_resume_a_run(setting, lists, t
 
 
 def test_cached_tokens_give_the_same_weights_as_the_same_views_encoded_again(setting, lists, tmp_path):
-    report, _ = run(setting, lists, tmp_path / "kept", cache_gib=1)
-    run(setting, lists, tmp_path / "full", cache_gib=1e-9)  # room for no video
+    report, _ = run(setting, lists, tmp_path / "kept", tokens_gib=1)
+    run(setting, lists, tmp_path / "full", tokens_gib=1e-9)  # room for no video
     assert equal(final(tmp_path / "kept"), final(tmp_path / "full"))
     assert 6 <= len(list((tmp_path / "kept" / "tokens").iterdir())) <= 8  # an epoch is one step of 6 of the 8 videos
     assert not (tmp_path / "full" / "tokens").exists()
@@ -206,7 +206,7 @@ def test_cached_tokens_give_the_same_weights_as_the_same_views_encoded_again(set
 
 
 def test_without_held_out_videos_nothing_is_chosen_or_saved(setting, lists, tmp_path):
-    report, _ = run(setting, lists, tmp_path / "run", hold_out=0)
+    report, _ = run(setting, lists, tmp_path / "run", val_share=0)
     assert "chosen" not in report["probes"]["attentive"] and "saved" not in report
     assert report["train_videos"] == 16 and not (tmp_path / "run" / "probe").exists()
 
@@ -214,7 +214,7 @@ def test_without_held_out_videos_nothing_is_chosen_or_saved(setting, lists, tmp_
 def test_a_vjepa2_folder_stands_beside_ours(setting, lists, tmp_path):
     recipe = dataclasses.replace(SMALL, levels=2)
     report, _ = run(setting, lists, tmp_path / "run", recipe, model="vjepa2", probes=("attentive", "knn"))
-    assert report["image_size"] == 32 and report["notes"][0].startswith("1 of 2 training videos")
+    assert report["image_size"] == 32 and report["notes"][0].startswith("50 % of the training videos")
     assert 0 <= report["probes"]["attentive"]["best_on_test"]["top1"] <= 1 and "knn" in report["probes"]
     assert "saved" not in report  # transformers has a class for this one
 
