@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from support import TINY
 from test_attentive_heads import TINY_VJEPA2
@@ -28,7 +29,7 @@ from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation.attentive_heads import HeadsConfig
 from videomae.evaluation.frozen_encoder import level_blocks, open_encoder
-from videomae.evaluation.frozen_probe import FrozenOptions, run_protocol
+from videomae.evaluation.frozen_probe import FrozenOptions, report_lines, run_protocol
 from videomae.evaluation.multi_view import evaluate, load_classifier, saved_views
 from videomae.training.probe_recipes import PROBE_RECIPES, consistent
 
@@ -82,15 +83,20 @@ def commanded(setting):
     """The folder that the command wrote."""
     lists = [str(setting / "set" / f"{split}.csv") for split in ("train", "test")]
     output = setting / "commanded"
-    assert main([str(setting / "model"), *lists, *WORDS, "--output", str(output)]) == 0
+    words = [*WORDS, "--baseline", "random", "--output", str(output)]
+    assert main([str(setting / "model"), *lists, *words]) == 0
     return output
+
+
+@pytest.fixture(scope="module")
+def report(commanded):
+    return next(iter(json.loads((commanded / "probe.json").read_text()).values()))
 
 
 # -------------------------------------------------------------------------------------------------------- the command
 
 
-def test_the_command_tells_the_best_head_on_the_test_from_the_chosen_one(commanded):
-    (report,) = json.loads((commanded / "probe.json").read_text()).values()
+def test_the_command_tells_the_best_head_on_the_test_from_the_chosen_one(report):
     assert (report["protocol"], report["recipe"], report["views"]) == ("vjepa2", "vjepa2-ssv2", "8x2x3")
     assert (report["train_videos"], report["held_out_videos"], report["test_videos"]) == (8, 8, 8)
     assert any("position table was recomputed for 8" in note for note in report["notes"])
@@ -102,8 +108,7 @@ def test_the_command_tells_the_best_head_on_the_test_from_the_chosen_one(command
     assert {"knn", "linear", "1-shot"} < report["probes"].keys() and report["probes"]["1-shot"]["draws"] == 2
 
 
-def test_the_saved_probe_is_the_chosen_head_and_tests_to_its_figure(commanded, lists, tmp_path):
-    (report,) = json.loads((commanded / "probe.json").read_text()).values()
+def test_the_saved_probe_is_the_chosen_head_and_tests_to_its_figure(commanded, report, lists, tmp_path):
     chosen, folder = report["probes"]["attentive"]["chosen"], str(commanded / "probe")
     model = load_classifier(folder)
     assert type(model) is VideoMAEForAttentiveProbe and list(model.config.id2label.values()) == list(
@@ -136,6 +141,15 @@ def test_a_probe_opened_as_a_plain_classifier_is_refused_by_the_pipeline(command
     plain = VideoMAEForVideoClassification.from_pretrained(commanded / "probe")
     with pytest.raises(ValueError, match="is an attentive probe, and was opened as a plain classifier"):
         VideoClassificationPipeline(model=plain, video_processor=str(commanded / "probe"))
+
+
+def test_a_baseline_is_a_second_column_with_a_run_of_its_own(commanded, setting):
+    reports = json.loads((commanded / "probe.json").read_text())
+    assert list(reports) == sorted([str(setting / "model"), "random"])
+    assert reports["random"]["saved"] == str(commanded / "baseline" / "probe")
+    lines = list(report_lines(reports, 8))
+    assert lines[2].startswith("attentive, best head on test") and len(lines[1].split()) == 2
+    assert not equal(final(commanded), final(commanded / "baseline"))
 
 
 def test_the_card_says_what_was_run_and_what_stock_does(commanded):
@@ -222,6 +236,21 @@ def test_a_vjepa2_folder_stands_beside_ours(setting, lists, tmp_path):
 # ------------------------------------------------------------------------------------------------------ the encoder
 
 
+@torch.no_grad()
+def test_the_tokens_of_a_folder_of_transformers_are_its_own_models(setting, tmp_path):
+    torch.manual_seed(3)
+    stock = transformers.VideoMAEForPreTraining(transformers.VideoMAEConfig(**TINY, use_mean_pooling=False)).eval()
+    stock.save_pretrained(tmp_path)
+    clip = torch.randn(2, 16, 3, 32, 32)
+    encoder = open_encoder(str(tmp_path)).to(torch.device("cpu"))
+    expected = stock.videomae(clip).last_hidden_state
+    torch.testing.assert_close(encoder.tokens(clip), expected, atol=1e-5, rtol=1e-5)
+    peer = VJEPA2Model.from_pretrained(setting / "vjepa2").eval()
+    encoder = open_encoder(str(setting / "vjepa2"), num_frames=8).to(torch.device("cpu"))
+    expected = peer(pixel_values_videos=clip[:, :8], skip_predictor=True).last_hidden_state
+    assert torch.equal(encoder.tokens(clip[:, :8]), expected)
+
+
 @pytest.mark.parametrize("model", ["model", "vjepa2"])
 def test_the_last_level_is_the_output_of_the_encoder(setting, model):
     one, two = (open_encoder(str(setting / model), num_frames=8, levels=levels) for levels in (1, 2))
@@ -258,5 +287,5 @@ def test_two_processes_make_the_same_heads(setting, lists, straight, tmp_path):
     two, one = final(tmp_path / "run"), final(straight[0])
     for name, value in one.items():  # the sums over a batch have another order
         torch.testing.assert_close(two[name], value, atol=2e-3, rtol=0, msg=name)
-    (report,) = json.loads((tmp_path / "run" / "probe.json").read_text()).values()
-    assert report["test_videos"] == 8
+    (made,) = json.loads((tmp_path / "run" / "probe.json").read_text()).values()
+    assert made["test_videos"] == 8
