@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
+from videomae.attentive_probe_videomae import VideoMAEForAttentiveProbe
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
 from videomae.data.lists.label_names import class_columns, find_names, names_of
 from videomae.data.lists.manifests import Manifest
@@ -77,8 +78,9 @@ class Views:
 
     @property
     def protocol(self) -> str:
-        """Frames x clips x crops, as papers write it."""
-        return f"{self.sampling.num_frames}x{self.sampling.clips}x{self.sampling.crops}"
+        """Frames x clips x crops, as papers write it; segments count as clips."""
+        clips = self.sampling.clips * self.sampling.segments
+        return f"{self.sampling.num_frames}x{clips}x{self.sampling.crops}"
 
     def changed(
         self,
@@ -520,16 +522,18 @@ def report_lines(results: dict[str, Any], *, classes: int) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------------------- command line
 
 
-def load_classifier(folder: str) -> VideoMAEForVideoClassification:
-    """The classifier of a folder or Hub name; a folder that is missing or holds another kind of model is an error."""
+def load_classifier(folder: str) -> VideoMAEForVideoClassification | VideoMAEForAttentiveProbe:
+    """The classifier or attentive probe of a folder or Hub name; a folder that is missing or holds another kind of model is an error."""
     config = open_config(folder, "model")
     kind = (config.architectures or ["VideoMAEForVideoClassification"])[0]
+    transformers_logging.disable_progress_bar()
+    if kind == VideoMAEForAttentiveProbe.__name__:
+        return VideoMAEForAttentiveProbe.from_pretrained(folder, dtype=torch.float32)
     if not kind.endswith("ForVideoClassification"):
         raise ValueError(
             f"{folder} is {kind}, not a classifier; fine-tune it first (`videomae finetune --model {folder}`), or see "
             "what its features are worth with `videomae probe`"
         )
-    transformers_logging.disable_progress_bar()
     return open_classifier(folder)
 
 
