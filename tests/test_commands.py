@@ -126,6 +126,8 @@ def test_one_thing_has_one_name_in_all_commands():
         "doctor",
         "visualize",
         "detect",
+        "train-detection",
+        "app",
     }
     assert {name for name, words in options.items() if "--errors" in words} == reading
 
