@@ -7,7 +7,7 @@ only where they differ from their default, so a plain model's `config.json` is t
 
 import dataclasses
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
@@ -20,14 +20,26 @@ OFFICIAL_NORM_EPS = 1e-6  # every LayerNorm of the released code; stock transfor
 
 HEADS = ("pretrain", "classify", "detect", "features")
 
-# Width, layers, heads, MLP width, patch; then the decoder's width, heads and layers (VideoMAE, table 8 of the appendix;
-# VideoMAE V2, section A). Head counts leave no mark on a checkpoint, so this table is where they come from.
+
+class Preset(NamedTuple):
+    """A released size; `decoder` has the width, heads and layers of the decoder by version."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp: int  # width of the MLP
+    patch: int
+    decoder: dict[int, tuple[int, int, int]]
+
+
+# VideoMAE, table 8 of the appendix; VideoMAE V2, section A. Head counts leave no mark on a checkpoint, so this table is
+# where they come from.
 PRESETS = {
-    "small": dict(width=384, layers=12, heads=6, mlp=1536, patch=16, decoder={1: (192, 3, 4), 2: (192, 3, 4)}),
-    "base": dict(width=768, layers=12, heads=12, mlp=3072, patch=16, decoder={1: (384, 6, 4), 2: (384, 6, 4)}),
-    "large": dict(width=1024, layers=24, heads=16, mlp=4096, patch=16, decoder={1: (512, 8, 12), 2: (512, 8, 4)}),
-    "huge": dict(width=1280, layers=32, heads=16, mlp=5120, patch=16, decoder={1: (640, 8, 12), 2: (512, 8, 4)}),
-    "giant": dict(width=1408, layers=40, heads=16, mlp=6144, patch=14, decoder={2: (512, 8, 4)}),
+    "small": Preset(width=384, layers=12, heads=6, mlp=1536, patch=16, decoder={1: (192, 3, 4), 2: (192, 3, 4)}),
+    "base": Preset(width=768, layers=12, heads=12, mlp=3072, patch=16, decoder={1: (384, 6, 4), 2: (384, 6, 4)}),
+    "large": Preset(width=1024, layers=24, heads=16, mlp=4096, patch=16, decoder={1: (512, 8, 12), 2: (512, 8, 4)}),
+    "huge": Preset(width=1280, layers=32, heads=16, mlp=5120, patch=16, decoder={1: (640, 8, 12), 2: (512, 8, 4)}),
+    "giant": Preset(width=1408, layers=40, heads=16, mlp=6144, patch=14, decoder={2: (512, 8, 4)}),
 }
 
 # How the two released families of action detectors differ, beside their training: RoIAlign, frames that patches do not
@@ -73,6 +85,9 @@ class VideoMAEConfig(PreTrainedConfig):
     pixel_mean, pixel_std (`list[float]` or `float`, *optional*): how `pixel_values` were normalised, undone for the
         reconstruction target; one number stands for all channels. ImageNet's for three channels when unset; nothing is
         undone for other counts.
+    temperature (`float`, defaults to 1.0): of a classifier's scores: the pipeline gives those of logits divided by it,
+        and the answers stay. The model's own logits are left as they are.
+    calibrated_on (`str`, *optional*): the videos that the temperature was fitted on, for the card.
     pooled_features (`bool`, defaults to `False`): `VideoMAEModel` normalises the mean token into `pooler_output`,
         as the VideoMAE V2 feature extractors do.
     detection_family (`str`, defaults to `"videomae"`): `"videomae"` (VideoMAE-Action-Detection) or `"mmaction2"`.
@@ -116,6 +131,8 @@ class VideoMAEConfig(PreTrainedConfig):
     init_scale: float | int = 1.0
     pixel_mean: list[float] | tuple[float, ...] | float | None = None
     pixel_std: list[float] | tuple[float, ...] | float | None = None
+    temperature: float | int = 1.0
+    calibrated_on: str | None = None
     pooled_features: bool = False
 
     detection_family: str = "videomae"
@@ -128,6 +145,17 @@ class VideoMAEConfig(PreTrainedConfig):
     detection_stride_frames: int = 4
     detection_frame_rate: float | int | None = None
     detection_short_side: int = 256
+
+    if TYPE_CHECKING:  # in transformers both may be None, which no configuration is once it was made
+        id2label: dict[int, str] = dataclasses.field(  # pyright: ignore[reportIncompatibleVariableOverride]  # narrower
+            default_factory=dict
+        )
+
+        @property
+        def num_labels(self) -> int: ...
+
+        @num_labels.setter
+        def num_labels(self, num_labels: int) -> None: ...
 
     def __post_init__(self, **kwargs):
         if "qkv_bias" in kwargs:  # the name in a few old configs, as in transformers
@@ -157,21 +185,21 @@ class VideoMAEConfig(PreTrainedConfig):
         if head not in HEADS:
             raise ValueError(f"unknown head {head!r}; choose one of {', '.join(HEADS)}")
         shape = PRESETS[name]
-        if version not in shape["decoder"]:
-            known = " or ".join(str(number) for number in shape["decoder"])
+        if version not in shape.decoder:
+            known = " or ".join(str(number) for number in shape.decoder)
             raise ValueError(f"preset {name!r} exists in version {known}, not {version!r}")
-        decoder_width, decoder_heads, decoder_layers = shape["decoder"][version]
+        decoder_width, decoder_heads, decoder_layers = shape.decoder[version]
         fields = dict(
-            patch_size=shape["patch"],
-            hidden_size=shape["width"],
-            num_hidden_layers=shape["layers"],
-            num_attention_heads=shape["heads"],
-            intermediate_size=shape["mlp"],
+            patch_size=shape.patch,
+            hidden_size=shape.width,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.mlp,
             decoder_hidden_size=decoder_width,
             decoder_num_attention_heads=decoder_heads,
             decoder_num_hidden_layers=decoder_layers,
             # The release passes one MLP ratio to both: 4, and 48/11 in giant, whose decoder MLP is so 2234 wide.
-            decoder_intermediate_size=decoder_width * shape["mlp"] // shape["width"],
+            decoder_intermediate_size=decoder_width * shape.mlp // shape.width,
             layer_norm_eps=OFFICIAL_NORM_EPS,
             norm_eps=OFFICIAL_NORM_EPS,
             use_mean_pooling=head in ("classify", "features"),
@@ -187,10 +215,12 @@ class VideoMAEConfig(PreTrainedConfig):
 
     @property
     def image_hw(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
         return _pair(self.image_size)
 
     @property
     def patch_hw(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
         return _pair(self.patch_size)
 
     @property
@@ -201,6 +231,7 @@ class VideoMAEConfig(PreTrainedConfig):
 
     @property
     def num_patches(self) -> int:
+        """Tokens of a clip of the configured size."""
         t, h, w = self.grid
         return t * h * w
 
@@ -250,6 +281,8 @@ class VideoMAEConfig(PreTrainedConfig):
                 )
         if min(self.pixel_statistics[1]) <= 0:
             raise ValueError(f"pixel_std must be positive, got {self.pixel_std}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be positive, got {self.temperature}; 1 leaves scores as they are")
         for name in ("drop_path_rate", "head_dropout_prob"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")

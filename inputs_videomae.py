@@ -78,12 +78,12 @@ def checked_mask(name: str, mask: torch.Tensor, pixel_values: torch.Tensor, grid
 class TokenSelection:
     """Which tokens of each clip are kept, in token order: gather indices, and which of them are real.
 
-    grid: (t, h, w) of all tokens. positions: (B, K) token indices; None when all tokens are kept.
+    grid: (t, h, w) of all tokens. positions: (B, K) token indices.
     valid: (B, K) bool, False where a clip has fewer than K; None when all are real.
     """
 
     grid: Grid
-    positions: torch.Tensor | None = None
+    positions: torch.Tensor
     valid: torch.Tensor | None = None
 
     @property

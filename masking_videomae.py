@@ -99,4 +99,5 @@ def _checked(grid: Grid, ratio: float) -> Grid:
         raise ValueError(f"grid must be three positive ints (t, h, w), got {tuple(grid)}; a model's is `config.grid`")
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"mask ratio must lie in [0, 1], got {ratio}; 0.9 hides nine tokens of ten")
-    return tuple(int(size) for size in grid)
+    t, h, w = grid
+    return int(t), int(h), int(w)

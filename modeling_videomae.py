@@ -8,6 +8,7 @@ checks of pixels and masks from inputs_videomae.py.
 
 import math
 from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -124,9 +125,9 @@ def patchify(video: Tensor, tubelet: int, patch_hw: tuple[int, int]) -> Tensor:
 class VideoMAEPatchProjection(nn.Conv3d):
     """A convolution's weights used as what it is here: one matrix product per patch."""
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """(..., C, u, p, p) -> (..., D)"""
-        return F.linear(patches.flatten(-4), self.weight.flatten(1), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        """Patches (..., C, u, p, p) -> (..., D)"""
+        return F.linear(input.flatten(-4), self.weight.flatten(1), self.bias)
 
 
 class VideoMAEPatchEmbeddings(nn.Module):
@@ -214,13 +215,14 @@ class VideoMAESelfAttention(nn.Module):
         """Tokens (B, N, D) to queries (B, A, K, d), keys and values (B, A, N, d), where d = D / A."""
         asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
         query, key, value = self.query(asking), self.key(hidden_states), self.value(hidden_states)
-        return tuple(each.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for each in (query, key, value))
+        query, key, value = (each.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for each in (query, key, value))
+        return query, key, value
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, output_attentions: bool
     ) -> tuple[Tensor, Tensor | None]:
         """What each query gathers, (B, K, D), and the weights, which only the written-out attention has to show."""
-        kind = "eager" if output_attentions else self.config._attn_implementation
+        kind = "eager" if output_attentions else self.config._attn_implementation or "eager"
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
         dropout = self.dropout_prob if self.training else 0.0
         context, weights = attention(
@@ -345,6 +347,10 @@ class VideoMAEPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": VideoMAELayer, "attentions": VideoMAESelfAttention}
 
+    if TYPE_CHECKING:  # a decorator in transformers hides from type checkers that this is a method
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # pyright: ignore[reportIncompatibleVariableOverride]  # see above
+
     def __init__(self, config: VideoMAEConfig, *args, **kwargs):
         if not isinstance(config, VideoMAEConfig):  # transformers' own class lacks our fields
             config = VideoMAEConfig.from_dict(config.to_dict())
@@ -358,8 +364,9 @@ class VideoMAEPreTrainedModel(PreTrainedModel):
         """
         if isinstance(module, nn.Conv3d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            bound = module.weight[0].numel() ** -0.5
-            init.uniform_(module.bias, -bound, bound)
+            if module.bias is not None:
+                bound = module.weight[0].numel() ** -0.5
+                init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.Linear):
             self._init_linear(module)
             if module.bias is not None:
@@ -447,15 +454,17 @@ class VideoMAEModel(VideoMAEPreTrainedModel):
         """
         if visible is None:
             grid = token_grid(pixel_values, self.config, interpolate_pos_encoding)
-            visible = TokenSelection(grid)
             if bool_masked_pos is not None:
                 masked = checked_mask("bool_masked_pos", bool_masked_pos, pixel_values, grid)
                 visible = visible_tokens(masked, grid, num_visible)
+        else:
+            grid = visible.grid
+        positions, valid = (None, None) if visible is None else (visible.positions, visible.valid)
         if output_attentions is None:
             output_attentions = self.config.output_attentions
 
-        tokens = self.embeddings(pixel_values, visible.grid, visible.positions)
-        valid, attention_mask = visible.valid, None
+        tokens = self.embeddings(pixel_values, grid, positions)
+        attention_mask = None
         if valid is not None:
             attention_mask = create_bidirectional_mask(self.config, inputs_embeds=tokens, attention_mask=valid)
         tokens = self.encoder(tokens, attention_mask, output_attentions)

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_videomae import DETECTION_FAMILIES, VideoMAEConfig
 from .modeling_videomae import Selected, VideoMAEModel, VideoMAEPreTrainedModel
@@ -134,7 +133,7 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
         """As for the other models, but mmaction2's fresh head is Xavier-normal (`init_weights` in its bbox_head.py)."""
         super()._init_weights(module)
         if module is self.classifier and self.config.detection_family == "mmaction2":
-            init.xavier_normal_(module.weight, gain=self.config.init_scale)
+            init.xavier_normal_(self.classifier.weight, gain=self.config.init_scale)
 
     @can_return_tuple
     def forward(
@@ -165,7 +164,8 @@ class VideoMAEForActionDetection(VideoMAEPreTrainedModel):
             )
         surely_pixels = frame_sizes is not None
         if frame_sizes is None:
-            frame_sizes = [tuple(pixel_values.shape[-2:])] * len(pixel_values)
+            height, width = pixel_values.shape[-2:]
+            frame_sizes = [(height, width)] * len(pixel_values)
         family = config.detection_family
         scale = config.box_test_scale if (not self.training if widen is None else widen) else (0.0, 0.0)
         pooled_boxes = []

@@ -70,6 +70,7 @@ class ReducedVideoMAEConfig(VideoMAEConfig):
 
     @property
     def reduces(self) -> bool:
+        """Whether any token is left out or merged."""
         return self.still_threshold is not None or any(self.merges)
 
     @property
@@ -196,7 +197,7 @@ class TokenMergingLayer(VideoMAELayer):
         sizes: torch.Tensor | None = None,
         merge: int = 0,
         padded: bool = False,
-    ):
+    ) -> tuple[Any, ...]:
         """Without `sizes` a plain block. With them returns tokens, weights and sizes; `padded`: some sizes are 0."""
         if sizes is None:
             return super().forward(hidden_states, attention_mask, num_queries, output_attentions)
@@ -231,7 +232,7 @@ class ReducedVideoMAEForVideoClassification(VideoMAEForVideoClassification):
     """
 
     config_class = ReducedVideoMAEConfig
-    config: ReducedVideoMAEConfig
+    config: ReducedVideoMAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # as transformers narrows it
     layer_class = TokenMergingLayer
     _no_split_modules = ["VideoMAEEmbeddings", "VideoMAELayer", "TokenMergingLayer"]
 
@@ -262,7 +263,7 @@ class ReducedVideoMAEForVideoClassification(VideoMAEForVideoClassification):
                 interpolate_pos_encoding=interpolate_pos_encoding,
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
-                return_dict=True,
+                return_dict=True,  # pyright: ignore[reportCallIssue]  # taken by the decorator can_return_tuple
             )
         asked = self._recorded(output_attentions, output_hidden_states)
         selected, shown = selected_hidden_states(asked["output_hidden_states"]), asked["output_attentions"]
@@ -272,7 +273,10 @@ class ReducedVideoMAEForVideoClassification(VideoMAEForVideoClassification):
         grid = token_grid(pixel_values, self.config, interpolate_pos_encoding)
         tokens, sizes, padded = self._embed(pixel_values, grid)
         weighed = padded or self.config.run_lengths == "weigh"  # else all sizes are still 1
-        states, attentions = [tokens if 0 in kept else None], []
+        states: list[Any] = [
+            tokens if 0 in kept else None
+        ]  # None for layers that were not asked for, as in transformers
+        attentions = []
         for number, (layer, merge) in enumerate(zip(self.videomae.encoder.layer, self.config.merges), start=1):
             mask = self._attention_mask(sizes, padded, tokens.dtype) if weighed else None
             tokens, weights, sizes = layer(
@@ -282,6 +286,7 @@ class ReducedVideoMAEForVideoClassification(VideoMAEForVideoClassification):
             states.append(tokens if number in kept else None)
             attentions.append(weights)
         mean = (tokens * sizes[..., None]).sum(1) / sizes.sum(1, keepdim=True)
+        assert self.fc_norm is not None  # check_buildable: what reduces tokens pools their mean
         logits = self.classifier(self.dropout(self.fc_norm(mean.to(tokens.dtype))))
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         return ImageClassifierOutput(
@@ -310,10 +315,13 @@ class ReducedVideoMAEForVideoClassification(VideoMAEForVideoClassification):
         changed = self._changed(pixel_values, grid)
         kept = select_kept(changed.flatten(1), grid, None, "clip {clip} keeps no patch")  # the first slot always stays
         tokens = embeddings(pixel_values, grid, kept.positions)
-        lengths = run_lengths(changed).flatten(1).gather(1, kept.positions) if mode != "ignore" else None
-        if mode == "encode":
-            tokens = tokens + length_table(grid[0], tokens.shape[-1], tokens.device, tokens.dtype)[lengths - 1]
-        sizes = lengths.float() if mode == "weigh" else tokens.new_ones(tokens.shape[:2], dtype=torch.float32)
+        sizes = tokens.new_ones(tokens.shape[:2], dtype=torch.float32)
+        if mode != "ignore":
+            lengths = run_lengths(changed).flatten(1).gather(1, kept.positions)
+            if mode == "weigh":
+                sizes = lengths.float()
+            else:
+                tokens = tokens + length_table(grid[0], tokens.shape[-1], tokens.device, tokens.dtype)[lengths - 1]
         if kept.valid is None:
             return tokens, sizes, False
         return tokens, sizes * kept.valid, True

@@ -32,10 +32,10 @@ def write_checkpoint(path: Path, preset: str, num_labels: int) -> int:
     size = PRESETS[preset]
     weights = reference.random_weights(
         "classify",
-        width=size["width"],
-        depth=size["layers"],
-        mlp=size["mlp"],
-        patch=size["patch"],
+        width=size.width,
+        depth=size.layers,
+        mlp=size.mlp,
+        patch=size.patch,
         num_labels=num_labels,
     )
     torch.save({"module": weights, "epoch": 34}, path)

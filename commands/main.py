@@ -10,6 +10,7 @@ from videomae.command_line import DONE, USAGE, guarded
 COMMANDS = {
     "demo": ("videomae.commands.demo", "make a synthetic data set, pre-train, fine-tune, test and label a video"),
     "evaluate": ("videomae.commands.evaluation", "multi-view test of a classifier, as the papers do it"),
+    "scores": ("videomae.commands.scores", "what the scores of a test are worth: AUC, thresholds, calibration"),
     "detect": ("videomae.commands.detect", "who does what, when and where in a video"),
     "visualize": ("videomae.commands.visualize", "pictures of what a model rebuilds and where it looks"),
     "app": ("videomae.commands.app", "a page to try a classifier in the browser"),
@@ -25,6 +26,7 @@ COMMANDS = {
         "check the installation, a model folder or a data set, and say what to fix",
     ),
     "check-data": ("videomae.commands.check_data", "look over a data set before training"),
+    "check-labels": ("videomae.commands.check_labels", "find doubtful labels, duplicates and leaks of a data set"),
     "merge-labels": ("videomae.commands.merge_labels", "merge the classes of several labelled sets into one list"),
     "make-data": ("videomae.commands.make_data", "write a synthetic set whose classes are motions"),
     "make-ava": ("videomae.commands.make_ava", "write a synthetic set in AVA's format"),

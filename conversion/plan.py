@@ -36,7 +36,7 @@ class Plan:
             return self.entry.version
         config = self.config
         decoder = (config.decoder_hidden_size, config.decoder_num_attention_heads, config.decoder_num_hidden_layers)
-        known = [shape["decoder"] for shape in PRESETS.values() if shape["width"] == config.hidden_size]
+        known = [shape.decoder for shape in PRESETS.values() if shape.width == config.hidden_size]
         return 2 if known and decoder == known[0].get(2) and decoder != known[0].get(1) else 1
 
 
@@ -152,7 +152,7 @@ def shapes_tell(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Any]:
 def preset_of(fields: Mapping[str, Any]) -> str | None:
     """The released size with these shapes; a width alone does not make one."""
     for name, preset in PRESETS.items():
-        if (preset["width"], preset["layers"], preset["mlp"], preset["patch"]) == (
+        if (preset.width, preset.layers, preset.mlp, preset.patch) == (
             fields["hidden_size"],
             fields["num_hidden_layers"],
             fields["intermediate_size"],
@@ -193,9 +193,9 @@ def architecture(
         known |= dict(num_attention_heads=hub["num_heads"])
         known |= dict.fromkeys(("layer_norm_eps", "norm_eps"), hub.get("layer_norm_eps", OFFICIAL_NORM_EPS))
     if preset is not None:
-        known.setdefault("num_attention_heads", PRESETS[preset]["heads"])
+        known.setdefault("num_attention_heads", PRESETS[preset].heads)
         if layout.head == "pretrain":
-            heads = {width: heads for shape in PRESETS.values() for width, heads, _ in shape["decoder"].values()}
+            heads = {width: heads for shape in PRESETS.values() for width, heads, _ in shape.decoder.values()}
             known["decoder_num_attention_heads"] = heads.get(fields["decoder_hidden_size"])
     known |= {key: value for key, value in overrides.items() if value is not None}
     wanted = ["num_attention_heads"] + (["decoder_num_attention_heads"] if layout.head == "pretrain" else [])
@@ -219,7 +219,7 @@ def architecture(
 def _version_of(preset: str | None, found: Checkpoint | None) -> int:
     if found is not None:
         return found.version
-    return min(PRESETS[preset or "base"]["decoder"])
+    return min(PRESETS[preset or "base"].decoder)
 
 
 def transformers_architecture(
@@ -230,7 +230,7 @@ def transformers_architecture(
     for key, value in overrides.items():
         if value is not None:
             setattr(config, key, value)
-    released = PRESETS[found.preset]["heads"] if found is not None else None
+    released = PRESETS[found.preset].heads if found is not None else None
     if overrides.get("num_attention_heads") is None and released not in (None, config.num_attention_heads):
         notes.append(
             f"config.json says {config.num_attention_heads} attention heads, {found.name} was trained with {released}; "

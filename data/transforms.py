@@ -86,9 +86,17 @@ def resize(clip: torch.Tensor, size: tuple[int, int], *, antialias: bool) -> tor
     if tuple(clip.shape[-2:]) == size:
         return clip
     # torch resizes three interleaved bytes several times faster than three planes
-    return F.interpolate(
-        clip.contiguous(memory_format=torch.channels_last), size=size, mode="bilinear", antialias=antialias
-    )
+    return F.interpolate(interleaved(clip), size=size, mode="bilinear", antialias=antialias)
+
+
+def interleaved(clip: torch.Tensor) -> torch.Tensor:
+    """The clip with its channels beside one another in memory."""
+    if not clip.is_contiguous():  # a part of interleaved frames
+        return clip.contiguous(memory_format=torch.channels_last)
+    out = torch.empty_like(clip, memory_format=torch.channels_last)
+    for channel in range(clip.shape[1]):  # of planes: faster than `contiguous`
+        out[:, channel].copy_(clip[:, channel])
+    return out
 
 
 def resize_short_side(clip: torch.Tensor, size: int, *, antialias: bool = False) -> torch.Tensor:
@@ -227,8 +235,15 @@ class PretrainTransform:
     flip: float = 0.0
 
     def __call__(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        box = multi_scale_box(*clip.shape[-2:], self.size, generator, scales=self.scales)
-        out = resize(crop(clip, box), (self.size, self.size), antialias=True)
+        return self.of_box(crop(clip, self.box(*clip.shape[-2:], generator)), generator)
+
+    def box(self, height: int, width: int, generator: torch.Generator) -> Box:
+        """The part of the frames that is kept; the first draw of the two that make a sample."""
+        return multi_scale_box(height, width, self.size, generator, scales=self.scales)
+
+    def of_box(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The sample of a clip that was cut to its box."""
+        out = resize(clip, (self.size, self.size), antialias=True)
         return out.flip(-1) if self.flip and uniform(generator, 0, 1) < self.flip else out
 
 
