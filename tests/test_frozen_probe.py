@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation.attentive_heads import HeadsConfig
-from videomae.evaluation.frozen_encoder import level_blocks, open_encoder
+from videomae.evaluation.frozen_encoder import FrozenEncoder, level_blocks, open_encoder
 from videomae.evaluation.frozen_probe import FrozenOptions, report_lines, run_protocol, split_training
 from videomae.evaluation.multi_view import evaluate, load_classifier, saved_views
 from videomae.training.probe_recipes import PROBE_RECIPES, consistent
@@ -189,6 +190,22 @@ def test_a_resumed_run_ends_with_the_same_weights_and_figures(setting, lists, st
     again, _ = run(setting, lists, tmp_path / "run", resume="auto")
     assert equal(final(tmp_path / "run"), final(output))
     assert again["probes"] == report["probes"] and again["steps"] == report["steps"] == 2
+
+
+def test_tokens_live_for_one_step_or_one_video(setting, lists, tmp_path, monkeypatch):
+    made, alive, real = [], [], FrozenEncoder.tokens
+
+    def watched(encoder, pixel_values):
+        alive.append(sum(each() is not None for each in made))
+        tokens = real(encoder, pixel_values)
+        made.append(weakref.ref(tokens))
+        return tokens
+
+    monkeypatch.setattr(FrozenEncoder, "tokens", watched)
+    recipe = dataclasses.replace(SMALL, learning_rates=(1e-3,), clips_per_step=2, epochs=1)
+    run(setting, lists, tmp_path / "run", recipe, probes=("attentive", "knn"))
+    assert len(made) == 4 + 8 + 8 + 8  # four steps, then test, held-out and training videos
+    assert max(alive) <= 1  # what was made before it is not yet let go of when the next is asked for, and nothing older
 
 
 def test_videos_that_have_scores_are_not_read_again(setting, lists, straight, tmp_path, monkeypatch):
