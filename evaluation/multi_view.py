@@ -402,7 +402,8 @@ def score_what_is_left(
                 scores = score_views(model, pixels, **meaning, views_per_step=views_per_step, dtype=dtype)
                 for item, own in zip(items, np.split(scores, len(items))):
                     label = manifest.label(item["index"])
-                    rows.append(video_row(item["index"], label, problem, own, keep_views=keep_view_scores))
+                    row = video_row(item["index"], label, problem, own, keep_views=keep_view_scores)
+                    rows.append(row | ({"truncated": True} if dataset.was_truncated(item["index"]) else {}))
             partial.add(rows)
             bar.update(min(len(rows) * state.num_processes, bar.total - bar.n))
     partial.save()
@@ -422,7 +423,8 @@ def summary(
             f"with --max_broken (now {max_broken})"
         )
     scores = np.array([row["scores"] for row in rows])
-    result: dict[str, Any] = {"videos": len(rows), "broken": broken}
+    truncated = [row["path"] for row in rows if row.get("truncated")]
+    result: dict[str, Any] = {"videos": len(rows), "broken": broken, "truncated": truncated}
     if problem == "multi_label_classification":
         value, by_class = mean_average_precision(scores, np.array([row["label"] for row in rows]))
         table = [
@@ -501,6 +503,8 @@ def report_lines(results: dict[str, Any], *, classes: int) -> Iterator[str]:
         yield f"  {name:<20} {share if name not in ('mae', 'mse', 'r2') else f'{value:.4g}'}"
     for row in results["broken"]:
         yield f"  not read: {row['path']}: {row['error']}"
+    for path in results.get("truncated", []):
+        yield f"  cut off or damaged, read as far as it goes: {path}"
     table = results.get("per_class", [])
     empty = [row["class"] for row in table if row.get("videos") == 0]
     if empty:

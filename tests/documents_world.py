@@ -126,6 +126,11 @@ def video_list(path, split="train", unlabelled=False):
     path.write_text("path,label\n" + "".join(f"{video},{label}\n" for video, label in rows_of(split)))
 
 
+def patient_list(path):
+    rows = "".join(f"{video},{label},p{n // 2}\n" for n, (video, label) in enumerate(rows_of("train")))
+    path.write_text(f"path,label,patient\n{rows}")
+
+
 def class_folders(path, split="train"):
     for video, label in rows_of(split):
         (path / label).mkdir(parents=True, exist_ok=True)
@@ -220,6 +225,8 @@ PLACES = {
     "hybrid.csv": partial(video_list, unlabelled=True),
     "train.csv": video_list,
     "test.csv": partial(video_list, split="test"),
+    "patients.csv": patient_list,
+    "VAL": partial(video_list, split="validation"),
     "LIST": partial(video_list, split="test"),
     "TRAIN": video_list,
     "TEST": partial(video_list, split="test"),
@@ -230,6 +237,8 @@ PLACES = {
     "GENERATED": flat_folder,
     "REAL": flat_folder,
     "runs/door/best": model,
+    "runs/motion/final": model,
+    "runs/motion/test/results.json": lambda path: path.write_text('{"protocol": "8x2x1", "metrics": {"top1": 0.5}}'),
     "probes/ssv2/probe": lambda path: save_tiny(path, "probe"),
     "OUTPUT": lambda path: main(["features", str(path.parent / "FOLDER"), str(path.parent / "VIDEOS"), str(path)]),
     "persons.json": lambda path: path.write_text(json.dumps({"1": [[16, 24, 56, 60]], "2": [[16, 24, 56, 60]]})),
@@ -257,6 +266,7 @@ SPECIAL = {
 MADE = {
     "docs/quickstart.md": {"runs/door/best"},
     "docs/pretraining.md": {"motion"},
+    "docs/tutorial_finetune.md": {"motion", "runs/motion/final", "runs/motion/test/results.json"},
     "docs/finetuning.md": {"k710"},
     "docs/migration.md": {"videomae-base"},
     "docs/features.md": {"OUTPUT"},
@@ -396,4 +406,4 @@ NOT_RUN = {
     r"sbatch .*": "needs Slurm; the script's command is that of the trainer",
 }
 # Check-ups that end with 1 where they find something to say about the world above.
-MAY_FIND = {"doctor", "check-data"}
+MAY_FIND = {"doctor", "check-data", "check-labels"}
