@@ -52,7 +52,13 @@ button[aria-label^="Trim video"] { display: none; } /* it would download its too
 
 
 def serve(
-    models: Mapping[str, str | None], *, device: str | None, examples: Sequence[str] | None, host: str, port: int
+    models: Mapping[str, str | None],
+    *,
+    device: str | None,
+    examples: Sequence[str] | None,
+    host: str,
+    port: int,
+    errors: str = "strict",
 ) -> None:
     """Show the page until Ctrl-C or SIGTERM. `models` are those of `build_page`, examples None makes some."""
     with tempfile.TemporaryDirectory(prefix="videomae-app-") as scratch:
@@ -60,7 +66,7 @@ def serve(
         import_gradio()
         (Path(scratch) / "examples").mkdir()
         shown = make_examples(Path(scratch) / "examples") if examples is None else examples
-        page = build_page(**models, device=device, examples=shown, scratch=scratch)
+        page = build_page(**models, device=device, examples=shown, scratch=scratch, errors=errors)
         address = start(page, host=host, port=port, scratch=scratch)
         print(f"{address} (Ctrl-C ends it)", flush=True)
         wait_for_the_end()
@@ -89,8 +95,9 @@ def build_page(
     actions: str | None = None,
     examples: Sequence[str] = (),
     scratch: str | Path | None = None,
+    errors: str = "strict",
 ):
-    """The gradio page, ready for `start`. `scratch` is a folder for what is made while it runs."""
+    """The gradio page, ready for `start`. `scratch` is a folder for what is made while it runs; `errors` is `--errors`."""
     gradio = import_gradio()
     if not any((model, pretrained, action_detector)):
         raise ValueError("the page needs a model: a classifier, --pretrained or --action_detector")
@@ -99,11 +106,13 @@ def build_page(
             raise ValueError(f"{name} is for --action_detector, which is missing")
     transformers_logging.disable_progress_bar()
     where = open_device(device)
-    labels = Labels(model, where) if model else None
-    rebuilding = Rebuilding(pretrained, where) if pretrained else None
-    acting = Actions(action_detector, where, person_detector, names=actions) if action_detector else None
+    labels = Labels(model, where, errors=errors) if model else None
+    rebuilding = Rebuilding(pretrained, where, errors=errors) if pretrained else None
+    acting = None
+    if action_detector:
+        acting = Actions(action_detector, where, person_detector, names=actions, errors=errors)
     source = labels or rebuilding or acting
-    attention = Attention(source.model.videomae, source.processor)
+    attention = Attention(source.model.videomae, source.processor, errors=errors)
     named = {"model": model, "pretrained": pretrained, "action_detector": action_detector}
     models = {part: about(name) for part, name in named.items() if name}
     examples = [*(path for one in models.values() for path in one.examples), *examples]

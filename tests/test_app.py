@@ -28,7 +28,7 @@ from videomae.app.page import build_page, video_input
 from videomae.commands.main import main
 from videomae.pictures.plot import line_plot, ticks
 from videomae.token_reduction_videomae import ReducedVideoMAEConfig, ReducedVideoMAEForVideoClassification
-from videomae.video_io import probe
+from videomae.video_io import VideoReadError, probe
 
 CPU = torch.device("cpu")
 
@@ -72,6 +72,21 @@ def test_a_video_is_answered_with_its_best_labels(folder, video):
     one, averaged = labels.whole(video, top_k=3), labels.whole(video, all_views=True, top_k=3)
     assert len(one) == len(averaged) == 3 and one != averaged
     assert list(one.values()) == sorted(one.values(), reverse=True)
+
+
+def test_a_video_that_is_cut_off_is_answered_where_the_page_was_told_to(folder, pretrained, detector, tmp_path):
+    content = write_video(tmp_path / "whole.mkv", 80, width=64, height=48, options={"bf": "0"}).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(VideoReadError, match=r"cut\.mkv is cut off or damaged"):
+        Labels(str(folder), CPU).whole(str(cut))
+    labels = Labels(str(folder), CPU, errors="truncate")
+    assert labels.whole(str(cut)) and labels.over_time(str(cut))
+    attention = Attention(labels.model.videomae, labels.processor, errors="truncate")
+    assert attention(str(cut), layer=0).notes
+    rebuilt = Rebuilding(pretrained, CPU, errors="truncate")(str(cut), mask="tube", mask_ratio=0.5, statistics="none")
+    assert "tokens are hidden" in rebuilt.notes[0]
+    assert Actions(detector, CPU, errors="truncate")(str(cut), tmp_path / "overlay.mp4", action_score=0.0)
 
 
 def test_a_folder_that_merges_tokens_is_answered_by_the_class_that_merges(folder, tmp_path):
