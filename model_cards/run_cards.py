@@ -258,7 +258,7 @@ def summary_of(record: Mapping[str, Any], config: VideoMAEConfig) -> str:
 
 
 def model_of(record: Mapping[str, Any], config: VideoMAEConfig) -> str:
-    size = next((name for name, shape in PRESETS.items() if shape["width"] == config.hidden_size), None)
+    size = next((name for name, shape in PRESETS.items() if shape.width == config.hidden_size), None)
     return ("VideoMAE V2" if _is_v2(record["recipe"]) else "VideoMAE") + (f" {size}" if size else "")
 
 
