@@ -1,11 +1,10 @@
 """A decoded picture as RGB: turned upright, scaled, and never copied more often than that takes."""
 
+from typing import Any, cast
+
 import numpy as np
 
-try:
-    import av
-except ImportError:  # decoded frames can be processed without it
-    av = None
+from .video_source import av
 
 
 class Damage:
@@ -70,7 +69,9 @@ def upright_rgb(
     # one thread: starting a team for one small frame costs more than the frame
     rgb = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
     plane = rgb.planes[0]
-    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height]  # lines are longer than the picture
+    lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)[
+        :height
+    ]  # lines are longer than the picture
     picture = lines[:, : 3 * width].reshape(height, width, 3)
     picture = np.rot90(picture, turns) if turns else picture
     return picture[:, ::-1] if mirrored else picture
