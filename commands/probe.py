@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         print(json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False))
     else:
-        print("\n".join(report_lines(results, train.num_labels)))
+        print("\n".join(report_lines(results, train.num_labels or 0)))
     if options.output:
         write_json(Path(options.output, "probe.json"), results)
     return 0
