@@ -54,5 +54,7 @@ class VideoAccuracy(evaluate.Metric):
             features=datasets.Features(features),
         )
 
-    def _compute(self, predictions, references, video_ids, view_ids=None) -> dict:
+    def _compute(  # pyright: ignore[reportIncompatibleMethodOverride]  # `compute` passes the inputs and options named here
+        self, predictions, references, video_ids, view_ids=None
+    ) -> dict:
         return video_accuracy(np.asarray(predictions), np.asarray(references), list(video_ids), view_ids)
