@@ -30,7 +30,7 @@ class FrameFolder(NamedTuple):
 
     folder: str
     first: int
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # not the method of tuples
     pattern: str
 
 
@@ -48,10 +48,13 @@ Source = str | FrameFolder | TarMember | dict[str, Any] | bytes
 
 class Clip(Protocol):
     num_frames: int
-    truncated: bool
+
+    @property
+    def truncated(self) -> bool: ...
 
     def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
         """uint8 (T, H, W, 3)."""
+        ...
 
 
 @contextlib.contextmanager

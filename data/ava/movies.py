@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 import torch
 from PIL import Image
@@ -100,7 +101,7 @@ def _nearest(path: Path, container, stream, wanted: list[float]) -> list[np.ndar
         try:
             container.seek(max(int(target / stream.time_base), stream.start_time or 0), stream=stream)
             frames = _walk(container, stream, origin, wanted, from_start=target <= origin)
-        except (av.FFmpegError, OSError) as error:
+        except (av.error.FFmpegError, OSError) as error:
             raise VideoReadError(f"{path} cannot be decoded around {wanted[0]:.2f} s: {error}") from None
         if frames is not None:
             return frames
@@ -158,12 +159,12 @@ class SecondFiles:
                 frame -= _count(self.files[at])
                 at += 1
             places.append((at, min(max(frame, 0), _count(self.files[at]) - 1)))
-        clip: list[torch.Tensor | None] = [None] * len(places)
+        clip: dict[int, torch.Tensor] = {}
         for at in dict.fromkeys(place[0] for place in places):
             rows = [row for row, place in enumerate(places) if place[0] == at]
             for row, frame in zip(rows, read_frames(self.files[at], [places[row][1] for row in rows])):
                 clip[row] = frame
-        return torch.stack(clip)
+        return torch.stack([clip[row] for row in range(len(places))])
 
 
 @lru_cache(maxsize=4096)
