@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from videomae.data.video_dataset import BrokenVideosError
@@ -82,7 +83,7 @@ class Session:
             self.accelerator, lambda: open_run(options.output, self.recipe, resume=options.resume, say=self.tell)
         )
 
-    def prepare(self, model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def prepare(self, model: PreTrainedModel) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Model, in training mode, and optimizer as the engine wants them; both may come back wrapped."""
         if self.options.compile:
             model.compile()
