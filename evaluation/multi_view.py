@@ -123,7 +123,7 @@ def fixed_groups(videos: int, views_per_video: int, views_per_step: int) -> list
 
 @torch.inference_mode()
 def score_views(
-    model: torch.nn.Module,
+    model: VideoMAEForVideoClassification,
     pixels: torch.Tensor,
     *,
     views: Views,
@@ -259,7 +259,7 @@ def _check_predictions(path: Path, results: dict[str, Any]) -> None:
 
 
 def evaluate(
-    model: torch.nn.Module,
+    model: VideoMAEForVideoClassification,
     manifest: Manifest,
     views: Views,
     *,
@@ -364,7 +364,7 @@ def evaluate(
 
 
 def score_what_is_left(
-    model: torch.nn.Module,
+    model: VideoMAEForVideoClassification,
     manifest: Manifest,
     views: Views,
     partial: PartialResults,
@@ -456,7 +456,7 @@ def summary(
 # ------------------------------------------------------------------------------------------------- small questions
 
 
-def problem_of(model: torch.nn.Module, manifest: Manifest) -> str:
+def problem_of(model: VideoMAEForVideoClassification, manifest: Manifest) -> str:
     """What the outputs mean: the config's `problem_type`, else single-label for numbers and multi-label for vectors."""
     if manifest.labels is None:
         raise ValueError(f"{manifest.origin} has no labels to test against")
@@ -472,7 +472,7 @@ def problem_of(model: torch.nn.Module, manifest: Manifest) -> str:
 
 def entry(manifest: Manifest, index: int) -> dict[str, Any]:
     label = manifest.label(index)
-    return {"path": manifest.path(index), "label": label if isinstance(label, int) else label.tolist()}
+    return {"path": manifest.path(index), "label": label.tolist() if isinstance(label, torch.Tensor) else label}
 
 
 def manifest_sha256(manifest: Manifest) -> str:
