@@ -97,6 +97,7 @@ def build_page(
     rebuilding = Rebuilding(pretrained, where) if pretrained else None
     acting = Actions(action_detector, where, person_detector, names=actions) if action_detector else None
     source = labels or rebuilding or acting
+    assert source is not None  # one model is given, see above
     attention = Attention(source.model.videomae, source.processor)
     named = " · ".join(
         Path(name).name if Path(name).is_dir() else name for name in (model, pretrained, action_detector) if name
@@ -281,7 +282,9 @@ def page_errors(gradio, path: str) -> Iterator[None]:
 
 def start(page, *, host: str, port: int, scratch: str | Path | None = None) -> str:
     """Serve the page in the background; returns its address."""
-    gradio = import_gradio()
+    import_gradio()
+    from gradio.themes import Default
+
     fonts = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the machine: none is downloaded
     try:
         _, address, _ = page.launch(
@@ -295,7 +298,7 @@ def start(page, *, host: str, port: int, scratch: str | Path | None = None) -> s
             footer_links=[],
             max_file_size=LARGEST_UPLOAD,
             allowed_paths=[str(scratch)] if scratch else None,
-            theme=gradio.themes.Default(font=fonts[0], font_mono=fonts[1]),
+            theme=Default(font=fonts[0], font_mono=fonts[1]),
             css=STYLE,
         )
     except OSError as error:
