@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test_slow test_all browser check format bench clean
+.PHONY: install demo test test_slow test_all browser check format docs notebooks dist bench clean
 
 install: $(VENV)/.installed
 
@@ -45,10 +45,25 @@ browser: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/pyright
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The documentation site, in build/site; it needs no network and asks for none when it is read.
+docs: $(VENV)/.installed-dev
+	$(PIP) --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The notebooks and the pictures of the documents, made again from the guides and the package.
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/make.py
+	$(BIN)/python docs/pictures/make.py
+
+# What an index would get, in dist/, built and checked.
+dist: $(VENV)/.installed-dev
+	$(BIN)/python docs/distribution.py
 
 # Under 20 minutes. Peers (decord, torchcodec) are used where BENCH_PYTHON has them; they are not installed for it.
 BENCH_PYTHON ?= $(BIN)/python

@@ -1,9 +1,12 @@
 """VideoMAE and VideoMAE V2 for transformers.
 
-Names load on first use, so `import videomae` costs neither torch nor transformers, and changes nothing in either.
+Names load on first use, so `import videomae` costs neither torch nor transformers, and changes nothing in either. It looks
+whether their versions are among those that it was made for, since others end in an import error far from here.
 """
 
 import importlib
+import importlib.metadata
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; `_MODULE_OF` says the same to the interpreter
@@ -23,6 +26,29 @@ if TYPE_CHECKING:  # for editors and type checkers; `_MODULE_OF` says the same t
     from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 __version__ = "0.1.0"
+
+# As in pyproject.toml: at least the first, below the second. torch's next major version is not known.
+_NEEDED = {"torch": ((2, 10), None), "transformers": ((5, 23), (6,)), "av": ((18, 0), (19,))}
+
+
+def _check_versions() -> None:
+    """Refuse installed packages of other versions in one line; what is missing says so itself where it is imported."""
+    wrong, wanted = [], []
+    for package, (least, below) in _NEEDED.items():
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
+        if numbers < least or (below and numbers >= below):
+            bounds = f">={'.'.join(map(str, least))}" + (f",<{'.'.join(map(str, below))}" if below else "")
+            wrong.append(f"{package} {version} is installed and {package}{bounds} is needed")
+            wanted.append(f"'{package}{bounds}'")
+    if wrong:
+        raise ImportError(f"videomae: {'; '.join(wrong)}: pip install -U {' '.join(wanted)}")
+
+
+_check_versions()
 
 _MODULE_OF = {
     "VideoMAEConfig": "configuration_videomae",

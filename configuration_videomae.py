@@ -85,6 +85,9 @@ class VideoMAEConfig(PreTrainedConfig):
     pixel_mean, pixel_std (`list[float]` or `float`, *optional*): how `pixel_values` were normalised, undone for the
         reconstruction target; one number stands for all channels. ImageNet's for three channels when unset; nothing is
         undone for other counts.
+    temperature (`float`, defaults to 1.0): of a classifier's scores: the pipeline gives those of logits divided by it,
+        and the answers stay. The model's own logits are left as they are.
+    calibrated_on (`str`, *optional*): the videos that the temperature was fitted on, for the card.
     pooled_features (`bool`, defaults to `False`): `VideoMAEModel` normalises the mean token into `pooler_output`,
         as the VideoMAE V2 feature extractors do.
     detection_family (`str`, defaults to `"videomae"`): `"videomae"` (VideoMAE-Action-Detection) or `"mmaction2"`.
@@ -128,6 +131,8 @@ class VideoMAEConfig(PreTrainedConfig):
     init_scale: float | int = 1.0
     pixel_mean: list[float] | tuple[float, ...] | float | None = None
     pixel_std: list[float] | tuple[float, ...] | float | None = None
+    temperature: float | int = 1.0
+    calibrated_on: str | None = None
     pooled_features: bool = False
 
     detection_family: str = "videomae"
@@ -210,10 +215,12 @@ class VideoMAEConfig(PreTrainedConfig):
 
     @property
     def image_hw(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
         return _pair(self.image_size)
 
     @property
     def patch_hw(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
         return _pair(self.patch_size)
 
     @property
@@ -224,6 +231,7 @@ class VideoMAEConfig(PreTrainedConfig):
 
     @property
     def num_patches(self) -> int:
+        """Tokens of a clip of the configured size."""
         t, h, w = self.grid
         return t * h * w
 
@@ -273,6 +281,8 @@ class VideoMAEConfig(PreTrainedConfig):
                 )
         if min(self.pixel_statistics[1]) <= 0:
             raise ValueError(f"pixel_std must be positive, got {self.pixel_std}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be positive, got {self.temperature}; 1 leaves scores as they are")
         for name in ("drop_path_rate", "head_dropout_prob"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")

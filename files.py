@@ -161,9 +161,14 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 
 def check_output(path: str | os.PathLike, argument: str = "--output") -> None:
-    """Refuse an output folder that is a file: before the work, not when its result is to be written."""
+    """Refuse an output folder that cannot be one: before the work, not when its result is to be written."""
     if Path(path).exists() and not Path(path).is_dir():
         raise FileExistsError(f"{argument} {path} is a file; name a folder")
+    there = next((folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists()), Path())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{argument} {path}: {there} is a file; name another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{argument} {path}: {there} cannot be written to; name another folder")
 
 
 def open_up(folder: Path) -> None:

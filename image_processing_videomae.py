@@ -133,7 +133,8 @@ class VideoMAEImageProcessor(BaseImageProcessor):
     they are taken as 0 to 255, with a warning. `do_rescale=False` takes any values as they are. Grey frames become RGB and alpha is dropped
     (`do_convert_rgb`), unless the mean has another number of values than three, for a model of so many channels.
 
-    `antialias` is part of what is saved: True as in transformers, False as in the official test protocol.
+    `antialias` is part of what is saved: True as in transformers, False as in the official test protocol. A `sampling`
+    policy, of the folder or given as a dict, is kept and saved for `VideoMAEVideoProcessor`, which uses it.
     """
 
     valid_kwargs = VideoMAEImageKwargs

@@ -35,7 +35,8 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         pipe([picture, picture, ...])          # decoded frames of one video, as PIL images or arrays
         for window in pipe.windows("long.mp4"): ...
 
-    A video is whatever `VideoMAEVideoProcessor` opens. Models other than VideoMAE run as in transformers.
+    A video is whatever `VideoMAEVideoProcessor` opens. Models other than VideoMAE run as in transformers. Scores are
+    calibrated by the config's `temperature`, which changes no answer; transformers' own pipeline ignores it.
     """
 
     model: Any
@@ -93,7 +94,7 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         if not self._is_videomae:
             return super().postprocess(model_outputs, top_k=top_k, function_to_apply=function_to_apply)
         scores = self._scores(model_outputs.logits[0].float(), function_to_apply)
-        return self._best(scores if scores.ndim == 1 else scores.mean(0), top_k)
+        return self._best(self._calibrated(scores if scores.ndim == 1 else scores.mean(0), function_to_apply), top_k)
 
     def windows(
         self,
@@ -147,6 +148,7 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
             while batch := list(itertools.islice(windows, batch_size)):
                 clips = torch.stack([torch.stack(window.frames) for window in batch])  # (W, T, C, H, W)
                 scores = self._scores(self._logits(normalized(clips.to(self.device), settings)), function_to_apply)
+                scores = self._calibrated(scores, function_to_apply)
                 for window, row in zip(batch, scores):
                     yield {
                         "start_seconds": window.start_seconds,
@@ -169,11 +171,24 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
 
     def _scores(self, logits: torch.Tensor, function_to_apply: str | None) -> torch.Tensor:
         """(..., L) -> (..., L), by the kind of problem that the model was trained for."""
+        function = self._function(function_to_apply)
+        return {"softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid, "none": lambda x: x}[function](logits)
+
+    def _calibrated(self, scores: torch.Tensor, function_to_apply: str | None) -> torch.Tensor:
+        """(..., L) -> (..., L): after the mean over views, as the temperature was fitted; no order changes."""
+        temperature, function = getattr(self.model.config, "temperature", 1.0), self._function(function_to_apply)
+        if temperature == 1.0 or function == "none":
+            return scores
+        if function == "sigmoid":
+            return torch.sigmoid(torch.logit(scores.double(), eps=1e-12) / temperature).to(scores.dtype)
+        return (scores.double().clamp_min(1e-12).log() / temperature).softmax(-1).to(scores.dtype)
+
+    def _function(self, function_to_apply: str | None) -> str:
         by_problem = {"regression": "none", "multi_label_classification": "sigmoid"}
         function = function_to_apply or by_problem.get(self.model.config.problem_type, "softmax")
         if function not in ("softmax", "sigmoid", "none"):
             raise ValueError(f"function_to_apply must be softmax, sigmoid or none, not {function!r}")
-        return {"softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid, "none": lambda x: x}[function](logits)
+        return function
 
     def _best(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
         values, ids = scores.topk(min(top_k, scores.shape[-1]))
@@ -219,5 +234,5 @@ def _processor_of(video_processor, image_processor, folder: str | None) -> Video
     given = video_processor or image_processor
     if given is None:
         raise ValueError("no video processor was given and the model's folder has none; pass video_processor")
-    settings = {name: value for name, value in given.to_dict().items() if name in SETTINGS}
+    settings = {name: value for name, value in given.to_dict().items() if name in SETTINGS or name == "sampling"}
     return cast(VideoMAEVideoProcessor, VideoMAEVideoProcessor.from_dict(settings))

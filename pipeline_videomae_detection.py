@@ -169,13 +169,17 @@ class VideoActionDetectionPipeline(ChunkPipeline):
         if boxes is not None:
             known = boxes if isinstance(boxes, Mapping) else read_boxes(boxes)
             known = {float(seconds): rows for seconds, rows in known.items()}
-            length = probe(video, **reading).duration_seconds
-            for seconds in known:
-                if not 0 <= seconds <= length:
+            info = probe(video, **reading)
+            for seconds, rows in known.items():  # all of them before the first frame is decoded
+                if not 0 <= seconds <= info.duration_seconds:
                     raise ValueError(
-                        f"boxes has a key frame at {seconds:g} s, outside the video, which lasts {length:g} s"
+                        f"boxes has a key frame at {seconds:g} s, outside the video, which lasts {info.duration_seconds:g} s"
                     )
-            return iter(sorted(known)), lambda clip: known_boxes(known[clip.seconds], clip)
+                persons = known_boxes(rows, seconds, info.height, info.width)
+                check_boxes(persons[:, :4], info.height, info.width, f"persons at {seconds:g} s")
+            return iter(sorted(known)), lambda clip: known_boxes(
+                known[clip.seconds], clip.seconds, *clip.key_picture.shape[:2]
+            )
         if detector is None:
             raise ValueError(
                 "there are no persons to look at: pass boxes (a mapping or a file), a detector (a transformers "
@@ -370,23 +374,24 @@ def whole_frame(clip: KeyFrameClip) -> torch.Tensor:
     return torch.tensor([[0.0, 0.0, float(width), float(height), 1.0]])
 
 
-def known_boxes(rows: Any, clip: KeyFrameClip) -> torch.Tensor:
-    """Given boxes as (n, 5) pixels; shares of the frame are recognised when all of them are at most 1."""
-    height, width = clip.key_picture.shape[:2]
+def known_boxes(rows: Any, seconds: float, height: int, width: int) -> torch.Tensor:
+    """Given boxes as (n, 5) pixels; shares of the frame are recognised when all of them are at most 1.
+
+    Rows without a score may stand beside rows with one, and count as certain.
+    """
     try:
-        boxes = torch.as_tensor(rows, dtype=torch.float32).reshape(len(rows), -1) if len(rows) else torch.zeros(0, 5)
+        parts = [torch.as_tensor(row, dtype=torch.float32).reshape(-1) for row in rows]
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"boxes at {clip.seconds:g} s are not rows of x1, y1, x2, y2[, score]: {rows!r}") from None
-    if boxes.shape[1] not in (4, 5):
-        raise ValueError(
-            f"boxes at {clip.seconds:g} s have {boxes.shape[1]} values a row; give x1, y1, x2, y2[, score]"
-        )
-    if boxes.shape[1] == 4:
-        boxes = torch.cat([boxes, torch.ones(len(boxes), 1)], 1)
+        raise ValueError(f"boxes at {seconds:g} s are not rows of x1, y1, x2, y2[, score]: {rows!r}") from None
+    for part in parts:
+        if len(part) not in (4, 5):
+            raise ValueError(f"boxes at {seconds:g} s have {len(part)} values a row; give x1, y1, x2, y2[, score]")
+    whole = [torch.cat([part, part.new_ones(5 - len(part))]) for part in parts]
+    boxes = torch.stack(whole) if whole else torch.zeros(0, 5)
     wrong = ~((boxes[:, 4] >= 0) & (boxes[:, 4] <= 1.001))
     if wrong.any():
         score = float(boxes[wrong][0, 4])
-        raise ValueError(f"boxes at {clip.seconds:g} s: a person has score {score:g}; scores lie between 0 and 1")
+        raise ValueError(f"boxes at {seconds:g} s: a person has score {score:g}; scores lie between 0 and 1")
     if len(boxes) and boxes[:, :4].max() <= 1.0:
         boxes[:, :4] *= torch.tensor([width, height, width, height], dtype=torch.float32)
     return boxes

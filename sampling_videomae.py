@@ -73,10 +73,12 @@ class ClipSampling:
         return (self.num_frames - 1) * self.stride_frames + 1
 
     def to_dict(self) -> dict[str, Any]:
+        """All fields, as they are saved with a processor."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "ClipSampling":
+        """A policy from saved fields; those that are missing have their defaults, unknown ones are an error."""
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))
         if unknown:

@@ -70,6 +70,7 @@ class ReducedVideoMAEConfig(VideoMAEConfig):
 
     @property
     def reduces(self) -> bool:
+        """Whether any token is left out or merged."""
         return self.still_threshold is not None or any(self.merges)
 
     @property

@@ -27,17 +27,28 @@ from videomae.command_line import guarded, plain
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.check import refuse_broken
 from videomae.data.collators import ClassificationCollator
+from videomae.data.lists.groups import groups_of, parse_fold, split_fold, split_share
 from videomae.data.lists.label_files import read_names
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.lists.manifests import Manifest
 from videomae.data.mixing import Mixing
 from videomae.data.randaugment import RandAugment
 from videomae.data.randomness import generator_for, sample_key
+from videomae.data.remote import use_cache
 from videomae.data.transforms import EvalTransform, RandomErasing, TrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation import multi_view as evaluation
 from videomae.evaluation.final_test import BEST, chosen_on_the_test, weights_to_test
-from videomae.evaluation.validation import DECISIVE, Watch, chance, chance_warning, validate
+from videomae.evaluation.validation import (
+    DECISIVE,
+    SHOWN_CLASSES,
+    Watch,
+    chance,
+    chance_warning,
+    measured,
+    outputs_and_labels,
+    shown_confusion,
+)
 from videomae.model_cards.run_cards import folder_sha256, write_run_card
 from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.models import open_config
@@ -53,7 +64,7 @@ from videomae.training.optimisation import averaged
 from videomae.training.options import FINETUNE, FinetuneOptions, read_arguments
 from videomae.training.progress import say
 from videomae.training.recipes import PROBLEMS, FinetuneRecipe
-from videomae.training.session import Session, explained_broken_videos
+from videomae.training.session import Session, explained_broken_videos, named_data
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 EARLY_VALIDATIONS = 3  # a head that is at chance after as many looks is worth a warning
@@ -104,20 +115,22 @@ def look(loop: Loop, data: "ClassificationData", validation: VideoDataset, watch
     """Validate, keep the best, and note what a user should know."""
     session = loop.session
     with averaged(loop.plain_model, loop.ema):
-        metrics = validate(
+        outputs, labels = outputs_and_labels(
             session.accelerator,
             loop.model,
             validation,
             ClassificationCollator(mean=data.mean, std=data.std, as_bytes=True),
-            problem=data.problem,
             clips_per_device=max(loop.plan.clips_per_device, 1),
             num_workers=session.workers,
         )
-        labels = validation.manifest.given_labels.tolist()
-        beside = {"val_top1": f"chance {chance(labels):.3g}"} if "top1" in metrics else {}
+        metrics = measured(outputs, labels, data.problem)
+        given = validation.manifest.given_labels.tolist()
+        beside = {"val_top1": f"chance {chance(given):.3g}"} if "top1" in metrics else {}
         values = {f"val_{name}": value for name, value in metrics.items()}
         loop.log.line(loop.done, values, what="validation", beside=beside)
         if watch.note(loop.done, metrics):
+            if "top1" in metrics:
+                watch.confusion_matrix = shown_confusion(outputs.argmax(-1), labels, data.num_labels)
             loop.write_model(BEST)
             watch.weights_sha256 = (
                 folder_sha256(loop.run.folder / BEST) if session.accelerator.is_main_process else None
@@ -125,7 +138,7 @@ def look(loop: Loop, data: "ClassificationData", validation: VideoDataset, watch
     loop.ask_to_save()
     if watch.looks == EARLY_VALIDATIONS and data.problem == "single_label_classification":
         epochs = round(loop.done / loop.plan.steps_per_epoch)
-        if warning := chance_warning(metrics, labels, epochs=epochs, base_lr=session.recipe.base_lr):
+        if warning := chance_warning(metrics, given, epochs=epochs, base_lr=session.recipe.base_lr):
             session.tell(warning)
 
 
@@ -148,7 +161,14 @@ def validation_results(watch: Watch, recipe: FinetuneRecipe, data: "Classificati
     """The best validation so far, for the card."""
     if data.validation is None:
         return []
-    return watch.results(dataset=data.facts["validation"], videos=len(data.validation), num_frames=recipe.num_frames)
+    by_guess = None
+    if data.problem == "single_label_classification":
+        by_guess = chance(data.validation.manifest.given_labels.tolist())
+    found = watch.results(
+        dataset=data.facts["validation"], videos=len(data.validation), num_frames=recipe.num_frames, chance=by_guess
+    )
+    known = {name: data.facts[name] for name in ("dataset_id",) if name in data.facts}
+    return [{**result, **known} for result in found]
 
 
 # ------------------------------------------------------------------------------------------------------ data and model
@@ -173,6 +193,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         raise ValueError("--data is missing: a folder with a sub-folder per class, or a list of videos with labels")
     names = read_names(options.class_names) if options.class_names else None
     read = {"root": options.data_root, "label_kind": recipe.label_kind, "num_labels": recipe.num_labels}
+    use_cache(options.cache_dir, options.cache_gib)
     train = open_manifest(options.data, split=options.train_split, class_names=names, **read)
     train.check_labels(num_labels=recipe.num_labels, classes=recipe.label_kind == "class")
     names, num_labels = train.class_names, recipe.num_labels or train.num_labels
@@ -186,12 +207,12 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     if options.val_data or options.val_split:
         source = options.val_data or options.data
         validation = open_manifest(source, split=options.val_split, class_names=names, **read)
-    elif options.val_share:
-        train, validation = held_out(train, options.val_share, recipe.seed)
+    elif options.val_share or options.fold:
+        train, validation = split_off(train, options, recipe.seed)
     if validation is not None:
         validation.check_labels(num_labels=num_labels, classes=False)
     elif options.early_stopping:
-        raise ValueError("--early_stopping needs validation videos: --val_data, --val_split or --val_share")
+        raise ValueError("--early_stopping needs validation videos: --val_data, --val_split, --val_share or --fold")
     if recipe.label_kind == "class":
         tell_empty_classes(train, names, num_labels, tell)
 
@@ -217,13 +238,18 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     )
     common = {"sampling": sampling, "seed": recipe.seed, "max_broken": options.max_broken, "errors": options.errors}
     facts: dict[str, Any] = {
-        "name": Path(options.data).name,
+        **named_data(options, options.data),
         "clips": len(train),
         "classes": num_labels,
         "manifest_sha256": train.sha256(labels=True),
     }
+    if options.fold:
+        facts["fold_held_out"] = options.fold
+    if recipe.label_kind == "class" and num_labels <= SHOWN_CLASSES:
+        facts["clips_per_class"] = train.given_labels.bincount(minlength=num_labels).tolist()
     if validation is not None:
-        facts |= {"validation": Path(options.val_data or options.data).name, "validation_clips": len(validation)}
+        name = options.dataset_name or Path(options.val_data or options.data).name
+        facts |= {"validation": name, "validation_clips": len(validation)}
     return ClassificationData(
         train=VideoDataset(
             train, mode="train", transform=transform, num_samples=recipe.num_samples, as_bytes=True, **common
@@ -240,6 +266,22 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         std=std,
         facts=facts,
     )
+
+
+def split_off(manifest: Manifest, options: FinetuneOptions, seed: int) -> tuple[Manifest, Manifest]:
+    """Training and validation videos by --val_share or --fold, with the groups of --groups in one piece."""
+    if options.val_share and options.fold:
+        raise ValueError("--val_share and --fold both say what is held out; choose one")
+    if options.group_column and not options.groups:
+        raise ValueError("--group_column names a column of --groups, which is missing")
+    groups = groups_of(manifest, options.groups, options.group_column) if options.groups else None
+    if options.fold:
+        return split_fold(manifest, parse_fold(options.fold), groups)
+    if groups is None:
+        return held_out(manifest, options.val_share, seed)
+    if not 0 < options.val_share < 1:
+        raise ValueError(f"--val_share must lie between 0 and 1, not {options.val_share}")
+    return split_share(manifest, options.val_share, groups, seed=seed)
 
 
 def held_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, Manifest]:
@@ -428,6 +470,7 @@ def test(
     """The multi-view test of a model folder, by `videomae evaluate`'s own code; prints its report."""
     state = evaluation.PartialState()
     model = evaluation.load_classifier(str(folder)).to(state.device)
+    use_cache(options.cache_dir, options.cache_gib)
     manifest = open_manifest(
         options.test_data or options.data,
         split=options.test_split,
@@ -458,7 +501,8 @@ def test(
 def card_result(tested: Mapping[str, Any]) -> dict[str, Any]:
     """A multi-view test as the card of a run wants it."""
     names = ("dataset", "protocol", "metrics", "videos", "date", "data_sha256", "weights_sha256")
-    return {"split": "test", **{name: tested[name] for name in names}}
+    single = ("chance", "confusion_matrix")  # of one class a video, the matrix where there are few classes
+    return {"split": "test", **{name: tested[name] for name in (*names, *single) if name in names or name in tested}}
 
 
 vars(test)["__test__"] = False  # a name that pytest would otherwise collect where it is imported

@@ -41,7 +41,7 @@ from videomae.training.forecast import dry_run
 from videomae.training.loop import Loop, Parts
 from videomae.training.options import TRAIN_DETECTION, DetectionOptions, read_arguments
 from videomae.training.recipes import DETECTION, DetectionRecipe
-from videomae.training.session import Session, explained_broken_videos
+from videomae.training.session import Session, explained_broken_videos, named_data
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 # ----------------------------------------------------------------------------------------------------------- the run
@@ -164,7 +164,7 @@ def train_data(
     mean, std = config.pixel_statistics
     return AvaDataset(
         annotations,
-        MovieFolder(options.movies, starts_at=options.starts_at, frame_rate=options.frames_per_second),
+        movies_in(options.movies, options),
         config,
         mode="train",
         transform=DetectionTrainTransform(
@@ -212,7 +212,7 @@ def test_data(
     mean, std = config.pixel_statistics
     return AvaDataset(
         annotations,
-        MovieFolder(folder, starts_at=options.starts_at, frame_rate=options.frames_per_second),
+        movies_in(folder, options),
         config,
         mode="test",
         transform=DetectionTestTransform(
@@ -230,10 +230,14 @@ def test_data(
     )
 
 
+def movies_in(folder: str, options: DetectionOptions) -> MovieFolder:
+    return MovieFolder(folder, starts_at=options.starts_at, frame_rate=options.frames_per_second, errors=options.errors)
+
+
 def facts_of(data: AvaDataset, options: DetectionOptions) -> dict[str, Any]:
     """Of the training data, for the records; a resumed run must have the same."""
     return {
-        "name": Path(options.annotations).name,
+        **named_data(options, options.annotations),
         "clips": len(data),
         "manifest_sha256": sha256_of(options.annotations),
         "without_movie": len(data.skipped),

@@ -28,6 +28,7 @@ from videomae.data.check import refuse_broken
 from videomae.data.collators import PretrainCollator
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.on_device import finish
+from videomae.data.remote import use_cache
 from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.files import new_file
@@ -44,7 +45,7 @@ from videomae.training.loop import Loop, Parts, model_loss, overfit
 from videomae.training.options import PRETRAIN, PretrainOptions, read_arguments
 from videomae.training.progress import say
 from videomae.training.recipes import PretrainRecipe
-from videomae.training.session import Session, explained_broken_videos
+from videomae.training.session import Session, explained_broken_videos, named_data
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 # ----------------------------------------------------------------------------------------------------------- the run
@@ -197,6 +198,7 @@ def build_data(
 ) -> PretrainData:
     if not options.data:
         raise ValueError("--data is missing: a folder of videos or a list; `videomae demo` makes a small synthetic set")
+    use_cache(options.cache_dir, options.cache_gib)
     manifest = open_manifest(options.data, root=options.data_root)
     if len(manifest) == 0:
         raise ValueError(f"--data {options.data} has no videos")
@@ -222,7 +224,7 @@ def build_data(
         std=std,
         as_bytes=True,
     )
-    facts = {"name": Path(options.data).name, "clips": len(manifest), "manifest_sha256": manifest.sha256()}
+    facts = {**named_data(options, options.data), "clips": len(manifest), "manifest_sha256": manifest.sha256()}
     forward = {"interpolate_pos_encoding": True} if grid != config.grid else {}
     return PretrainData(dataset, collate, forward, facts)
 

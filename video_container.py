@@ -66,7 +66,7 @@ def _outline_of_mp4(at: Callable[[int, int], bytes], size: int, check: Callable[
     end, seen = 0, set()
     tracks: list[dict[bytes, int]] = []
     in_fragments = 0
-    for kind, start, stop in _boxes(at, 0, size, check):
+    for kind, start, stop in boxes(at, 0, size, check):
         # Behind a whole film, whatever is no box of MP4 is something that was put there, not a part of it cut off.
         if stop > size and kind not in TOP_BOXES and {b"moov", b"mdat"} <= seen:
             stop = size
@@ -103,14 +103,14 @@ def _outline_of_mp4(at: Callable[[int, int], bytes], size: int, check: Callable[
 def _nested(
     at: Callable[[int, int], bytes], start: int, end: int, check: Callable[[], None], depth: int = 0
 ) -> Iterator[tuple[bytes, int, int]]:
-    """As `_boxes`, with every box inside the boxes that hold the tables, outer ones first."""
-    for kind, place, stop in _boxes(at, start, end, check):
+    """As `boxes`, with every box inside the boxes that hold the tables, outer ones first."""
+    for kind, place, stop in boxes(at, start, end, check):
         yield kind, place, stop
         if kind in NESTING_BOXES and stop <= end and depth < MAX_DEPTH:
             yield from _nested(at, place, stop, check, depth + 1)
 
 
-def _boxes(
+def boxes(
     at: Callable[[int, int], bytes], start: int, end: int, check: Callable[[], None]
 ) -> Iterator[tuple[bytes, int, int]]:
     """(type, start of its content, declared end) of each box from `start` on; the last one may end beyond `end`."""

@@ -25,7 +25,7 @@ import torch
 
 from .video_container import outline
 from .video_packets import FILLER_BYTES, UNTIMED_DEMUXERS, list_packets, may_be_fields, pictures, to_the_end
-from .video_pictures import Damage, orientation, scaled_size, upright_rgb, upright_size
+from .video_pictures import Damage, Part, orientation, scaled_size, upright_rgb, upright_size
 from .video_source import (
     CORRUPT_HINT,
     DECODER_ERRORS,
@@ -174,6 +174,7 @@ class VideoReader:
 
     @property
     def num_frames(self) -> int:
+        """Frames that can be read, from the packets alone."""
         return len(self._order)
 
     @property
@@ -183,6 +184,7 @@ class VideoReader:
 
     @property
     def info(self) -> VideoInfo:
+        """What `probe` says of the video."""
         self._look()
         return self._describe()
 
@@ -191,8 +193,11 @@ class VideoReader:
         if self._picture is None:
             self._picture = next((frame for _, frame in self._run(0, len(self._pts) - 1, wanted=None)), None)
 
-    def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
-        """The frames at `indices` (any order, repeats allowed) as uint8 RGB (T, H, W, 3)."""
+    def read(self, indices: Sequence[int], *, short_side: int | None = None, part: Part | None = None) -> torch.Tensor:
+        """The frames at `indices` (any order, repeats allowed) as uint8 RGB (T, H, W, 3).
+
+        `part(height, width)` says which (top, left, height, width) of the frames is kept, which saves copying the rest.
+        """
         indices = [int(index) for index in indices]
         if not indices:
             raise VideoReadError(f"{self.name}: no frames asked for; indices is empty")
@@ -209,13 +214,13 @@ class VideoReader:
         width, height = scaled_size(codec.width, codec.height, short_side)
         check_bytes(self.name, len(indices), width, height, self.limits)
         try:
-            return self._gather(indices, short_side)
+            return self._gather(indices, short_side, part)
         except _OutOfOrder:
             self._note("its time stamps contradict the decoder, whose order is used")
             self._set_order(self._order_by_decoding(), self._keys)
-            return self.read(indices, short_side=short_side)
+            return self.read(indices, short_side=short_side, part=part)
 
-    def _gather(self, indices: list[int], short_side: int | None) -> torch.Tensor:
+    def _gather(self, indices: list[int], short_side: int | None, part: Part | None) -> torch.Tensor:
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             rows.setdefault(index, []).append(row)
@@ -224,12 +229,14 @@ class VideoReader:
         size = upright_size(self._picture or first_read[1])
         width, height = scaled_size(*size, short_side)
         check_bytes(self.name, len(indices), width, height, self.limits)
-        out = np.empty((len(indices), height, width, 3), dtype=np.uint8)
+        top, left, kept_height, kept_width = part(height, width) if part else (0, 0, height, width)
+        out = np.empty((len(indices), kept_height, kept_width, 3), dtype=np.uint8)
         for index, frame in itertools.chain([first_read], frames):
             if upright_size(frame) != size:
                 self._note("frames of other sizes are scaled to {}x{}, that of the first".format(*size))
             first, *others = rows[index]
-            out[first] = _converted(self.name, frame, width, height, self._scaler)
+            picture = _converted(self.name, frame, width, height, self._scaler)
+            out[first] = picture[top : top + kept_height, left : left + kept_width]
             out[others] = out[first]
         return torch.from_numpy(out)
 

@@ -1,10 +1,14 @@
 """A decoded picture as RGB: turned upright, scaled, and never copied more often than that takes."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 
 from .video_source import av
+
+# What is kept of frames of (height, width): (top, left, height, width).
+Part = Callable[[int, int], tuple[int, int, int, int]]
 
 
 class Damage:
@@ -30,7 +34,8 @@ NEARLY_ZERO = 0.01  # the sine of half a degree: matrices are rounded
 
 def orientation(frame: "av.VideoFrame") -> tuple[int, bool]:
     """What makes a picture upright: quarter turns counter-clockwise, then maybe a mirror; other angles are left alone."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    side_data = frame.side_data
+    matrix = side_data.get("DISPLAYMATRIX") if len(side_data) else None  # a look-up costs more than a count
     if matrix is None:
         return 0, False
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float).tolist()  # (x, y) goes to (ax + cy, bx + dy)
@@ -62,7 +67,7 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 def upright_rgb(
     frame: "av.VideoFrame", width: int, height: int, scaler: "av.video.reformatter.VideoReformatter"
 ) -> np.ndarray:
-    """RGB (height, width, 3) of a picture; scaled if its upright size is another."""
+    """RGB (height, width, 3) of a picture, in its own memory; scaled if its upright size is another."""
     turns, mirrored = orientation(frame)
     if turns % 2:
         width, height = height, width

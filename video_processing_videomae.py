@@ -32,6 +32,7 @@ from .image_processing_videomae import (
     wants_rgb,
 )
 from .sampling_videomae import ClipSampling, inference_clip, test_clips
+from .video_decoder import DecoderReader, is_decoder
 from .video_io import Limits, VideoReader, VideoReadError
 
 
@@ -43,8 +44,8 @@ class VideoMAEVideoKwargs(VideosKwargs, total=False):
 class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
     """Videos to `pixel_values`: of each the clip that the model expects, or all views of the published test.
 
-    A video is a path, an http(s) URL, bytes, a binary file object, a dict with "bytes" or "path", or decoded frames
-    as `VideoMAEImageProcessor` takes them; a batch is a list of those. Files are sampled by `sampling`. Decoded
+    A video is a path, an http(s) URL, bytes, a binary file object, a dict with "bytes" or "path", a `VideoDecoder` of
+    torchcodec, or decoded frames as `VideoMAEImageProcessor` takes them; a batch is a list of those. Files are sampled by `sampling`. Decoded
     frames are taken as they are, unless `do_sample_frames` is True, here or in the call, and their number is not that
     of a clip.
 
@@ -134,6 +135,7 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
 
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]  # of two bases with two names
+        """As in transformers; `sampling` may be a dict of the fields of the saved policy that change."""
         if kwargs.get("sampling") is not None:  # a dict changes only the fields that it names
             stored = _policy(video_processor_dict.get("sampling"), ClipSampling())
             kwargs["sampling"] = _policy(kwargs["sampling"], stored)
@@ -155,6 +157,8 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
             return
         fields = {name: value for name, value in self.to_dict().items() if name in SETTINGS}
         fields["image_processor_type"] = VideoMAEImageProcessor.__name__
+        # Image processors keep what they do not know: so the policy outlives a training that is given one of those.
+        fields["sampling"] = self.sampling.to_dict()
         if getattr(self, "auto_map", None):
             fields["auto_map"] = {"AutoImageProcessor": "image_processing_videomae.VideoMAEImageProcessor"}
         with open(Path(json_file_path).with_name(IMAGE_PROCESSOR_NAME), "w", encoding="utf-8") as file:
@@ -175,7 +179,8 @@ def _policy(sampling: ClipSampling | dict[str, Any] | None, default: ClipSamplin
 
 def _is_source(video) -> bool:
     """Whether a video has to be opened, rather than being frames already."""
-    return isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(video, "read")
+    opened = (str, os.PathLike, bytes, bytearray, memoryview, dict)
+    return isinstance(video, opened) or hasattr(video, "read") or is_decoder(video)
 
 
 def _list_sources(videos) -> list:
@@ -197,6 +202,8 @@ def _union(clips: list[list[int]]) -> list[int]:
 
 def _read(source, policy: ClipSampling, views: str, errors: str, limits: Limits | None, threads: int):
     """The frames that the views need, each once and in order, as [(T, C, H, W)]; the indices; what is known of it."""
+    if is_decoder(source):
+        return _read_decoder(DecoderReader(source, limits), policy, views)
     with VideoReader(source, errors=errors, limits=limits, threads=threads) as reader:
 
         def chosen() -> tuple[list[list[int]], torch.Tensor]:
@@ -221,6 +228,21 @@ def _read(source, policy: ClipSampling, views: str, errors: str, limits: Limits 
         height=info.height,
         duration=info.duration_seconds,
         video_backend="pyav",
+    )
+    return [frames.permute(0, 3, 1, 2)], indices, known
+
+
+def _read_decoder(reader: DecoderReader, policy: ClipSampling, views: str):
+    """As `_read`, of a decoder that is open already."""
+    indices = _choose(reader.num_frames, policy, views)
+    frames = reader.read(_union(indices))
+    known = VideoMetadata(
+        total_num_frames=reader.num_frames,
+        fps=reader.fps or None,
+        width=reader.width or None,
+        height=reader.height or None,
+        duration=reader.duration_seconds or None,
+        video_backend="torchcodec",
     )
     return [frames.permute(0, 3, 1, 2)], indices, known
 

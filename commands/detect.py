@@ -49,9 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     from transformers.utils import logging as transformers_logging
 
     from videomae.files import check_output
-    from videomae.inference.actions import find_actions, persons_of, write_actions
+    from videomae.inference.actions import find_actions, numbers_of, persons_of, write_actions
     from videomae.modeling_videomae_detection import VideoMAEForActionDetection
     from videomae.models import open_config, open_device
+    from videomae.pictures.overlay import check_encoder
     from videomae.pipeline_videomae_detection import WHOLE_FRAME, VideoActionDetectionPipeline
     from videomae.training.detectors import name_outputs
     from videomae.video_io import probe
@@ -60,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     info = probe(video, errors=options.errors)
     folder = Path(options.output or f"{video.stem}-actions")
     check_output(folder)
+    if not options.no_overlay:
+        check_encoder()
     device = open_device(options.device)
     boxes = WHOLE_FRAME if options.whole_frame else persons_of(options.boxes, video.stem) if options.boxes else None
     open_config(options.model, kind="ForActionDetection")
@@ -67,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     model = VideoMAEForActionDetection.from_pretrained(options.model).eval()
     if note := name_outputs(model, options.actions):
         print(note, file=sys.stderr)
+    numbers_of(model.config.id2label)
     key_frames = find_actions(
         VideoActionDetectionPipeline(model=model, detector=options.person_detector, device=device),
         video,

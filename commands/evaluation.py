@@ -23,6 +23,11 @@ class Options:
     data: str = argument("labelled videos: a list, a folder per class, or another layout of docs/data.md", kind="path")
     data_root: str | None = option(None, "data", "folder that relative paths of the list start from", kind="folder")
     split: str | None = option(None, "data", "which part of the data, where it has several")
+    fold: str | None = option(
+        None, "data", "test only this part of the data, such as 2/5: the one that `finetune --fold` holds out"
+    )
+    groups: str | None = option(None, "data", "with --fold: the table of groups that `finetune` had", kind="file")
+    group_column: str | None = option(None, "data", "its column of groups [group, patient, subject, camera, ...]")
     max_broken: float = option(0.01, "data", "largest share of unreadable videos", least=0, most=1)
     errors: str = errors_option("data")
 
@@ -62,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
     from accelerate import PartialState
 
+    from videomae.data.lists.groups import groups_of, parse_fold, split_fold
     from videomae.data.lists.label_files import read_names
     from videomae.data.lists.label_names import names_of
     from videomae.data.lists.layouts import open_manifest
@@ -82,6 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         class_names=read_names(options.class_names) if options.class_names else None,
         label_kind=options.label_kind,
     )
+    if options.fold:
+        groups = groups_of(manifest, options.groups, options.group_column) if options.groups else None
+        _, manifest = split_fold(manifest, parse_fold(options.fold), groups)
     columns = None
     if options.label_map:
         columns = multi_view.read_label_map(options.label_map, manifest.class_names, names_of(model.config.id2label))
@@ -91,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         stride_frames=options.stride_frames,
         antialias=options.antialias,
     )
-    dataset = "-".join(filter(None, (Path(options.data).stem, options.split)))
+    fold = options.fold and f"fold-{options.fold.replace('/', '-of-')}"
+    dataset = "-".join(filter(None, (Path(options.data).stem, options.split, fold)))
     output = options.output or Path("evaluations", f"{Path(options.model).name}-{dataset}-{views.protocol}")
     before = Path(output, "results.json").is_file() and not options.overwrite
     results = multi_view.evaluate(

@@ -37,8 +37,17 @@ def is_url(source: Any) -> bool:
     return isinstance(source, str) and re.match(r"[A-Za-z][\w+.-]+://", source) is not None
 
 
-def read_json(url: str) -> Any:
-    data = read(url)
+def use_cache(folder: str | None, gib: float | None) -> None:
+    """Set the cache of this process and of those that it starts; None leaves what the environment says."""
+    if folder is not None:
+        os.environ[CACHE] = folder
+    if gib is not None:
+        os.environ[CACHE_GIB] = repr(gib)
+
+
+def read_json(url: str, *, first: bool = False) -> Any:
+    """`first` is that of `read`."""
+    data = read(url, first=first)
     try:
         return json.loads(data)
     except ValueError:
@@ -70,8 +79,12 @@ def check_length(url: str, size: int) -> None:
     read(url, size - 1, size)
 
 
-def read(url: str, start: int | None = None, end: int | None = None) -> bytes:
-    """The bytes [start, end) of an object, or all of it."""
+def read(url: str, start: int | None = None, end: int | None = None, *, first: bool = False) -> bytes:
+    """The bytes [start, end) of an object, or all of it.
+
+    first: nothing was read from there yet. A server that cannot be reached is then a wrong address after three tries;
+        later it is a failure that may pass.
+    """
     fs, path = _file_system(url)
     wanted = None if end is None else end - (start or 0)
     seconds = _setting(READ_SECONDS, DEFAULT_READ_SECONDS) + (wanted or 0) / SLOWEST_BYTES_A_SECOND
@@ -96,6 +109,8 @@ def read(url: str, start: int | None = None, end: int | None = None) -> bytes:
             cause, reason, short = None, f"{len(data)} bytes came instead of {wanted}", True
         if short and attempt == 2:
             raise OSError(_cut_off(url, reason))
+        if first and attempt == 2 and _is_unreachable(cause):
+            raise OSError(f"{url}: no server can be reached there ({reason}); correct the address, or start the server")
         pause = min(0.5 * 2**attempt, 8.0) * random.SystemRandom().uniform(0.5, 1.0)
         if time.monotonic() + pause >= deadline:
             raise OSError(
@@ -150,6 +165,14 @@ def _is_final(error: Exception) -> bool:
         return status < 500 and status not in TRY_AGAIN
     kinds = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, TypeError, NotImplementedError)
     return isinstance(error, kinds) or re.search("Credentials|Offline", type(error).__name__) is not None
+
+
+def _is_unreachable(error: Exception | None) -> bool:
+    """No connection came about: refused, no route, or a name that no server has."""
+    # aiohttp, httpx and botocore have classes of their own for it.
+    return isinstance(error, ConnectionRefusedError) or (
+        re.search("Connector|ConnectError|EndpointConnection", type(error).__name__) is not None
+    )
 
 
 def _final_error(error: Exception, url: str, reason: str) -> OSError:

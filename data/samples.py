@@ -3,6 +3,7 @@
 # S samples of one clip  V views of one video  T frames  C channels  H W pixels
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,11 +76,16 @@ class SampleMaker:
                 raise
             except ValueError as error:  # too short for a policy that does not fill up
                 raise VideoReadError(f"{path}: {error}") from None
-            frames = clip.read(indices, short_side=self.decode_short_side)
+            generators = [generator_for(key, PIXELS) for key in keys]
+            part = None
+            if self.num_samples == 1 and hasattr(self.transform, "box"):  # only what the one sample keeps is copied
+                part = functools.cache(functools.partial(self.transform.box, generator=generators[0]))
+            frames = clip.read(indices, short_side=self.decode_short_side, part=part)
             if clip.truncated:  # now known: some damage shows only where it is decoded
                 on_truncated()
         frames = frames.permute(0, 3, 1, 2)  # (T, C, H, W), interleaved in memory
-        generators = [generator_for(key, PIXELS) for key in keys]
+        if part is not None:
+            return {"pixel_values": stack([self.transform.of_box(frames, generators[0])]), "keys": keys}
         if self.as_bytes and hasattr(self.transform, "as_bytes"):
             clips, erased = zip(*[self.transform.as_bytes(frames, generator) for generator in generators])
             statistics = self.transform.mean, self.transform.std

@@ -16,7 +16,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from videomae.data import remote
+from videomae.data.prepared_video import NotAsPrepared, PreparedReader
+from videomae.video_decoder import DecoderReader, is_decoder
 from videomae.video_io import Limits, VideoReader, VideoReadError
+from videomae.video_pictures import Part
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".m2ts", ".mts", ".3gp")
@@ -43,7 +46,7 @@ class TarMember(NamedTuple):
     name: str
 
 
-Source = str | FrameFolder | TarMember | dict[str, Any] | bytes
+Source = str | FrameFolder | TarMember | dict[str, Any] | bytes  # or an open decoder of another library
 
 
 class Clip(Protocol):
@@ -52,9 +55,13 @@ class Clip(Protocol):
     @property
     def truncated(self) -> bool: ...
 
-    def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
-        """uint8 (T, H, W, 3)."""
+    def read(self, indices: Sequence[int], *, short_side: int | None = None, part: Part | None = None) -> torch.Tensor:
+        """uint8 (T, H, W, 3); `part(height, width)` says which (top, left, height, width) of the frames is kept."""
         ...
+
+
+class _ClosableClip(Clip, Protocol):
+    def close(self) -> None: ...
 
 
 @contextlib.contextmanager
@@ -63,39 +70,85 @@ def open_clip(source: Source, limits: Limits | None = None, *, errors: str = "st
     if isinstance(source, FrameFolder):
         yield _FrameReader(source)
         return
-    if isinstance(source, TarMember):
-        name, source = f"{source.name} in {source.shard}", read_member(source)
-    else:
-        name = None
+    if is_decoder(source):
+        yield DecoderReader(source, limits)
+        return
+    if not isinstance(source, TarMember):
+        with _named(None), contextlib.closing(_FileReader(VideoReader(source, errors=errors, limits=limits))) as clip:
+            yield clip
+        return
+    with (
+        contextlib.closing(Member(source)) as member,  # behind a URL it is read here: that failing is no broken video
+        _named(f"{source.name} in {source.shard}"),
+        contextlib.closing(_open_member(member, limits or Limits(), errors)) as clip,
+    ):
+        yield clip
+
+
+@contextlib.contextmanager
+def _named(name: str | None) -> Iterator[None]:
+    """Failures inside become VideoReadErrors that begin with `name`; without one they name the video already."""
     try:
-        with VideoReader(source, errors=errors, limits=limits) as reader:
-            yield _FileReader(reader)
+        yield
     except VideoReadError as error:
         raise error if name is None else VideoReadError(f"{name}: {error}") from None
     except OSError as error:
         raise VideoReadError(str(error)) from None
 
 
+def _open_member(member: "Member", limits: Limits, errors: str) -> _ClosableClip:
+    def reopen() -> VideoReader:
+        return VideoReader(member.read(0, member.size), errors=errors, limits=limits)
+
+    if errors == "strict":  # what of a damaged video can be used is for the other reader to say
+        with contextlib.suppress(NotAsPrepared):
+            return PreparedReader(member.read, member.size, reopen, limits)
+    return _FileReader(reopen())
+
+
 def read_member(member: TarMember) -> bytes:
-    """The bytes of a video in a shard. One read brings them; Linux gives at most 2 GiB at a time."""
-    if remote.is_url(member.shard):
-        return remote.read_member(member.shard, member.offset, member.size, member.name)
-    pieces, at, end = [], member.offset, member.offset + member.size
-    try:
-        handle = os.open(member.shard, os.O_RDONLY)
+    """The bytes of a video in a shard."""
+    with contextlib.closing(Member(member)) as opened:
+        return opened.read(0, member.size)
+
+
+class Member:
+    """The bytes of a video in a shard: from a local one those that are asked for, from a URL all with one request."""
+
+    def __init__(self, member: TarMember):
+        self.size, self._of, self._handle, self._data = member.size, member, None, b""
+        if remote.is_url(member.shard):
+            self._data = remote.read_member(member.shard, member.offset, member.size, member.name)
+            return
+        try:
+            self._handle = os.open(member.shard, os.O_RDONLY)
+        except OSError as error:
+            raise self._error(error) from None
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes [start, end) of the video. Linux gives at most 2 GiB at a time."""
+        if self._handle is None:
+            return self._data[start:end]
+        pieces, at, stop = [], self._of.offset + start, self._of.offset + end
         try:
             # A read takes memory for all that it is asked for, be it there or not.
-            while at < end <= os.fstat(handle).st_size and (piece := os.pread(handle, end - at, at)):
+            while at < stop <= os.fstat(self._handle).st_size and (piece := os.pread(self._handle, stop - at, at)):
                 pieces.append(piece)
                 at += len(piece)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise VideoReadError(f"{member.name} in {member.shard}: {error.strerror or error}") from None
-    data = b"".join(pieces)
-    if len(data) != member.size:
-        raise VideoReadError(f"{member.name}: {member.shard} ends inside it; the shard is cut off, write it again")
-    return data
+        except OSError as error:
+            raise self._error(error) from None
+        if at < stop:
+            name, shard = self._of.name, self._of.shard
+            raise VideoReadError(f"{name}: {shard} ends inside it; the shard is cut off, write it again")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _error(self, error: OSError) -> VideoReadError:
+        return VideoReadError(f"{self._of.name} in {self._of.shard}: {error.strerror or error}")
 
 
 class _FileReader:
@@ -103,6 +156,9 @@ class _FileReader:
 
     def __init__(self, reader: VideoReader):
         self._reader, self.num_frames = reader, reader.num_frames
+
+    def close(self) -> None:
+        self._reader.close()
 
     @property
     def fps(self) -> float:
@@ -112,8 +168,8 @@ class _FileReader:
     def truncated(self) -> bool:
         return self._reader.truncated
 
-    def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
-        return self._reader.read(indices, short_side=short_side)
+    def read(self, indices: Sequence[int], *, short_side: int | None = None, part: Part | None = None) -> torch.Tensor:
+        return self._reader.read(indices, short_side=short_side, part=part)
 
 
 class _FrameReader:
@@ -126,13 +182,16 @@ class _FrameReader:
             self._names = sorted(_images(source.folder), key=_by_number)
             self.num_frames = len(self._names)
 
-    def read(self, indices: Sequence[int], *, short_side: int | None = None) -> torch.Tensor:
+    def read(self, indices: Sequence[int], *, short_side: int | None = None, part: Part | None = None) -> torch.Tensor:
         frames: dict[int, np.ndarray] = {}
         for index in sorted(set(indices)):
             frame = self._frame(index, short_side)
             if frames and frame.shape != next(iter(frames.values())).shape:
                 raise VideoReadError(f"{self._source.folder}: frame {index} has another size than those before")
             frames[index] = frame
+        if part is not None:
+            top, left, height, width = part(*next(iter(frames.values())).shape[:2])
+            frames = {index: frame[top : top + height, left : left + width] for index, frame in frames.items()}
         return torch.from_numpy(np.stack([frames[index] for index in indices]))
 
     def _frame(self, index: int, short_side: int | None) -> np.ndarray:

@@ -227,8 +227,15 @@ class PretrainTransform:
     flip: float = 0.0
 
     def __call__(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        box = multi_scale_box(*frame_size(clip), self.size, generator, scales=self.scales)
-        out = resize(crop(clip, box), (self.size, self.size), antialias=True)
+        return self.of_box(crop(clip, self.box(*frame_size(clip), generator)), generator)
+
+    def box(self, height: int, width: int, generator: torch.Generator) -> Box:
+        """The part of the frames that is kept; the first draw of the two that make a sample."""
+        return multi_scale_box(height, width, self.size, generator, scales=self.scales)
+
+    def of_box(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The sample of a clip that was cut to its box."""
+        out = resize(clip, (self.size, self.size), antialias=True)
         return out.flip(-1) if self.flip and uniform(generator, 0, 1) < self.flip else out
 
 

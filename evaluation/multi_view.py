@@ -35,6 +35,7 @@ from videomae.data.lists.label_names import class_columns, find_names, names_of
 from videomae.data.lists.manifests import Manifest
 from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
+from videomae.evaluation.validation import chance, shown_confusion
 from videomae.files import remove_leftovers, sha256_of, today, write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import (
     confusion_pairs,
@@ -442,12 +443,15 @@ def summary(
     if len(names) > 5:
         metrics |= {"top5": videos["video_top5"], "view_top5": float((ranks < 5).mean())}
     table = per_class_table(predictions, labels, names)
+    counts = shown_confusion(predictions, labels, len(names))
     accuracies = [row["accuracy"] for row in table if row["accuracy"] is not None]
     metrics["mean_class_accuracy"] = float(np.mean(accuracies))
     return {
         **result,
         "view_count": len(ranks),
         "metrics": metrics,
+        "chance": chance(labels.tolist()),
+        **({"confusion_matrix": counts} if counts else {}),
         "per_class": table,
         "confusion": confusion_pairs(predictions, labels, names),
     }
@@ -490,7 +494,9 @@ def report_lines(results: dict[str, Any], *, classes: int) -> Iterator[str]:
     metrics = results["metrics"]
     yield f"{results['dataset']}: {results['videos']} videos, protocol {results['protocol']}, {results['dtype']}"
     for name, value in metrics.items():
-        yield f"  {name:<20} {100 * value:6.2f} %" if name not in ("mae", "mse", "r2") else f"  {name:<20} {value:.4g}"
+        beside = f" (chance {100 * results['chance']:.2f} %)" if name == "top1" and "chance" in results else ""
+        share = f"{100 * value:6.2f} %{beside}"
+        yield f"  {name:<20} {share if name not in ('mae', 'mse', 'r2') else f'{value:.4g}'}"
     for row in results["broken"]:
         yield f"  not read: {row['path']}: {row['error']}"
     table = results.get("per_class", [])

@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader
 
 from videomae.data.sampler import EpochSampler
 from videomae.data.video_dataset import VideoDataset
-from videomae.metrics.video_accuracy.scores import label_ranks, mean_average_precision
+from videomae.metrics.video_accuracy.scores import confusion_matrix, label_ranks, mean_average_precision
 from videomae.training import engines
 from videomae.training.batches import leave_ctrl_c_to_the_loop
+
+SHOWN_CLASSES = 50  # of more, no table of the classes and no confusion matrix is kept for the card
 
 # The number that decides which checkpoint is the best, by kind of problem; every one is better when larger.
 DECISIVE = {
@@ -29,7 +31,6 @@ DECISIVE = {
 }
 
 
-@torch.no_grad()
 def validate(
     accelerator: Accelerator,
     model: torch.nn.Module,
@@ -44,6 +45,23 @@ def validate(
 
     Leaves the model in training mode, as it found it.
     """
+    outputs = outputs_and_labels(
+        accelerator, model, dataset, collate, clips_per_device=clips_per_device, num_workers=num_workers
+    )
+    return measured(*outputs, problem)
+
+
+@torch.no_grad()
+def outputs_and_labels(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    dataset: VideoDataset,
+    collate: Callable[[list], Mapping[str, Any]],
+    *,
+    clips_per_device: int,
+    num_workers: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `validate` measures: the model's outputs (N, C) and the labels of the readable videos."""
     order = EpochSampler(
         len(dataset), shuffle=False, even=False, rank=accelerator.process_index, world=accelerator.num_processes
     )
@@ -85,7 +103,7 @@ def validate(
     if not share:
         raise ValueError("no video of the validation set could be read")
     logits, labels = (np.concatenate(column) for column in zip(*share))
-    return measured(logits, labels, problem)
+    return logits, labels
 
 
 def measured(logits: np.ndarray, labels: np.ndarray, problem: str) -> dict[str, float]:
@@ -102,6 +120,11 @@ def measured(logits: np.ndarray, labels: np.ndarray, problem: str) -> dict[str, 
         return {"loss": loss, "mAP": mean_average_precision(logits, labels)[0]}
     mse = (outputs - target).square().mean().item()
     return {"loss": mse, "mae": (outputs - target).abs().mean().item(), "minus_mse": -mse}
+
+
+def shown_confusion(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> list[list[int]] | None:
+    """Counts for the card, true class by row; None where there are too many classes to show."""
+    return None if num_classes > SHOWN_CLASSES else confusion_matrix(predictions, labels, num_classes).tolist()
 
 
 def chance(labels: Sequence[int]) -> float:
@@ -137,6 +160,7 @@ class Watch:
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     worse_in_row: int = 0
     weights_sha256: str | None = None  # of the best, once they are written
+    confusion_matrix: list[list[int]] | None = None  # of the best, where there are few classes
 
     def note(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether these metrics are the best so far."""
@@ -146,11 +170,13 @@ class Watch:
             self.worse_in_row += 1
             return False
         self.best, self.best_step, self.best_metrics, self.worse_in_row = value, step, dict(metrics), 0
-        self.weights_sha256 = None
+        self.weights_sha256 = self.confusion_matrix = None
         return True
 
-    def results(self, *, dataset: str, videos: int, num_frames: int) -> list[dict[str, Any]]:
-        """For the card: the best validation so far."""
+    def results(
+        self, *, dataset: str, videos: int, num_frames: int, chance: float | None = None
+    ) -> list[dict[str, Any]]:
+        """For the card: the best validation so far, beside the accuracy of always answering the commonest class."""
         if self.best is None:
             return []
         metrics = {name: value for name, value in self.best_metrics.items() if name in ("top1", "top5", "mAP", "mae")}
@@ -162,5 +188,7 @@ class Watch:
                 "metrics": metrics,
                 "videos": videos,
                 "weights_sha256": self.weights_sha256,
+                **({} if chance is None else {"chance": chance}),
+                **({} if self.confusion_matrix is None else {"confusion_matrix": self.confusion_matrix}),
             }
         ]

@@ -72,13 +72,27 @@ def write_actions(
 
     facts: what actions.json says beside the key frames. reach: seconds for which a key frame is drawn.
     """
+    numbers = numbers_of(id2label)
     size = {"width": info.width, "height": info.height}
     write_json(folder / "actions.json", {"video": video.name, **facts, **size, "key_frames": key_frames})
-    write_csv(folder / "actions.csv", video.stem, key_frames, {name: number for number, name in id2label.items()})
+    write_csv(folder / "actions.csv", video.stem, key_frames, numbers)
     if not overlay:
         return ["actions.json", "actions.csv"]
     draw_overlay(video, folder / "overlay.mp4", key_frames, info, reach=reach, threads=threads, errors=errors)
     return ["actions.json", "actions.csv", "overlay.mp4"]
+
+
+def numbers_of(id2label: Mapping[int, str]) -> dict[str, int]:
+    """The output of each action by its name, as actions.csv needs it; two of one name are an error."""
+    numbers: dict[str, int] = {}
+    for number, name in id2label.items():
+        if name in numbers:
+            raise ValueError(
+                f"outputs {numbers[name]} and {number} of the model are both called {name!r}, and actions.csv could not "
+                "tell them apart; --actions FILE gives them other names"
+            )
+        numbers[name] = number
+    return numbers
 
 
 def write_csv(path: Path, video_id: str, results: list[dict[str, Any]], numbers: dict[str, int]) -> None:

@@ -108,6 +108,8 @@ def notes_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
             facts.append(f"{record['videos']} videos")
         if "data_sha256" in record:
             facts.append(f"list with SHA-256 {record['data_sha256']}")
+        if "chance" in record:
+            facts.append(f"chance {100 * record['chance']:.4g} % (always the commonest class)")
         if facts:
             notes.append(text(f"{record['dataset']}, {record['protocol']}: {', '.join(facts)}."))
     return notes

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.files import final_name, today, write_atomic, write_json
 from videomae.model_cards.cards import (
@@ -28,13 +30,16 @@ from videomae.model_cards.cards import (
 from videomae.model_cards.facts import PAPERS
 from videomae.model_cards.licences import choose_licence, is_non_commercial, licence_of_release
 from videomae.model_cards.results import notes_of, recorded_results, text
+from videomae.model_cards.run_facts import NOT_LISTED, balance, by_class, class_names, class_rows, settings
 from videomae.model_cards.zoo import entry
 from videomae.models import quiet_loading, weights_sha256
+from videomae.pictures.drawing import png_bytes
+from videomae.pictures.scores import confusion_panel
 from videomae.remote_code import add_code
 from videomae.training.runs import versions
 
 RECORD = "training_record.json"
-CURVES = "curves.png"
+CURVES, CONFUSION = "curves.png", "confusion.png"
 TASKS = {"pretrain": "pre-trained", "classify": "fine-tuned to label videos", "detect": "trained to detect actions"}
 # What belongs into one panel of the curves: its title, and how a key of the log is recognised.
 PANELS = (
@@ -59,18 +64,20 @@ def write_run_card(
     license: str | None = None,
     command: str | None = None,
 ) -> Path:
-    """Write README.md, training_record.json and (with matplotlib) curves.png into a model folder; returns the card's path.
+    """Write README.md, training_record.json, confusion.png and (with matplotlib) curves.png into a model folder; returns the card's path.
 
     `folder` is a finished `save_pretrained` folder (config.json is read from it).
     `task` is "pretrain", "classify" or "detect".
     `recipe` is the effective configuration as the run saved it (plain JSON values; nested mappings are flattened).
     `clips_per_step` is the effective batch in decoded clips; `steps` the optimizer steps made so far.
     `data` describes the training data: "name" (what a reader would call it), "manifest_sha256", "clips", and
-    optionally "validation", "label_source" or any other short facts; all are shown.
+    optionally "validation", "label_source" or any other short facts; all are shown. "clips_per_class" is a list in class
+    order, for the table of classes; "dataset_id" the name on the Hub.
     `log` is the run's JSONL file: one object a line with "step" and numbers ("loss", "lr", "val_top1", ...).
     `results` are evaluations, each {"dataset": str, "protocol": str, "metrics": {"top1": 0.81, ...}}, accuracies as
     shares of one (see METRICS), and optionally "split", "videos", "date", "dataset_id" (the data set's name on the Hub),
-    "data_sha256" and "weights_sha256" (`models.weights_sha256` of what was measured). A run hands over all that it has
+    "data_sha256", "chance", "confusion_matrix" (counts, true class by row) and "weights_sha256"
+    (`models.weights_sha256` of what was measured). A run hands over all that it has
     measured; what other weights than the folder's reached is left out.
     `base_model` is the folder or Hub name that the weights started from; its licence is inherited, and a licence that
     forbids commercial use cannot be replaced by `license`. `command` is the command line that started the run.
@@ -103,6 +110,7 @@ def write_run_card(
         "environment": environment(),
         "date": today(),
         "curves": "picture" if draw_curves(points, folder / CURVES) else table_of(points),
+        "confusion": draw_confusion(results, folder),
     }
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not HEADS[head_of(config)].in_stock:
@@ -110,6 +118,16 @@ def write_run_card(
     path = write_json(folder / RECORD, record)
     record = json.loads(path.read_text(encoding="utf-8"))  # as it will be read again: keys sorted, the card the same
     return write_atomic(folder / "README.md", render_run_card(folder, record, name=record["folder"]))
+
+
+def rewrite_card(folder: str | os.PathLike) -> bool:
+    """Render README.md again from the record of a run, as after a change of config.json; False without a record."""
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return False
+    record = json.loads(path.read_text(encoding="utf-8"))
+    write_atomic(path.parent / "README.md", render_run_card(path.parent, record, name=record["folder"]))
+    return True
 
 
 def _plain(value: Any) -> Any:
@@ -141,6 +159,7 @@ def render_run_card(
     results = recorded_results(evaluations)
     data, recipe = record["data"], record["recipe"]
     fields = folder_fields(folder, name)
+    names = class_names(fields["config"].id2label) if fields["head"] in ("classify", "detect") else None
     return render(
         "run_card.md.jinja",
         card_data=metadata(
@@ -158,8 +177,11 @@ def render_run_card(
         non_commercial=is_non_commercial(licence),
         summary=summary_of(record, fields["config"]),
         data=[
-            (text(key.replace("_", " ")), text(data[key])) for key in sorted(data, key=lambda key: (key != "name", key))
+            (text(key.replace("_", " ")), text(data[key]))
+            for key in sorted(data.keys() - set(NOT_LISTED), key=lambda key: (key != "name", key))
         ],
+        classes=class_rows(names, data.get("clips_per_class")),
+        balance=balance(data.get("clips_per_class")),
         data_hash=any("sha256" in key for key in data),
         mask_ratio=recipe.get("mask_ratio", 0.9),
         dual_mask=bool(recipe.get("decoder_mask")),
@@ -167,11 +189,13 @@ def render_run_card(
         clips_per_step=record["clips_per_step"],
         peak_lr=_peak_lr(recipe, record["clips_per_step"]),
         command=record["command"].replace("`", "'") if record["command"] else None,
-        recipe=[(text(key), text(value)) for key, value in flatten(recipe)],
+        settings=settings(record["task"], recipe),
+        confusion=CONFUSION if record.get("confusion") else None,
         curves=record["curves"],
         environment=text(", ".join(f"{key} {value}" for key, value in record["environment"].items())),
         results=results,
         result_notes=notes_of(evaluations),
+        by_class=[table for result in evaluations if (table := by_class(result, names))][-1:],
         base_model=text(record["base_model"]) if record["base_model"] else None,
         papers=[PAPERS["2303.16727" if _is_v2(recipe) else "2203.12602"]],
         **fields,
@@ -320,17 +344,6 @@ def environment() -> dict[str, str]:
 # -- records --
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Rows of a settings table; nested mappings become dotted names, unset values are left out."""
-    rows = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += flatten(value, f"{prefix}{key}.")
-        elif value is not None and value != [] and value != ():
-            rows.append((f"{prefix}{key}", value))
-    return rows
-
-
 def log_points(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The lines of a JSONL log that carry a step. A line cut short is passed over: a card must not stop a run."""
     points = []
@@ -362,7 +375,18 @@ def count_parameters(folder: Path) -> int:
     return total
 
 
-# -- curves --
+# -- pictures --
+
+
+def draw_confusion(results: Sequence[Mapping[str, Any]], folder: Path) -> bool:
+    """Draw the confusion matrix of the last evaluation that has one; False where none has, or the classes no names."""
+    matrices = [result["confusion_matrix"] for result in results if result.get("confusion_matrix")]
+    names = class_names(VideoMAEConfig.from_pretrained(folder).id2label)
+    if not matrices or names is None or len(names) != len(matrices[-1]):
+        (folder / CONFUSION).unlink(missing_ok=True)  # of an earlier card
+        return False
+    write_atomic(folder / CONFUSION, png_bytes(confusion_panel(np.array(matrices[-1]), names)))
+    return True
 
 
 def series_of(points: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:

@@ -34,12 +34,12 @@ def grid_picture(
 
     A note that begins with a word in capitals is a warning and is printed in red.
     """
-    font = _font(12)
+    font = font_of(12)
     frame_numbers = _spread(len(rows[0][1]), columns)
     tiles = [[_tile(video[index], height) for index in frame_numbers] for _, video in rows]
-    titles = max(_text_size(title, font)[0] for title, _ in rows) + 2 * MARGIN
+    titles = max(text_size(title, font)[0] for title, _ in rows) + 2 * MARGIN
     width = titles + max(sum(tile.width + GAP for tile in row) for row in tiles)
-    head = _text_size("0", font)[1] + 2 * MARGIN if seconds else 0
+    head = text_size("0", font)[1] + 2 * MARGIN if seconds else 0
     below, foot = _note_lines(notes, width - 2 * MARGIN, font)
     canvas = Image.new("RGB", (width, head + len(rows) * (height + GAP) + foot), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -58,11 +58,11 @@ def grid_picture(
 
 def film(panels: Sequence[Row], *, notes: Sequence[str] = (), height: int = 224) -> list[Image.Image]:
     """The panels side by side, one picture per frame, titles above and notes below."""
-    font = _font(14)
+    font = font_of(14)
     tiles = [[_tile(frame, height) for frame in video] for _, video in panels]
     titles = [title for title, _ in panels]
-    head = max(_text_size(title, font)[1] for title in titles) + 2 * MARGIN
-    widths = [max(row[0].width, _text_size(title, font)[0] + 2 * MARGIN) for row, title in zip(tiles, titles)]
+    head = max(text_size(title, font)[1] for title in titles) + 2 * MARGIN
+    widths = [max(row[0].width, text_size(title, font)[0] + 2 * MARGIN) for row, title in zip(tiles, titles)]
     width = sum(widths) + GAP * (len(widths) - 1)
     below, foot = _note_lines(notes, width - 2 * MARGIN, font)
     base = Image.new("RGB", (width, head + height + foot), PAPER)
@@ -123,11 +123,11 @@ def _tile(frame: Tensor, height: int) -> Image.Image:
     return image.resize((max(round(image.width * height / image.height), 1), height), how)
 
 
-def _font(size: int) -> Font:
+def font_of(size: int) -> Font:
     return ImageFont.load_default(size=size)
 
 
-def _text_size(text: str, font: Font) -> tuple[int, int]:
+def text_size(text: str, font: Font) -> tuple[int, int]:
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font)
     return round(right - left), round(bottom - top)
@@ -150,7 +150,7 @@ def _note_lines(notes: Sequence[str], width: int, font: Font) -> tuple[list[tupl
 
 
 def _line_height(font: Font) -> int:
-    return _text_size("Ag", font)[1] + 6
+    return text_size("Ag", font)[1] + 6
 
 
 def _write_notes(draw: ImageDraw.ImageDraw, lines: Sequence[tuple[str, bool]], top: int, font) -> None:

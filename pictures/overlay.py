@@ -22,6 +22,14 @@ COLOURS = ((255, 196, 0), (0, 190, 255), (255, 96, 120), (120, 220, 90), (200, 1
 CLOCK = 90000  # ticks a second of the overlay: frames keep the times that they have in the video
 
 
+def check_encoder() -> None:
+    """Refuse a PyAV that cannot write the overlay, before the work."""
+    if "libx264" not in av.codecs_available:
+        raise ValueError(
+            "this PyAV cannot write H.264 (it has no libx264): pip install -U av, or leave the overlay out"
+        )
+
+
 def draw_overlay(
     video: Path,
     path: Path,

@@ -277,7 +277,13 @@ def lay_out(folder: Path, document: str, *, results: bool = True) -> None:
 
 
 # Names that a Python block takes from the text around it.
+CACHE_HERE = """
+import datasets
+datasets.config.HF_DATASETS_CACHE = "cache"
+"""
 PRELUDE = {
+    "docs/data.md": CACHE_HERE,
+    "docs/finetuning.md": CACHE_HERE,
     "docs/detection.md": """
 import torch
 import videomae

@@ -1,12 +1,14 @@
 """Clips around a second, from every layout of movies, against the frame numbers that the test videos show."""
 
+import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from video_files import VIDEO_KINDS, make_kind, numbered_frame, numbers_in, write_video
 
 from videomae.data.ava.movies import FrameFolder, Movie, MovieFolder, SecondFiles
-from videomae.video_io import VideoReadError
+from videomae.video_io import VideoReadError, probe, read_frames
 
 OFFSETS = list(range(-8, 8, 2))
 
@@ -126,6 +128,48 @@ def test_reading_the_middle_of_a_long_movie_decodes_only_the_neighbourhood(movie
     from videomae.data.ava import movies as ava_movies
 
     converted = []
-    monkeypatch.setattr(ava_movies, "_rgb", lambda frame: converted.append(frame.pts) or np.zeros((2, 2, 3), np.uint8))
+    picture = np.zeros((2, 2, 3), np.uint8)
+    monkeypatch.setattr(ava_movies, "upright_rgb", lambda frame, *more: converted.append(frame.pts) or picture)
     Movie(movie).read(3.0, OFFSETS)
     assert len(converted) == len(OFFSETS)
+
+
+def test_a_program_stream_gives_the_frames_at_the_times_to_its_end(tmp_path):
+    """Its length and times are guesses of FFmpeg: this one passes for 5.12 s."""
+    write_video(tmp_path / "film.mpg", 150, fps=25, codec="mpeg2video", options={"bf": "2"})
+    movie = MovieFolder(tmp_path).find("film", last_seconds=6)
+    assert numbers_in(movie.read(2, OFFSETS)) == [50 + offset for offset in OFFSETS]
+    assert numbers_in(movie.read(5.9, [-4, 0, 4])) == [144, 148, 149]
+    with pytest.raises(VideoReadError, match="lies outside the video, which holds seconds 0 to 6;"):
+        movie.read(7, [0])
+
+
+def test_a_mirrored_movie_is_turned_as_in_every_other_reader(tmp_path):
+    path, one = tmp_path / "mirrored.mp4", 1 << 16
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.set_display_matrix([-one, 0, 0, 0, one, 0, 0, 0, 1 << 30])  # left and right change places
+        for number in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(number), "rgb24")))
+        container.mux(stream.encode())
+    assert probe(path).mirrored
+    assert torch.equal(Movie(path).read(0.2, [-1, 0, 1]), read_frames(path, [4, 5, 6]))
+
+
+def test_a_movie_that_is_cut_off_is_refused_or_read_up_to_there(tmp_path):
+    write_video(
+        tmp_path / "whole.mp4", 250, fps=25, gop=25, options={"bf": "0"}, container_options={"movflags": "faststart"}
+    )
+    whole, path = (tmp_path / "whole.mp4").read_bytes(), tmp_path / "cut.mp4"
+    path.write_bytes(whole[: len(whole) // 2])
+    there = probe(path, errors="truncate").num_frames
+    assert 60 < there < 190
+    inside, far = there / 25 - 0.2, [-4, 0, 60]  # a key frame whose clip reaches into what is missing
+    with pytest.raises(VideoReadError, match=r"cut\.mp4 (ends at \S+ s and declares 10.00 s|cannot be decoded)"):
+        Movie(path).read(inside, far)
+    for movie in (Movie(path, errors="truncate"), MovieFolder(tmp_path, starts_at=0.0, errors="truncate").find("cut")):
+        shown = numbers_in(movie.read(inside, far))
+        assert shown[:2] == [there - 9, there - 5] and there - 3 <= shown[2] <= there
+        with pytest.raises(VideoReadError, match=r"cut\.mp4 (ends at|cannot be decoded|has no frame)"):
+            movie.read(there / 25 + 2, far)

@@ -81,6 +81,14 @@ def test_a_head_of_the_same_classes_goes_on(finetuned):
     assert said == [f"the head of {finetuned} goes on with its 3 classes"]
 
 
+def test_the_temperature_of_the_start_is_not_that_of_the_new_model(finetuned, tmp_path):
+    calibrated = VideoMAEForVideoClassification.from_pretrained(finetuned)
+    calibrated.config.temperature, calibrated.config.calibrated_on = 1.7, "20 videos"
+    calibrated.save_pretrained(tmp_path)
+    model = build_classifier(str(tmp_path), num_labels=calibrated.config.num_labels)
+    assert (model.config.temperature, model.config.calibrated_on) == (1.0, None)
+
+
 def test_a_head_of_another_size_starts_anew_and_says_so(finetuned):
     said = []
     model = build(finetuned, ["run", "walk"], said, config_fields={"init_scale": 0.001})

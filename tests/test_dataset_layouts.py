@@ -4,7 +4,7 @@ import datasets
 import pytest
 import torch
 
-from videomae.data.lists.layouts import open_manifest
+from videomae.data.lists.layouts import open_manifest, open_videos
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.transforms import TrainTransform
 from videomae.data.video_dataset import VideoDataset
@@ -168,3 +168,19 @@ def test_tables_that_cannot_be_meant_are_refused(table):
         open_manifest(3)
     with pytest.raises(ValueError, match="are not those given"):
         open_manifest(table, class_names=["x", "y"])
+
+
+def test_a_folder_of_save_to_disk_is_recognised(table, tmp_path):
+    table.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": table, "test": table.select([1, 3])}).save_to_disk(tmp_path / "splits")
+    for opened in (open_manifest, open_videos):
+        manifest = opened(str(tmp_path / "one"))
+        assert (len(manifest), manifest.origin) == (24, str(tmp_path / "one"))
+        assert manifest.source(5)["bytes"] == table[5]["video"]["bytes"]
+        assert len(opened(tmp_path / "splits", split="test")) == 2
+    assert manifest.sha256(labels=True) == open_manifest(table).sha256(labels=True)
+    with pytest.raises(ValueError, match=r"several splits \('train', 'test'\); choose one with split"):
+        open_manifest(tmp_path / "splits")
+    (tmp_path / "one" / "state.json").unlink()
+    with pytest.raises(ValueError, match="looks like a data set that save_to_disk wrote, and load_from_disk cannot"):
+        open_manifest(tmp_path / "one")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageFont
 from video_files import write_video
 
-from videomae import VideoMAEConfig, VideoMAEForActionDetection
+from videomae import VideoMAEConfig, VideoMAEForActionDetection, pipeline_videomae_detection
 from videomae.commands.main import main
 from videomae.data.ava.detections import read_detections
 from videomae.inference.actions import persons_of
@@ -69,6 +69,36 @@ def test_a_folder_with_json_csv_and_the_drawn_video_is_written(video, model, tmp
     edge = during[24:88, 16].mean(0)  # the left edge of the box has its colour
     assert np.abs(edge - np.array(COLOURS[0])).max() < 60
     assert np.abs(before - GREY).max() < 12 and np.abs(after - GREY).max() < 12  # nothing near these times
+
+
+def test_a_detector_without_label2id_and_boxes_with_and_without_scores_are_taken(video, tmp_path):
+    model = detector()
+    model.save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"label2id": None}))
+    rows = {"1": [[16, 24, 56, 60], [60, 24, 90, 60, 0.5]], "2": [], "3": [[16, 24, 56, 60, 0.9]]}
+    (tmp_path / "mixed.json").write_text(json.dumps(rows))
+    words = ["--boxes", str(tmp_path / "mixed.json"), "--action_score", "0", "--output", str(tmp_path / "out")]
+    assert main(["detect", str(video), "--model", str(tmp_path / "model"), *words, "--no_overlay"]) == 0
+    persons = [entry["persons"] for entry in json.loads((tmp_path / "out/actions.json").read_text())["key_frames"]]
+    assert [[person["score"] for person in frame] for frame in persons] == [[1.0, 0.5], [], [pytest.approx(0.9)]]
+    assert set(read_detections(tmp_path / "out/actions.csv").label.tolist()) == {1, 2, 3}
+
+
+def test_two_actions_of_one_name_are_named_before_the_video_is_read(video, tmp_path, monkeypatch, capsys):
+    detector(names=("stands", "walks", "walks")).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(pipeline_videomae_detection, "iter_windows", None)
+    words = [
+        "detect",
+        str(video),
+        "--model",
+        str(tmp_path / "model"),
+        "--whole_frame",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 1
+    assert "outputs 1 and 2 of the model are both called 'walks'" in capsys.readouterr().err
 
 
 def test_what_it_writes_can_be_given_back_as_boxes(video, model, tmp_path):
@@ -138,11 +168,19 @@ def test_plates_stay_inside_and_apart():
     [
         (["--boxes", "nowhere.json"], "nowhere.json"),
         (["--boxes", "late.json"], "boxes has a key frame at 99 s, outside the video, which lasts 4 s"),
+        (["--boxes", "short.json"], "boxes at 3 s have 3 values a row; give x1, y1, x2, y2[, score]"),
+        (["--boxes", "swapped.json"], "ends before it starts; boxes are x1, y1, x2, y2, not x, y, width, height"),
+        (["--whole_frame", "--output", "late.json/out"], "--output late.json/out: "),
         (["--whole_frame", "--every_seconds", "-1"], "--every_seconds must be above 0, not -1"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_no_folder(video, model, tmp_path, monkeypatch, capsys, more, message):
+def test_mistakes_are_one_line_before_any_frame_is_read_and_leave_no_folder(
+    video, model, tmp_path, monkeypatch, capsys, more, message
+):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline_videomae_detection, "iter_windows", None)
+    for name, second in (("short", [1, 2, 3]), ("swapped", [30, 40, 10, 10])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"1": [[16, 24, 56, 60]], "3": [second]}))
     (tmp_path / "late.json").write_text('{"99": [[1, 2, 30, 40]]}')
     assert main(["detect", str(video), "--model", str(model), *more]) in (1, 2)
     assert message in capsys.readouterr().err.strip().splitlines()[-1]

@@ -107,7 +107,7 @@ def test_every_command_and_option_in_the_text_exists(document):
 
 
 # Commands whose options a document means without naming them.
-ALSO_ABOUT = {"docs/decisions.md": COMMANDS, "docs/finetuning.md": ("pretrain",)}
+ALSO_ABOUT = {"docs/decisions.md": COMMANDS, "docs/finetuning.md": ("pretrain",), "docs/publishing.md": ("finetune",)}
 # Options of other programs that a text may mention.
 OTHERS_OPTIONS = {"--shm-size", "--use_cls", "--help", "--dry-run"}
 

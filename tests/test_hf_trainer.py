@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from hub_server import TOKEN, HubServer
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
 import videomae
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, train_classification
@@ -109,6 +110,28 @@ def test_the_example_trains_evaluates_and_saves_a_folder_that_both_classes_read(
         torch.testing.assert_close(ours(clip).logits, theirs(clip).logits, atol=1e-5, rtol=0)
     processor = videomae.VideoMAEVideoProcessor.from_pretrained(tmp_path / "out")
     assert processor.sampling.stride_frames == 2 and processor.sampling.num_frames == 8
+
+
+@pytest.mark.parametrize("owner", ["ours", "transformers"])
+def test_a_training_that_is_given_an_image_processor_keeps_the_sampling_policy(owner, tmp_path):
+    """As in transformers' guide; one image processor is loaded, the other one given a policy."""
+    small = {name: value for name, value in ARCHITECTURE.items() if not name.startswith("decoder")}
+    model = VideoMAEForVideoClassification(VideoMAEConfig(**small))
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    videomae.VideoMAEVideoProcessor(**size, sampling={"strategy": "uniform"}).save_pretrained(tmp_path / "before")
+    if owner == "ours":
+        images, strategy, stride = videomae.VideoMAEImageProcessor(**size, sampling={"stride_frames": 7}), "dense", 7
+    else:
+        images, strategy, stride = VideoMAEImageProcessorPil.from_pretrained(tmp_path / "before"), "uniform", 4
+    trainer = transformers.Trainer(
+        model, transformers.TrainingArguments(str(tmp_path / "run"), report_to="none"), processing_class=images
+    )
+    trainer.save_model(tmp_path / "after")
+    pipe = videomae.VideoClassificationPipeline(
+        model=VideoMAEForVideoClassification.from_pretrained(tmp_path / "after")
+    )
+    assert not pipe.video_processor.sampling_assumed
+    assert (pipe.video_processor.sampling.strategy, pipe.video_processor.sampling.stride_frames) == (strategy, stride)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 NOT_PACKAGED = {"tests", "benchmarks", "experiments", "examples", "docs", "notebooks"}
@@ -75,6 +76,47 @@ def test_the_tested_pins_satisfy_the_lower_bounds():
         assert pins[requirement.name.lower()] in requirement.specifier, requirement
 
 
+def with_versions(folder, **versions):
+    """What `import videomae` says beside installed packages of these versions."""
+    for name, version in versions.items():
+        about = folder / f"{name}-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", "from videomae.files import today"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    ).stderr
+
+
+def test_versions_that_do_not_go_with_the_package_are_named_in_one_line(tmp_path):
+    last = with_versions(tmp_path, transformers="4.57.6", av="19.0.0").splitlines()[-1]
+    assert last == (
+        "ImportError: videomae: transformers 4.57.6 is installed and transformers>=5.23,<6 is needed; "
+        "av 19.0.0 is installed and av>=18.0,<19 is needed: pip install -U 'transformers>=5.23,<6' 'av>=18.0,<19'"
+    )
+
+
+@pytest.mark.parametrize("version", ["5.23.0", "5.24.0.dev0", "5.30.1+local"])
+def test_versions_in_between_are_taken(version, tmp_path):
+    assert with_versions(tmp_path, transformers=version, torch="2.13.0+cpu", av="18.2rc1") == ""
+
+
+def test_the_versions_that_are_checked_are_those_of_the_package():
+    from packaging.requirements import Requirement
+
+    import videomae
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = {named.name: named.specifier for named in map(Requirement, project["dependencies"])}
+    for name, (least, below) in videomae._NEEDED.items():
+        texts = [f">={'.'.join(map(str, least))}", *([f"<{'.'.join(map(str, below))}"] if below else [])]
+        assert set(texts) == {str(part) for part in bounds[name]}, name
+
+
 def test_no_module_bears_the_name_of_a_package_we_use():
     used = {"torch", "transformers", "accelerate", "datasets", "evaluate", "av", "numpy", "PIL", "yaml", "safetensors"}
     assert not used & {path.stem for path in sources() if len(path.parts) == 1}
@@ -94,7 +136,7 @@ def built(tmp_path_factory):
     work = tmp_path_factory.mktemp("built")
     copy = work / "source"
     ignored = shutil.ignore_patterns(
-        ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "runs", "demo_output"
+        ".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", "runs", "demo_output"
     )
     shutil.copytree(ROOT, copy, symlinks=True, ignore=ignored)
     sdist = build(copy, "sdist", work)
@@ -138,7 +180,42 @@ def test_the_installed_wheel_imports_every_module(built, tmp_path):
     assert printed.strip().endswith(str(tmp_path / "videomae" / "__init__.py"))
 
 
+def test_the_measures_of_the_installed_wheel_load_by_their_path(built, tmp_path):
+    zipfile.ZipFile(built[0]).extractall(tmp_path)
+    printed = python(
+        "import evaluate\nfrom videomae import metrics\n"
+        "accuracy, ava = (evaluate.load(metrics.path(name), keep_in_memory=True) for name in metrics.MODULES)\n"
+        "print(metrics.__file__, accuracy.compute(predictions=[[0.6, 0.4], [0.7, 0.3]], references=[0, 1])['video_top1'])\n"
+        "box = {'boxes': [[0, 0, 9, 9]], 'labels': [12]}\n"
+        "print(ava.compute(predictions=[{**box, 'scores': [0.9]}], references=[box])['mAP'])",
+        PYTHONPATH=str(tmp_path),
+        HF_HOME=str(tmp_path / "cache"),
+    )
+    assert printed.split() == [str(tmp_path / "videomae" / "metrics" / "__init__.py"), "0.5", "1.0"]
+
+
 def test_building_asks_for_setuptools_alone():
     """Whatever else stood there would be installed anew, torch and all, for each build."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert [requirement.split(">")[0] for requirement in project["build-system"]["requires"]] == ["setuptools"]
+
+
+def test_an_index_takes_the_distribution(built):
+    pytest.importorskip("twine", reason="twine is not installed")
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built[:2])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_citation_has_the_version_of_the_package():
+    import videomae
+
+    assert f"\nversion: {videomae.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_workflow_runs_what_ci_runs_on_every_python_that_the_project_claims():
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    claimed = [name.split(" :: ")[-1] for name in classifiers if re.search(r"Python :: 3\.\d+$", name)]
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["run"]
+    assert job["strategy"]["matrix"]["python"] == claimed
+    assert job["steps"][-1] == {"run": ".ci/run"} and os.access(ROOT / ".ci/run", os.X_OK)

@@ -33,6 +33,7 @@ CODE = {
     "modeling_videomae.py",
     "sampling_videomae.py",
     "video_container.py",
+    "video_decoder.py",
     "video_download.py",
     "video_io.py",
     "video_packets.py",

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,7 @@ import torch
 from hub_server import HubServer
 
 from videomae import train_pretrain
+from videomae.command_line import UsageError
 from videomae.data import remote
 from videomae.data.collators import ClassificationCollator
 from videomae.data.lists.layouts import open_manifest, open_videos
@@ -31,6 +33,7 @@ from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.transforms import TrainTransform
 from videomae.data.video_dataset import VideoDataset, make_loader
 from videomae.sampling_videomae import ClipSampling
+from videomae.training.options import FINETUNE, PRETRAIN, read_arguments
 from videomae.training.runs import read_log
 from videomae.video_io import VideoReadError
 
@@ -123,6 +126,7 @@ def prepared(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def settings(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDEOMAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VIDEOMAE_CACHE_GIB", "16")  # what a test changes is set back
     monkeypatch.setenv("VIDEOMAE_READ_SECONDS", "20")
 
 
@@ -201,7 +205,9 @@ def test_a_training_from_http_shards_has_the_losses_of_one_from_local_shards(pre
 
     local = losses(prepared, "local", "--max_steps", "4", "--num_workers", "0")
     server.trouble["shard-00001.tar"] = ["fine", "503", "short", "fine"]  # after the look at its last byte
-    assert losses(server.url, "far", "--max_steps", "2", "--num_workers", "1") == local[:2]
+    cache = ("--cache_dir", str(tmp_path / "kept"), "--cache_gib", "1")
+    assert losses(server.url, "far", "--max_steps", "2", "--num_workers", "1", *cache) == local[:2]
+    assert files_in(tmp_path / "kept")  # by the worker
     assert (
         losses(server.url, "far", "--max_steps", "4", "--resume", "auto", "--num_workers", "0") == local
         and len(local) == 4
@@ -419,6 +425,33 @@ def test_what_cannot_be_opened_is_said_at_once(server, monkeypatch):
             open_manifest(server.url)
 
 
+@pytest.mark.parametrize("error", [ConnectionRefusedError, type("EndpointConnectionError", (Exception,), {})])
+def test_a_server_that_was_never_reached_is_a_wrong_address_and_later_it_is_waited_for(monkeypatch, error):
+    tries = []
+
+    def fail(*args):
+        tries.append(args)
+        raise error("no way")
+
+    monkeypatch.setattr(remote, "_fetch", fail)
+    monkeypatch.setenv("VIDEOMAE_READ_SECONDS", "2.5")
+    with pytest.warns(RuntimeWarning, match=TROUBLE), pytest.raises(OSError, match="correct the address, or start the"):
+        remote.read_json("memory://set/shards.json", first=True)
+    assert len(tries) == 3
+    with pytest.warns(RuntimeWarning, match=TROUBLE), pytest.raises(OSError, match="resume the run when the storage"):
+        remote.read("memory://set/shard-00000.tar", 0, 1)
+
+
+def test_a_port_without_a_server_is_refused_within_seconds(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    with pytest.warns(RuntimeWarning, match=TROUBLE), pytest.raises(OSError, match="no server can be reached there"):
+        open_manifest(f"http://127.0.0.1:{port}/set")
+    assert time.monotonic() - began < 10  # of the 20 that a read may take
+
+
 @pytest.mark.parametrize("error", ["NoCredentialsError", "OfflineModeIsEnabled"])
 def test_errors_that_time_does_not_cure_are_not_tried_again(monkeypatch, error):
     def fail(*args):
@@ -447,6 +480,23 @@ def test_what_was_read_once_is_not_asked_for_again(server, tmp_path, monkeypatch
     monkeypatch.setenv("VIDEOMAE_CACHE_GIB", "0")
     shutil.rmtree(tmp_path / "cache")
     assert read_member(member) == video and not (tmp_path / "cache").exists()
+
+
+def test_options_set_the_cache_before_the_environment_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEOMAE_CACHE_GIB", "7")
+    before = Cache.of_environment()
+    remote.use_cache(None, None)
+    assert Cache.of_environment() == before
+    remote.use_cache(str(tmp_path / "named"), 0.25)
+    assert Cache.of_environment() == Cache(tmp_path / "named", 2**28)
+
+
+@pytest.mark.parametrize("trainer", [PRETRAIN, FINETUNE])
+def test_trainings_have_options_for_the_cache(trainer):
+    options = read_arguments(trainer, ["--recipe", "tiny", "--cache_dir", "there", "--cache_gib", "0"]).options
+    assert (options.cache_dir, options.cache_gib) == ("there", 0.0)
+    with pytest.raises(UsageError, match="cache_gib"):
+        read_arguments(trainer, ["--recipe", "tiny", "--cache_gib", "-1"])
 
 
 def test_the_cache_drops_what_was_not_used_for_longest_and_keeps_to_its_limit(tmp_path):

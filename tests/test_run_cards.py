@@ -101,6 +101,58 @@ def test_the_card_holds_what_was_run(folder, log):
     assert json.loads((folder / RECORD).read_text())["steps"] == 40
 
 
+def test_the_card_states_the_run_and_not_what_its_recipe_was_made_for(folder):
+    recipe = dataclasses.asdict(FINETUNING["tiny"]) | {"epochs": 7, "flip": 0.25, "crop_area": (0.08, 1.0)}
+    content = write_run_card(folder, **facts(recipe=recipe, data={"name": "doors", "clips": 9})).read_text()
+    said, _, folded = content.partition("<details><summary>Settings as the recipe has them</summary>")
+    assert "The settings are those of the recipe `tiny`, but for these:\n\n| setting | value |" in said
+    assert re.findall(r"^\| ([a-z_]+) \| (\S+) \|$", said, re.MULTILINE)[-2:] == [("epochs", "7"), ("flip", "0.25")]
+    assert "| base\\_lr | 0.032 |" in folded and "epochs | 7" not in folded
+    assert "synthetic" not in content and "published" not in content and "| start |" not in content
+    assert "config.hidden" not in content and "| model |" not in content  # the table of the architecture has it
+    same = write_run_card(folder, **facts()).read_text()
+    assert "The settings are those of the recipe `tiny`.\n" in same and "but for these" not in same
+    own = write_run_card(folder, **facts(recipe={"name": "mine", "epochs": 3})).read_text()
+    assert "of the recipe" not in own and "| epochs | 3 |" in own and "as the recipe has them" not in own
+
+
+MATRIX = [[6, 1, 1], [0, 4, 0], [2, 1, 1]]  # 11 of 16 right; 8 of the first class
+
+
+def test_classes_their_balance_results_by_class_and_chance_are_in_the_card(folder):
+    result = {"dataset": "doors", "protocol": "8x1x1", "metrics": {"top1": 11 / 16}, "split": "test", "videos": 16}
+    result |= {"chance": 0.5, "confusion_matrix": MATRIX}
+    data = {"name": "me/doors", "dataset_id": "me/doors", "clips": 40, "clips_per_class": [20, 12, 8]}
+    path = write_run_card(folder, **facts(data=data, results=[result]))
+    content = path.read_text()
+    assert (
+        "The classes have 8 to 20 training videos each; always naming the commonest is right for 50.0% of them."
+        in content
+    )
+    assert "| class | training videos |\n|---|---|\n| left | 20 |\n| right | 12 |\n| up | 8 |\n" in content
+    assert "16 videos, chance 50 % (always the commonest class)." in content
+    table = content.split("By class: doors, test, 8x1x1</summary>")[1].split("</details>")[0]
+    assert (
+        "| left | 8 | 75.0 | 75.0 | right |\n| right | 4 | 100.0 | 66.7 | – |\n| up | 4 | 25.0 | 50.0 | left |" in table
+    )
+    assert "![Confusion: true class by row, answer by column](confusion.png)" in content
+    with Image.open(folder / "confusion.png") as picture:
+        assert picture.width > 300
+    assert ModelCard(content).data.datasets == ["me/doors"] and "clips per class" not in content
+    # Rendered again without the evaluation, nothing is left of it.
+    assert "confusion.png" not in write_run_card(folder, **facts()).read_text()
+    assert not (folder / "confusion.png").exists()
+
+
+def test_classes_without_counts_are_a_sentence_and_many_are_left_out(folder, tmp_path):
+    assert "The classes: left, right, up." in write_run_card(folder, **facts()).read_text()
+    names = {index: f"action {index}" for index in range(51)}
+    config = VideoMAEConfig(**TINY, id2label=names, label2id={name: index for index, name in names.items()})
+    VideoMAEForVideoClassification(config).save_pretrained(tmp_path / "many")
+    content = write_run_card(tmp_path / "many", **facts()).read_text()
+    assert "action 3" not in content and "one label out of 51" in content
+
+
 def test_a_card_in_a_folder_that_is_being_written_has_the_final_name(tmp_path):
     with new_folder(tmp_path / "checkpoint-7") as beside:
         VideoMAEForVideoClassification(VideoMAEConfig(**TINY)).save_pretrained(beside)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,6 +15,7 @@ from support import killed_and_finished
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, train_classification
 from videomae.commands import evaluation as evaluation_command
+from videomae.data.lists.groups import groups_of, parse_fold, read_groups, split_fold
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.evaluation.validation import chance_warning
@@ -144,6 +146,11 @@ def test_a_run_writes_its_recipe_its_log_the_best_and_the_last_and_its_test(vide
     assert results["weights_sha256"] == weights_sha256(tested)
     best, final = ((whole / name / "README.md").read_text() for name in ("best", "final"))
     assert "tiny" in best and "8x1x1" in best and "8x2x3" not in best
+    by_class = best.split("validation, while training, 8x1x1</summary>")[1].split("</details>")[0]
+    assert [row.split(" | ")[1] for row in by_class.splitlines() if row.startswith("| moves")] == ["1"] * 4
+    assert "| moves down | 2 |\n" in final and "8 videos, list with SHA-256" in final
+    assert "chance 12.5 % (always the commonest class)" in best and "chance 12.5 %" in final
+    assert (whole / "best/confusion.png").is_file() and "![Confusion" in final
     assert "8x2x3" in final and ("8x1x1" in final) == (weights_sha256(model) == weights_sha256(tested))
 
 
@@ -404,6 +411,40 @@ def test_small_data_takes_the_clips_of_its_start(videos, pretrained, tmp_path, c
     assert train_classification.main(["--recipe", "small-data", *words, "--max_steps", "3"]) == 0
     assert train_classification.main([*data[:2], *words[4:8], "--resume", "auto"]) == 0
     assert VideoMAEConfig.from_pretrained(tmp_path / "other/checkpoint-8").num_frames == 4
+
+
+def test_folds_and_shares_keep_groups_together_and_evaluate_tests_the_fold_that_was_held_out(
+    videos, pretrained, tmp_path, capsys
+):
+    lines = (videos / "train.csv").read_text().splitlines()
+    paths = [line.split(",")[0] for line in lines[1:]]
+    groups = tmp_path / "patients.csv"
+    groups.write_text("path,patient\n" + "".join(f"{path},p{number // 2}\n" for number, path in enumerate(paths)))
+    tested = []
+    for fold in ("1/2", "2/2"):
+        manifest = open_manifest(videos / "train.csv")
+        rest, part = split_fold(manifest, parse_fold(fold), groups_of(manifest, groups))
+        tested += [part.path(index) for index in range(len(part))]
+        apart = [{read_groups(groups)[1][one.path(i)] for i in range(len(one))} for one in (rest, part)]
+        assert not apart[0] & apart[1]
+    assert sorted(tested) == sorted(paths)
+    words = ["--fold", "2/2", "--groups", str(groups)]
+    data = ["--data", str(videos / "train.csv"), "--num_workers", "0", "--clips_per_step", "4", "--max_steps", "1"]
+    start = ["--recipe", "tiny", "--model", str(pretrained), *data, "--output", str(tmp_path / "run")]
+    assert train_classification.main([*start, *words]) == 0
+    assert f"videos  {len(rest)} to train on, {len(part)} to validate" in capsys.readouterr().err
+    model = str(tmp_path / "run/checkpoint-1")
+    output = ["--output", str(tmp_path / "scores"), "--views", "1x1"]
+    assert evaluation_command.main([model, str(videos / "train.csv"), *words, *output]) == 0
+    rows = pq.read_table(tmp_path / "scores/predictions.parquet").to_pylist()
+    assert [row["path"] for row in rows] == tested[-len(rows) :] and len(rows) == len(part)
+    for more, message in (
+        ([*words, "--val_share", "0.2"], "choose one"),
+        (["--fold", "3/2"], "a fold is PART/PARTS"),
+        (["--fold", "1/2", "--group_column", "x"], "--groups, which is missing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_classification.main([*start[:-1], str(tmp_path / "none"), *more])
 
 
 def test_every_published_recipe_is_offered_and_small_data_too():

@@ -221,18 +221,22 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_advice(videos, tmp_path, 
         pretrain(videos, tmp_path / "run", "--max_bad_steps", "3")
 
 
-def test_a_dry_run_writes_nothing(videos, tmp_path, capsys):
-    assert pretrain(videos, tmp_path / "run", "--dry_run") == 0
-    assert not (tmp_path / "run").exists()
+def test_a_dry_run_writes_the_card_that_the_run_will_have_and_nothing_else(videos, tmp_path, capsys):
+    assert pretrain(videos, tmp_path / "run", "--dry_run", "--dataset_name", "me/motions") == 0
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["card.md"]
+    card = (tmp_path / "run/card.md").read_text()
+    assert card.startswith("<!-- made by --dry_run: no step of this run was made -->\n\n---\n")
+    assert "datasets:\n- me/motions\n" in card and "18 optimizer steps of 4 clips" in card
     said = capsys.readouterr().err
     assert "visible tokens  16 of 64" in said
     for clips in (1, 2, 4):
         assert re.search(rf"{clips} clips at a time: [\d.]+ s, [\d.]+ GiB in use at most", said)
     assert re.search(
         r"dry run: about [\d.]+ \w+ on this machine without validation \(18 steps of 4 clips, [\d.]+ s each\); "
-        r"--clips_per_device 4 takes [\d.]+ GiB; nothing was written",
+        r"--clips_per_device 4 takes [\d.]+ GiB; the card that the run will have: \S+/run/card.md",
         said,
     )
+    assert pretrain(videos, tmp_path / "run", "--max_steps", "1") == 0  # the card is no obstacle
 
 
 def test_pictures_of_a_reconstruction_are_drawn_every_n_epochs(videos, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from videomae import metrics
 from videomae.metrics.video_accuracy import scores
 
 METRIC = Path(scores.__file__).parent
@@ -106,3 +107,22 @@ def test_the_views_configuration_takes_batches_and_drops_doubles(cache):
             view_ids=[str(view) for view in views],
         )
     assert metric.compute()["num_views"] == 2
+
+
+def test_without_video_ids_each_row_is_a_video_as_in_compute_metrics_of_a_trainer(cache):
+    import evaluate
+    from transformers import EvalPrediction
+
+    metric = evaluate.load(metrics.path("video_accuracy"), cache_dir=cache, keep_in_memory=True)
+
+    def compute_metrics(prediction: EvalPrediction):
+        return metric.compute(predictions=scores.softmax(prediction.predictions), references=prediction.label_ids)
+
+    logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]], dtype=np.float32)
+    found = compute_metrics(EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 1])))
+    assert found == {"video_top1": 2 / 3, "view_top1": 2 / 3, "num_videos": 3, "num_views": 3}
+
+
+def test_an_unknown_measure_is_named():
+    with pytest.raises(ValueError, match=r"there is no measure 'accuracy'; the modules .* are video_accuracy, ava_map"):
+        metrics.path("accuracy")

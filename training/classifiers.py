@@ -49,6 +49,8 @@ def build_classifier(
         "problem_type": problem_type,
         "use_mean_pooling": True,
         "pooled_features": False,
+        "temperature": 1.0,  # of the start's scores, which the training changes
+        "calibrated_on": None,
         **(config_fields or {}),
     }
     if start in PRESETS:

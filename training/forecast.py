@@ -1,20 +1,24 @@
 """The dry run: a few steps with growing micro-batches say what a run takes, before anything is written.
 
 It starts with the smallest micro-batch that the data allows, so that a batch that does not fit the machine is never
-tried. Memory is a straight line through the two largest sizes; time comes from the largest.
+tried; with --output it leaves the card that the run will have, to be looked at. Memory is a straight line through the two largest sizes; time comes from the largest.
 """
 
 import os
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from videomae.files import write_atomic
 from videomae.training import engines
 from videomae.training.batches import StepPlan
 from videomae.training.loop import Parts, training_step
 from videomae.training.optimisation import Ema, Schedule
 from videomae.training.progress import peak_memory_gib
+from videomae.training.runs import CARD, FINAL
 from videomae.training.session import Session
 
 PROBE_SECONDS = 35.0  # a larger micro-batch is tried only while all together should stay below this
@@ -31,17 +35,35 @@ class Probe:
 
 
 def dry_run(session: Session, plan: StepPlan, parts: Parts) -> int:
-    """Measure, and print what the run would take on these devices; writes nothing."""
+    """Measure, and print what the run would take on these devices; writes nothing but its card."""
     schedule = Schedule.of(session.recipe, plan.steps_per_epoch)
     session.describe(parts.model, plan, schedule, parts.summary)
     probes, load_seconds = measure(session, plan, parts, schedule)
     steps = min(plan.total_steps, session.options.max_steps or plan.total_steps)
     seconds = step_seconds(plan, probes[-1], load_seconds, session.workers, session.device)
+    written = write_card(session, plan, parts)
     session.tell(
         f"dry run: about {duration(steps * seconds)} on this machine without validation ({steps} steps of "
-        f"{plan.clips_per_step} clips, {seconds:.{0 if seconds >= 10 else 2}f} s each); {advice(session, plan, probes, parts.smallest)}; nothing was written"
+        f"{plan.clips_per_step} clips, {seconds:.{0 if seconds >= 10 else 2}f} s each); {advice(session, plan, probes, parts.smallest)}; "
+        + (f"the card that the run will have: {written}" if written else "nothing was written")
     )
     return session.end()
+
+
+def write_card(session: Session, plan: StepPlan, parts: Parts) -> Path | None:
+    """OUTPUT/card.md, as a run of all steps would write it; None without --output, or where a model is sharded."""
+    if not session.options.output or engines.is_sharded(session.accelerator):
+        return None
+    output = Path(session.options.output)
+    if session.accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".card.", suffix=".tmp", dir=output) as beside:
+            folder = Path(beside, FINAL)
+            parts.model.save_pretrained(folder)
+            parts.write_files(folder, plan.total_steps)
+            card = (folder / "README.md").read_text(encoding="utf-8")
+            write_atomic(output / CARD, f"<!-- made by --dry_run: no step of this run was made -->\n\n{card}")
+    return output / CARD
 
 
 def measure(session: Session, plan: StepPlan, parts: Parts, schedule: Schedule) -> tuple[list[Probe], float]:

@@ -84,6 +84,12 @@ class RunOptions:
     keep_last: int = option(2, "checkpoints", "newest checkpoints to keep")
     keep_every: int | None = option(None, "checkpoints", "also keep every checkpoint whose step this divides")
 
+    dataset_name: str | None = option(
+        None,
+        "run",
+        "what the card calls the data, such as its name on the Hub, owner/name [the name of its file or folder]",
+    )
+
     log_every: int = option(10, "logging", "steps between lines of the log")
     trackers: tuple[str, ...] = option((), "logging", "also log to these (tensorboard, wandb, trackio, ...)")
 
@@ -92,7 +98,26 @@ class RunOptions:
     )
     max_bad_steps: int = option(20, "checks", "stop after this many steps in a row with a non-finite gradient")
     dry_run: bool = option(
-        False, "checks", "build everything, make a few steps, forecast time and memory, write nothing", once=True
+        False,
+        "checks",
+        "build everything, make a few steps, forecast time and memory; with --output write the run's card there, and nothing else",
+        once=True,
+    )
+
+
+def cache_dir_option() -> Any:
+    """With `cache_gib_option`, what VIDEOMAE_CACHE and VIDEOMAE_CACHE_GIB say otherwise (data/remote.py)."""
+    return option(
+        None,
+        "run",
+        "keep videos of shards behind a URL in this local folder [VIDEOMAE_CACHE, or ~/.cache/videomae/shards]",
+        metavar="FOLDER",
+    )
+
+
+def cache_gib_option() -> Any:
+    return option(
+        None, "run", "the most that it may hold, in GiB (0: no cache) [VIDEOMAE_CACHE_GIB, or 16]", least=0, most=10**6
     )
 
 
@@ -103,6 +128,8 @@ class PretrainOptions(RunOptions):
     data: str = option("", "run", "videos: a folder, or a list in any of the layouts of docs/data.md", kind="path")
     data_root: str | None = option(None, "run", "folder that relative paths of the list start from", kind="folder")
     errors: str = errors_option("run")
+    cache_dir: str | None = cache_dir_option()
+    cache_gib: float | None = cache_gib_option()
     picture_every: int = option(0, "logging", "epochs between pictures of a reconstruction (0: none)")
     overfit: int = option(
         0, "checks", "overfit this many fixed samples, a test of the whole path; writes nothing", once=True
@@ -118,12 +145,24 @@ class FinetuneOptions(RunOptions):
     )
     val_data: str | None = option(None, "run", "labelled videos to validate on while training", kind="path")
     val_share: float = option(0.0, "run", "without --val_data: share of each class held out from --data")
+    fold: str | None = option(
+        None, "run", "without --val_data: of so many equal parts of --data, this one is held out, such as 2/5"
+    )
+    groups: str | None = option(
+        None,
+        "run",
+        "a table with the paths and their groups (patients, cameras), which --val_share and --fold keep whole",
+        kind="file",
+    )
+    group_column: str | None = option(None, "run", "its column of groups [group, patient, subject, camera, ...]")
     test_data: str | None = option(None, "run", "labelled videos for the multi-view test after training", kind="path")
     train_split: str | None = option(None, "run", "which part of --data, where it has several")
     val_split: str | None = option(None, "run", "which part of --val_data (of --data, where only that is given)")
     test_split: str | None = option(None, "run", "which part of --test_data (of --data, where only that is given)")
     data_root: str | None = option(None, "run", "folder that relative paths of the lists start from", kind="folder")
     errors: str = errors_option("run")
+    cache_dir: str | None = cache_dir_option()
+    cache_gib: float | None = cache_gib_option()
     class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers", kind="file")
 
     validate_every: int = option(1, "validation", "epochs between validations, one clip a video (0: only at the end)")
@@ -152,6 +191,7 @@ class DetectionOptions(RunOptions):
         None, "data", "second at which the movies begin [0, or 900 where they are too short]"
     )
     frames_per_second: float = option(30.0, "data", "of folders of frames")
+    errors: str = errors_option("data")
     missing_movies: str = option("error", "data", "key frames without a movie", choices=("error", "skip"))
 
     val_annotations: str | None = option(None, "test", "annotations to test on", kind="file")

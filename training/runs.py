@@ -30,6 +30,7 @@ from videomae.training.options import RECIPE, RECORD, read_recipe, write_recipe
 from videomae.training.recipes import Recipe
 
 LOG = "log.jsonl"
+CARD = "card.md"  # of a dry run, for a look at it
 FINAL = "final"
 
 # What a process returns after SIGTERM, SIGUSR1 or Ctrl-C, once its checkpoint is written: "try again" in sysexits.h. A queue
@@ -76,7 +77,9 @@ def open_run(output: str | os.PathLike, recipe: Recipe, *, resume: str, say=prin
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder} is a file; name a folder")
     if not recorded.exists():
-        if folder.exists() and any(name != ".lock" and not is_leftover(name) for name in os.listdir(folder)):
+        if folder.exists() and any(
+            name not in (".lock", CARD) and not is_leftover(name) for name in os.listdir(folder)
+        ):
             raise ValueError(
                 f"--output {folder} is not empty and not a run ({RECIPE} is missing); choose another folder"
             )

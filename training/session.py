@@ -1,6 +1,7 @@
 """What comes before the first step of a training: the process and its precision, the plan of steps, the run's folder."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,12 @@ class Session:
         """Close trackers and processes; returns the exit code."""
         self.accelerator.end_training()
         return exit_code
+
+
+def named_data(options: RunOptions, path: str) -> dict[str, str]:
+    """What the records of a run call its data; of the form owner/name it is the data set's name on the Hub too."""
+    name = options.dataset_name or Path(path).name
+    return {"name": name, **({"dataset_id": name} if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else {})}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The layouts that `open_manifest` knows by name, how one is recognised, and the readers of particular data sets."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from videomae.data.sources import VIDEO_SUFFIXES
 
 HMDB51_FILE = re.compile(r"(.+)_test_split([123])\.txt")
 UCF101_FILE = re.compile(r"(train|test)list(0[123])\.txt")
+SAVED = {"dataset_info.json", "dataset_dict.json"}  # what save_to_disk of `datasets` writes: one split, or several
 
 
 def recognise(path: Path, options: ReadOptions) -> str:
@@ -29,6 +31,8 @@ def recognise(path: Path, options: ReadOptions) -> str:
         names = os.listdir(path)
         if "shards.json" in names:
             return "shards"
+        if SAVED.intersection(names):
+            return "saved"
         if "classInd.txt" in names:
             return "ucf101"
         if any(HMDB51_FILE.fullmatch(name) for name in names):
@@ -248,6 +252,19 @@ def from_dataset(source: Any, options: ReadOptions) -> Manifest:
     )  # fmt: skip
 
 
+def read_saved(path: Path, options: ReadOptions) -> Manifest:
+    """A folder that `save_to_disk` of `datasets` wrote, of one split or of several."""
+    from datasets import load_from_disk
+
+    try:
+        source = load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} looks like a data set that save_to_disk wrote, and load_from_disk cannot read it: {error}"
+        ) from None
+    return dataclasses.replace(from_dataset(source, options), origin=str(path))
+
+
 def _row_names(source: Any, video: str) -> Iterator[str]:
     """The paths of the rows, read without their bytes where the table allows it."""
     column = source.data.column(video).combine_chunks() if source._indices is None else None
@@ -286,6 +303,7 @@ LAYOUTS: dict[str, Callable[[Path, ReadOptions], Manifest]] = {
     "ucf101": read_ucf101,
     "hmdb51": read_hmdb51,
     "shards": _read_shards,
+    "saved": read_saved,
 }
 
 
@@ -305,7 +323,7 @@ def open_manifest(
 
     source: a list (`path label` or V2's `path start total label` a line; blank, comma or tab), a CSV, TSV, JSONL or
         Parquet file with named columns, a folder with a sub-folder per class (of videos or of frame folders), prepared
-        shards (a folder or its URL), a `datasets.Dataset`, or the annotation files of Kinetics, Something-Something,
+        shards (a folder or its URL), a `datasets.Dataset` or the folder of its `save_to_disk`, or the annotation files of Kinetics, Something-Something,
         UCF101 and HMDB51.
     root: where relative paths start; by default the folder of the list.
     split: which part, where one source has several (train, validation, test; for UCF101 and HMDB51 `train1` ...).
@@ -363,7 +381,7 @@ def open_videos(data: str, **options: Any) -> Manifest:
         builder.add(os.path.relpath(path, root) if root else path.name, None, None)
         return builder.build()
     if path.is_dir() and options.get("layout") is None and options.get("split") is None:
-        manifest_names = ("shards.json", "classInd.txt", "manifest.jsonl")
+        manifest_names = ("shards.json", "classInd.txt", "manifest.jsonl", *SAVED)
         if not any((path / name).exists() for name in manifest_names):
             return open_manifest(path, **{**options, "layout": "videos"})
     return open_manifest(path, **options)

@@ -166,16 +166,9 @@ def _shorten(text: str, most: int = 100) -> str:
 def read_table(path: Path, options: ReadOptions) -> Manifest:
     """A CSV, TSV, JSONL or Parquet file with named columns: a path, and maybe a label, a start and a total."""
     builder = Builder(path, options.root or path.parent, options)
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        rows = _parquet_rows(path)
-    elif suffix in (".jsonl", ".ndjson", ".json"):
-        rows = _json_rows(path)
-    else:
-        rows = _csv_rows(path)
     split, known = options.split, None
     picks: tuple[str, str | None, str | None, str | None, str | None] = ("", None, None, None, None)
-    for line, row in rows:
+    for line, row in table_rows(path):
         if row.keys() != known:
             known, picks = row.keys(), _named_columns(row, path, line)
         path_column, label_column, first_column, count_column, split_column = picks
@@ -221,6 +214,14 @@ def has_header(path: Path) -> bool:
     if any(as_integer(name) is not None for name in names):
         return False  # an entry called `clip`, say, and its label
     return bool(names & set(PATH_COLUMNS)) or "youtube_id" in names
+
+
+def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a CSV, TSV, JSONL or Parquet file by the names of their columns, with their line numbers."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_rows(path)
+    return _json_rows(path) if suffix in (".jsonl", ".ndjson", ".json") else _csv_rows(path)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -100,7 +100,7 @@ def _read_shards(path: Path | str, options: ReadOptions) -> Manifest:
     if isinstance(path, str):
         remote.Cache.of_environment()  # wrong settings are refused here, and not by a worker
         folder = path.removesuffix(INDEX).rstrip("/")
-        index = remote.read_json(f"{folder}/{INDEX}")
+        index = remote.read_json(f"{folder}/{INDEX}", first=True)
     else:
         folder = path if path.is_dir() else path.parent
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""AVA frame mAP as an `evaluate` module: `evaluate.load("metrics/ava_map")`, offline, by path."""
+"""AVA frame mAP as an `evaluate` module: `evaluate.load(videomae.metrics.path("ava_map"))`, offline."""
 
 import datasets
 import evaluate
@@ -23,7 +23,7 @@ Args:
 Returns:
     mAP, per_class (by class number, as text), per_category (pose, object, person), and the counts behind them.
 Examples:
-    >>> metric = evaluate.load("metrics/ava_map")
+    >>> metric = evaluate.load(videomae.metrics.path("ava_map"))
     >>> metric.compute(
     ...     predictions=[{"boxes": [[0, 0, 10, 10]], "labels": [12], "scores": [0.9]}],
     ...     references=[{"boxes": [[0, 0, 10, 9]], "labels": [12]}])["mAP"]

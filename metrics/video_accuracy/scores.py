@@ -94,11 +94,15 @@ def share(hits: np.ndarray) -> float:
 
 
 def per_class_table(predictions: np.ndarray, labels: np.ndarray, names: list[str]) -> list[dict]:
+    """`rows_of_matrix` of predictions and labels."""
+    return rows_of_matrix(confusion_matrix(predictions, labels, len(names)), names)
+
+
+def rows_of_matrix(counts: np.ndarray, names: list[str]) -> list[dict]:
     """One row a class, in class order: videos, accuracy (recall), precision, and what it is most taken for.
 
     A class without videos has no accuracy, and one that is never predicted no precision: None, not 0.
     """
-    counts = confusion_matrix(predictions, labels, len(names))
     rows = []
     for index, name in enumerate(names):
         videos, predicted, right = int(counts[index].sum()), int(counts[:, index].sum()), int(counts[index, index])
