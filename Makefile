@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test_slow test_all browser check format docs notebooks dist bench clean
+.PHONY: install demo test test_slow test_all test_versions browser check format docs notebooks dist bench clean
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,21 @@ test_slow: $(VENV)/.installed-dev
 
 test_all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -m "not gpu and not browser"
+
+# The fast suite with the newest and with the oldest versions that pyproject.toml allows, each in an environment of its
+# own; torch stays at its pin. The newest are looked up again at each call.
+VERSIONS_PIP := pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+
+test_versions:
+	test -d .venv-newest || $(PYTHON) -m venv .venv-newest
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
+	.venv-newest/bin/$(VERSIONS_PIP) --upgrade --upgrade-strategy eager --editable ".[dev]"
+	.venv-oldest/bin/pip install --quiet packaging
+	.venv-oldest/bin/python tests/oldest_versions.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/$(VERSIONS_PIP) --constraint .venv-oldest/constraints.txt --editable ".[dev]"
+	for age in newest oldest; do \
+		.venv-$$age/bin/python -m pytest -n auto -m "not slow and not gpu and not browser" || exit 1; \
+	done
 
 # Needs Chromium, from the system or from `playwright install chromium`; without one the tests are skipped.
 browser: $(VENV)/.installed-dev
@@ -71,4 +86,4 @@ bench: $(VENV)/.installed-dev
 	$(BENCH_PYTHON) -m benchmarks $(or $(NAME),cpu)
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist src/*.egg-info

@@ -5,9 +5,11 @@ Nothing changes in transformers until `register_auto_classes()` is called, and t
 """
 
 import functools
+from typing import Any, cast
 
 from transformers import (
     IMAGE_PROCESSOR_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForPreTraining,
@@ -23,22 +25,29 @@ from .modeling_videomae import VideoMAEForPreTraining, VideoMAEForVideoClassific
 from .modeling_videomae_detection import VideoMAEForActionDetection
 from .pipeline_videomae import VideoClassificationPipeline
 from .pipeline_videomae_detection import VideoActionDetectionPipeline
+from .token_reduction_videomae import ReducedVideoMAEConfig, ReducedVideoMAEForVideoClassification
 from .video_processing_videomae import VideoMAEVideoProcessor
 
 
 def register_auto_classes() -> None:
     """From now on `Auto*.from_pretrained` and `pipeline(...)` give our classes for VideoMAE; may be called again."""
-    AutoConfig.register("videomae", VideoMAEConfig, exist_ok=True)
+    AutoConfig.register("videomae", _ByArchitecture, exist_ok=True)
     for auto, model in (
         (AutoModel, VideoMAEModel),
         (AutoModelForPreTraining, VideoMAEForPreTraining),
         (AutoModelForVideoClassification, VideoMAEForVideoClassification),
     ):
         auto.register(VideoMAEConfig, model, exist_ok=True)
+    # Not AutoModel.register: it refuses an encoder whose own configuration is the plain one.
+    cast(Any, MODEL_MAPPING).register(ReducedVideoMAEConfig, VideoMAEModel, exist_ok=True)  # annotated for tokenizers
+    AutoModelForVideoClassification.register(
+        ReducedVideoMAEConfig, ReducedVideoMAEForVideoClassification, exist_ok=True
+    )
     both = {"pil": VideoMAEImageProcessor, "torchvision": VideoMAEImageProcessor}
     # Not AutoImageProcessor.register: it first looks up what it replaces, and that advises to install torchvision.
-    IMAGE_PROCESSOR_MAPPING.register(VideoMAEConfig, both, exist_ok=True)  # pyright: ignore[reportArgumentType]  # its own values are dicts
-    AutoVideoProcessor.register(VideoMAEConfig, VideoMAEVideoProcessor, exist_ok=True)
+    for config in (VideoMAEConfig, ReducedVideoMAEConfig):
+        cast(Any, IMAGE_PROCESSOR_MAPPING).register(config, both, exist_ok=True)
+        AutoVideoProcessor.register(config, VideoMAEVideoProcessor, exist_ok=True)
     if not is_torchvision_available():
         _let_placeholders_find_video_processors()
     # Put in place by hand: PIPELINE_REGISTRY.register_pipeline would make every pipeline saved later write
@@ -51,6 +60,19 @@ def register_auto_classes() -> None:
         "default": {},
         "type": "video",
     }
+
+
+class _ByArchitecture(VideoMAEConfig):
+    """What `AutoConfig` opens for `model_type: videomae`: a folder that asks for fewer tokens gets the configuration that
+    leads to the class that merges or leaves them out. There are no instances of this class itself."""
+
+    def __new__(cls, *arguments, **fields):
+        return VideoMAEConfig(*arguments, **fields)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        reduced = ReducedVideoMAEForVideoClassification.__name__ in (config_dict.get("architectures") or [])
+        return (ReducedVideoMAEConfig if reduced else VideoMAEConfig).from_dict(config_dict, **kwargs)
 
 
 @functools.cache  # once is enough

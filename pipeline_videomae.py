@@ -45,11 +45,17 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
     def __init__(self, model, *args, video_processor=None, image_processor=None, **kwargs):
         self._is_videomae = getattr(model.config, "model_type", None) == "videomae"
         if self._is_videomae:
+            _refuse_another_head(model)
             older = kwargs.pop("feature_extractor", None)  # what image processors were called, as old notebooks have it
             video_processor = _with_policy(video_processor, image_processor or older, model)
             # transformers batches only where one of its older kinds of processor is set, and saves only those.
             image_processor = video_processor
         super().__init__(model, *args, video_processor=video_processor, image_processor=image_processor, **kwargs)
+
+    def check_model_type(self, supported_models):
+        """transformers logs an error for classes that it does not know, such as an attentive probe."""
+        if not self._is_videomae:
+            super().check_model_type(supported_models)
 
     def __call__(self, inputs, **kwargs):
         """A video gives a list of labels with scores, best first; a list of videos gives a list of those."""
@@ -202,6 +208,16 @@ def _seconds(video) -> float | None:
         return None
     with contextlib.suppress(ValueError, OSError):  # windows() itself says what is wrong
         return round(probe(video).duration_seconds, 1)
+
+
+def _refuse_another_head(model) -> None:
+    """A probe's folder opened as a plain classifier has a head of random weights; transformers only warns."""
+    saved = getattr(model.config, "architectures", None) or []
+    if "VideoMAEForAttentiveProbe" in saved and type(model).__name__ == "VideoMAEForVideoClassification":
+        raise ValueError(
+            f"{model.name_or_path} is an attentive probe, and was opened as a plain classifier with a random head; give the "
+            "pipeline VideoMAEForAttentiveProbe.from_pretrained(FOLDER) as its model"
+        )
 
 
 def _with_policy(video_processor, image_processor, model) -> VideoMAEVideoProcessor:

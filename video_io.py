@@ -237,7 +237,8 @@ class VideoReader:
             first, *others = rows[index]
             picture = _converted(self.name, frame, width, height, self._scaler)
             out[first] = picture[top : top + kept_height, left : left + kept_width]
-            out[others] = out[first]
+            if others:
+                out[others] = out[first]
         return torch.from_numpy(out)
 
     def _sized(self, indices: list[int]) -> Iterator[tuple[int, "av.VideoFrame"]]:

@@ -72,7 +72,9 @@ def upright_rgb(
     if turns % 2:
         width, height = height, width
     # one thread: starting a team for one small frame costs more than the frame
-    rgb = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
+    rgb = scaler.reformat(
+        frame, width, height, "rgb24", interpolation=av.video.reformatter.Interpolation.BILINEAR, threads=1
+    )
     plane = rgb.planes[0]
     lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)[
         :height

@@ -110,8 +110,9 @@ def locate(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"no video at {source}: {reason(error)}") from None
     if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise VideoReadError(f"{source} is {what}, not a video file")
+        if stat.S_ISDIR(status.st_mode):
+            raise VideoReadError(f"{source} is a folder, not a video file; pass a list of its files")
+        raise VideoReadError(f"{source} is not a regular file, not a video file")
     if status.st_size == 0:
         raise VideoReadError(f"{source} is empty")
     return path, str(source)

@@ -49,7 +49,8 @@ class Drawn:
 class Labels:
     """Labels of a classifier: for the whole file by the model's saved policy, and window by window."""
 
-    def __init__(self, model: str, device: torch.device):
+    def __init__(self, model: str, device: torch.device, *, errors: str = "strict"):
+        self.errors = errors
         config = open_config(model, "model", kind="ForVideoClassification")
         self.model = open_classifier(model)
         self.processor = open_processor(model, config)
@@ -57,7 +58,7 @@ class Labels:
 
     def whole(self, video: str, *, all_views: bool = False, top_k: int = 5) -> dict[str, float]:
         """Label -> score of the model's clip, or of all views of the published test."""
-        guesses = self.pipe(video, top_k=top_k, **({"views": "test"} if all_views else {}))
+        guesses = self.pipe(video, top_k=top_k, errors=self.errors, **({"views": "test"} if all_views else {}))
         return {guess["label"]: guess["score"] for guess in guesses}
 
     def over_time(
@@ -67,9 +68,9 @@ class Labels:
 
         A file of a single window gives its score at the start and at the end.
         """
-        length = probe(video).duration_seconds
-        windows = []
-        for window in self.pipe.windows(video, top_k=self.model.config.num_labels, progress=False):
+        length = probe(video, errors=self.errors).duration_seconds
+        windows, top_all = [], self.model.config.num_labels
+        for window in self.pipe.windows(video, top_k=top_all, progress=False, errors=self.errors):
             scores = {guess["label"]: guess["score"] for guess in window["scores"]}
             windows.append((window["start_seconds"], window["end_seconds"], scores))
             progress(min(window["end_seconds"] / length, 1.0) if length else 1.0)
@@ -93,13 +94,14 @@ class Labels:
 class Rebuilding:
     """What a pre-training model rebuilds of a clip that is hidden for the most part."""
 
-    def __init__(self, model: str, device: torch.device):
+    def __init__(self, model: str, device: torch.device, *, errors: str = "strict"):
+        self.errors = errors
         self.config = open_config(model, "--pretrained", kind="ForPreTraining")
         self.model = open_pretrained(model).to(device)
         self.processor = open_processor(model, self.config)
 
     def __call__(self, video: str, *, mask: str, mask_ratio: float, statistics: str, seed: int = 0) -> Drawn:
-        clip = read_clip(video, self.processor, self.config)
+        clip = read_clip(video, self.processor, self.config, errors=self.errors)
         reconstruction = rebuilt_clip(self.model, clip, mask=mask, mask_ratio=mask_ratio, seed=seed)
         rows, notes = reconstruction_views(reconstruction, [statistics])
         hidden = f"{int(reconstruction.hidden.sum())} of {len(reconstruction.hidden)} tokens are hidden."
@@ -109,11 +111,11 @@ class Rebuilding:
 class Attention:
     """Where an encoder looks, layer by layer; it shares the weights of the model that it belongs to."""
 
-    def __init__(self, encoder: VideoMAEModel, processor: VideoMAEVideoProcessor):
-        self.encoder, self.processor, self.config = encoder, processor, encoder.config
+    def __init__(self, encoder: VideoMAEModel, processor: VideoMAEVideoProcessor, *, errors: str = "strict"):
+        self.encoder, self.processor, self.config, self.errors = encoder, processor, encoder.config, errors
 
     def __call__(self, video: str, *, layer: int, head: int | str = MEAN) -> Drawn:
-        clip = read_clip(video, self.processor, self.config)
+        clip = read_clip(video, self.processor, self.config, errors=self.errors)
         rows, notes, _ = attention_views(self.encoder, clip, layers=[layer], heads=[head])
         return Drawn.of(rows, notes, clip.seconds, clip.frame_seconds)
 
@@ -122,8 +124,15 @@ class Actions:
     """Who does what, when and where; persons from a detector, or the whole frame as one."""
 
     def __init__(
-        self, model: str, device: torch.device, person_detector: str | None = None, *, names: str | None = None
+        self,
+        model: str,
+        device: torch.device,
+        person_detector: str | None = None,
+        *,
+        names: str | None = None,
+        errors: str = "strict",
     ):
+        self.errors = errors
         config = open_config(model, "--action_detector", kind="ForActionDetection")
         if person_detector:
             check_name(person_detector, "--person_detector")
@@ -144,7 +153,7 @@ class Actions:
         progress: Callable[[float], None] = lambda share: None,
     ) -> list[list[Any]]:
         """Write the video with boxes to `overlay`; rows of second, person, action and score."""
-        info = probe(video)
+        info = probe(video, errors=self.errors)
         key_frames = []
         for key_frame in self.pipe.stream(
             video,
@@ -152,10 +161,11 @@ class Actions:
             every_seconds=every_seconds,
             action_score=action_score,
             top_k=top_k,
+            errors=self.errors,
         ):
             key_frames.append(key_frame)
             progress(min(key_frame["seconds"] / info.duration_seconds, 1.0) if info.duration_seconds else 1.0)
-        draw_overlay(Path(video), overlay, key_frames, info, reach=every_seconds)
+        draw_overlay(Path(video), overlay, key_frames, info, reach=every_seconds, errors=self.errors)
         return [
             [round(key_frame["seconds"], 2), number + 1, action["label"], round(action["score"], 3)]
             for key_frame in key_frames

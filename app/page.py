@@ -20,6 +20,7 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from videomae.app.about import about, introduction
 from videomae.app.answers import Actions, Attention, Drawn, Labels, Rebuilding, make_examples
 from videomae.choices import MEAN
 from videomae.models import open_device
@@ -27,6 +28,7 @@ from videomae.pictures.plot import line_plot
 
 KEPT_SECONDS = 3600  # how long uploads and results stay
 LARGEST_UPLOAD = "500mb"
+CAMERA = {"width": {"ideal": 640}, "height": {"ideal": 480}, "frameRate": {"ideal": 30}}  # models see no more
 STATISTICS = {
     "guessed from visible patches (no leak)": "nearby",
     "true ones, as the official code (LEAK)": "patch",
@@ -40,13 +42,22 @@ button[aria-label^="Trim video"] { display: none; } /* it would download its too
   .gradio-container .main.fillable { padding: 8px 12px !important; }
   .tab-container button { padding: 0 7px !important; } /* else some tabs hide in a menu */
 }
+.input-video .video-container { display: flex; flex-direction: column; } /* else its row of sources is cut off */
+.input-video .video-container > :not(.source-selection) { flex: 1; min-height: 0; }
+.input-video .source-selection { flex: none; }
 .frames { padding-top: 36px; } /* the buttons have a strip of their own */
 .frames .icon-button-wrapper.top-panel { top: -34px; }
 """
 
 
 def serve(
-    models: Mapping[str, str | None], *, device: str | None, examples: Sequence[str] | None, host: str, port: int
+    models: Mapping[str, str | None],
+    *,
+    device: str | None,
+    examples: Sequence[str] | None,
+    host: str,
+    port: int,
+    errors: str = "strict",
 ) -> None:
     """Show the page until Ctrl-C or SIGTERM. `models` are those of `build_page`, examples None makes some."""
     with tempfile.TemporaryDirectory(prefix="videomae-app-") as scratch:
@@ -54,7 +65,7 @@ def serve(
         import_gradio()
         (Path(scratch) / "examples").mkdir()
         shown = make_examples(Path(scratch) / "examples") if examples is None else examples
-        page = build_page(**models, device=device, examples=shown, scratch=scratch)
+        page = build_page(**models, device=device, examples=shown, scratch=scratch, errors=errors)
         address = start(page, host=host, port=port, scratch=scratch)
         print(f"{address} (Ctrl-C ends it)", flush=True)
         wait_for_the_end()
@@ -83,8 +94,9 @@ def build_page(
     actions: str | None = None,
     examples: Sequence[str] = (),
     scratch: str | Path | None = None,
+    errors: str = "strict",
 ):
-    """The gradio page, ready for `start`. `scratch` is a folder for what is made while it runs."""
+    """The gradio page, ready for `start`. `scratch` is a folder for what is made while it runs; `errors` is `--errors`."""
     gradio = import_gradio()
     if not any((model, pretrained, action_detector)):
         raise ValueError("the page needs a model: a classifier, --pretrained or --action_detector")
@@ -93,23 +105,25 @@ def build_page(
             raise ValueError(f"{name} is for --action_detector, which is missing")
     transformers_logging.disable_progress_bar()
     where = open_device(device)
-    labels = Labels(model, where) if model else None
-    rebuilding = Rebuilding(pretrained, where) if pretrained else None
-    acting = Actions(action_detector, where, person_detector, names=actions) if action_detector else None
+    labels = Labels(model, where, errors=errors) if model else None
+    rebuilding = Rebuilding(pretrained, where, errors=errors) if pretrained else None
+    acting = None
+    if action_detector:
+        acting = Actions(action_detector, where, person_detector, names=actions, errors=errors)
     source = labels or rebuilding or acting
     assert source is not None  # one model is given, see above
-    attention = Attention(source.model.videomae, source.processor)
-    named = " · ".join(
-        Path(name).name if Path(name).is_dir() else name for name in (model, pretrained, action_detector) if name
-    )
+    attention = Attention(source.model.videomae, source.processor, errors=errors)
+    named = {"model": model, "pretrained": pretrained, "action_detector": action_detector}
+    models = {part: about(name) for part, name in named.items() if name}
+    examples = [*(path for one in models.values() for path in one.examples), *examples]
 
     with gradio.Blocks(
         title="VideoMAE", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 4, KEPT_SECONDS)
     ) as page:
-        gradio.Markdown(f"# VideoMAE\n{named}\n\nChoose a video{', or one of the examples' if examples else ''}.")
+        gradio.Markdown(f"# VideoMAE\n\n{introduction(models)}", elem_classes="introduction")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=300):
-                video = gradio.Video(label="Video", sources=["upload"], height=260)
+                video = video_input(gradio)
                 if examples:
                     gradio.Examples([[path] for path in examples], [video], label="Examples", cache_examples=False)
             with gradio.Column(scale=2, min_width=320), gradio.Tabs():
@@ -143,6 +157,24 @@ def import_gradio():
 
 
 # ----------------------------------------------------------------------------------------------------------------- tabs
+
+
+def video_input(gradio):
+    """A file, or a clip from the webcam where the browser has one: without sound, and as the camera sees it.
+
+    Before a file is passed on, gradio would take the sound out with an ffmpeg program, which need not be there.
+    """
+
+    video = gradio.Video(
+        label="Video",
+        sources=["upload", "webcam"],
+        webcam_options=gradio.WebcamOptions(mirror=False, constraints={"video": CAMERA}),
+        include_audio=False,
+        height=300,
+        elem_classes="input-video",
+    )
+    video.preprocess = lambda payload: payload.path if payload else None
+    return video
 
 
 def labels_tab(gradio, labels: Labels, video) -> dict[str, Any]:

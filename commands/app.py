@@ -8,7 +8,7 @@ videomae app FOLDER --write_space SPACE              # the files of a Space on t
 
 from dataclasses import dataclass
 
-from videomae.command_line import argument, option, read_options
+from videomae.command_line import argument, errors_option, option, read_options
 
 MODELS = ("model", "pretrained", "action_detector", "person_detector", "actions")
 
@@ -30,6 +30,7 @@ class Options:
     examples: tuple[str, ...] | None = option(
         None, "page", "video files to offer [three made by a program]", kind="file"
     )
+    errors: str = errors_option("page")
     host: str = option("127.0.0.1", "page", "address to listen at; the default is this machine alone")
     port: int = option(7860, "page", "port to listen at")
     device: str | None = option(None, "page", "such as cpu or cuda [what there is]", metavar="DEVICE")
@@ -50,5 +51,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from videomae.app.page import serve
 
-    serve(models, device=options.device, examples=options.examples, host=options.host, port=options.port)
+    serve(
+        models,
+        device=options.device,
+        examples=options.examples,
+        host=options.host,
+        port=options.port,
+        errors=options.errors,
+    )
     return 0

@@ -26,6 +26,7 @@ COMMANDS = {
         "check the installation, a model folder or a data set, and say what to fix",
     ),
     "check-data": ("videomae.commands.check_data", "look over a data set before training"),
+    "check-labels": ("videomae.commands.check_labels", "find doubtful labels, duplicates and leaks of a data set"),
     "merge-labels": ("videomae.commands.merge_labels", "merge the classes of several labelled sets into one list"),
     "make-data": ("videomae.commands.make_data", "write a synthetic set whose classes are motions"),
     "make-ava": ("videomae.commands.make_ava", "write a synthetic set in AVA's format"),

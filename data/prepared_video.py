@@ -208,7 +208,8 @@ class PreparedReader:
             first, *others = rows.pop(index)
             picture = upright_rgb(frame, width, height, self._scaler)
             out[first] = picture[top : top + kept_height, left : left + kept_width]
-            out[others] = out[first]
+            if others:
+                out[others] = out[first]
         _see(not rows)
         return torch.from_numpy(out)
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,7 @@ WEIGHTS = {
 }
 SIGNED = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateXRel": 0.45, "TranslateYRel": 0.45}
 FRAME_STATISTICS = ("AutoContrast", "Equalize", "Contrast")  # what they do to a pixel depends on the whole frame
+TAPS_REACH = 3  # pixels from a place to the farthest that has a part in its value, and one for rounding
 ENHANCING = ("Color", "Contrast", "Brightness", "Sharpness")
 
 
@@ -144,19 +146,29 @@ class RandAugment:
             )
         # From the last operation back to the first: which part of its input each one needs.
         needed = [box]
-        for name, _ in reversed(drawn):
-            if name in SIGNED or name in FRAME_STATISTICS:
+        for name, argument in reversed(drawn):
+            if name in MATRICES:
+                needed.append(_source(MATRICES[name](argument, whole.height, whole.width), needed[-1], whole))
+            elif name in FRAME_STATISTICS:
                 needed.append(whole)
             else:
                 needed.append(needed[-1].grown(1, whole) if name == "Sharpness" else needed[-1])
         needed.reverse()
-        clip = crop(clip, needed[0]).contiguous()  # planes: the operations run along them
+        clip = _planes(crop(clip, needed[0]))  # the operations run along them
         for (name, argument), given, wanted in zip(drawn, needed, needed[1:]):
-            if name in SIGNED:
-                clip = OPERATIONS[name](clip, argument, self.interpolation, wanted)
+            if name in MATRICES:
+                clip = OPERATIONS[name](clip, argument, self.interpolation, Cut(whole, given, wanted))
             else:
                 clip = crop(OPERATIONS[name](clip, argument), wanted.inside(given)).contiguous()
         return clip
+
+
+def _planes(clip: torch.Tensor) -> torch.Tensor:
+    """The clip in planes of their own; channel by channel is faster than `contiguous` for three interleaved ones."""
+    out = torch.empty(clip.shape, dtype=torch.uint8)
+    for channel in range(clip.shape[1]):
+        out[:, channel].copy_(clip[:, channel])
+    return out
 
 
 def _sign(generator: torch.Generator) -> int:
@@ -282,41 +294,97 @@ def _smooth(frame: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 # -- geometry: one affine map with PIL's sampling ---------------------------------------------------------------------
 
 
-def rotate(clip: torch.Tensor, degrees: float, interpolation: str = "bicubic", box: Box | None = None) -> torch.Tensor:
-    """Counter-clockwise about the centre, the size kept."""
-    height, width = clip.shape[-2:]
+class Cut(NamedTuple):
+    """Where a clip lies in its frames, and which part of the result is wanted."""
+
+    whole: Box
+    given: Box
+    wanted: Box
+
+    @classmethod
+    def none(cls, clip: torch.Tensor) -> "Cut":
+        whole = Box(0, 0, *clip.shape[-2:])
+        return cls(whole, whole, whole)
+
+
+Matrix = tuple[float, float, float, float, float, float]  # (x, y) comes from (a x + b y + c, d x + e y + f)
+
+
+def _rotation(degrees: float, height: int, width: int) -> Matrix:
     angle = -math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = width / 2, height / 2
-    return affine(clip, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y), interpolation, box)
+    return (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
 
 
-def shear_x(clip: torch.Tensor, factor: float, interpolation: str = "bicubic", box: Box | None = None) -> torch.Tensor:
-    return affine(clip, (1, factor, 0, 0, 1, 0), interpolation, box)
+# name -> function of (argument, height and width of the frame)
+MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
+    "Rotate": _rotation,
+    "ShearX": lambda factor, height, width: (1, factor, 0, 0, 1, 0),
+    "ShearY": lambda factor, height, width: (1, 0, 0, factor, 1, 0),
+    "TranslateXRel": lambda share, height, width: (1, 0, share * width, 0, 1, 0),
+    "TranslateYRel": lambda share, height, width: (1, 0, 0, 0, 1, share * height),
+}
 
 
-def shear_y(clip: torch.Tensor, factor: float, interpolation: str = "bicubic", box: Box | None = None) -> torch.Tensor:
-    return affine(clip, (1, 0, 0, factor, 1, 0), interpolation, box)
+def _source(matrix: Matrix, wanted: Box, whole: Box) -> Box:
+    """The part of the frame from which the wanted part of an affine map comes, taps included; at least one pixel."""
+    a, b, c, d, e, f = matrix
+    corners = [(wanted.left + x * wanted.width, wanted.top + y * wanted.height) for x in (0, 1) for y in (0, 1)]
+    columns, rows = [a * x + b * y + c for x, y in corners], [d * x + e * y + f for x, y in corners]
+    left, right = _span(columns, whole.width)
+    top, bottom = _span(rows, whole.height)
+    return Box(top, left, bottom - top, right - left)
+
+
+def _span(places: list[float], size: int) -> tuple[int, int]:
+    first = min(max(math.floor(min(places)) - TAPS_REACH, 0), size - 1)
+    return first, max(min(math.ceil(max(places)) + TAPS_REACH, size), first + 1)
+
+
+def rotate(clip: torch.Tensor, degrees: float, interpolation: str = "bicubic", cut: Cut | None = None) -> torch.Tensor:
+    """Counter-clockwise about the centre, the size kept."""
+    return _move("Rotate", clip, degrees, interpolation, cut)
+
+
+def shear_x(clip: torch.Tensor, factor: float, interpolation: str = "bicubic", cut: Cut | None = None) -> torch.Tensor:
+    return _move("ShearX", clip, factor, interpolation, cut)
+
+
+def shear_y(clip: torch.Tensor, factor: float, interpolation: str = "bicubic", cut: Cut | None = None) -> torch.Tensor:
+    return _move("ShearY", clip, factor, interpolation, cut)
+
+
+def _move(name: str, clip: torch.Tensor, argument: float, interpolation: str, cut: Cut | None) -> torch.Tensor:
+    cut = cut or Cut.none(clip)
+    return affine(clip, MATRICES[name](argument, cut.whole.height, cut.whole.width), interpolation, cut)
 
 
 def translate_x(
-    clip: torch.Tensor, share: float, interpolation: str = "bicubic", box: Box | None = None
+    clip: torch.Tensor, share: float, interpolation: str = "bicubic", cut: Cut | None = None
 ) -> torch.Tensor:
     """To the left by a share of the width."""
-    return _shift(clip, share * clip.shape[-1], -1, interpolation, box)
+    cut = cut or Cut.none(clip)
+    return _shift(clip, share * cut.whole.width, -1, interpolation, cut)
 
 
 def translate_y(
-    clip: torch.Tensor, share: float, interpolation: str = "bicubic", box: Box | None = None
+    clip: torch.Tensor, share: float, interpolation: str = "bicubic", cut: Cut | None = None
 ) -> torch.Tensor:
     """Upwards by a share of the height."""
-    return _shift(clip, share * clip.shape[-2], -2, interpolation, box)
+    cut = cut or Cut.none(clip)
+    return _shift(clip, share * cut.whole.height, -2, interpolation, cut)
 
 
-def _shift(clip: torch.Tensor, pixels: float, dim: int, interpolation: str, box: Box | None) -> torch.Tensor:
+def _shift(clip: torch.Tensor, pixels: float, dim: int, interpolation: str, cut: Cut) -> torch.Tensor:
     """`affine` for a translation: the weights are the same everywhere, so shifted frames are summed as a whole."""
-    box = box or Box(0, 0, *clip.shape[-2:])
-    size, start, length = (clip.shape[-2], box.top, box.height) if dim == -2 else (clip.shape[-1], box.left, box.width)
+    whole_box, given, box = cut
+    if dim == -2:
+        size, origin, start, length = whole_box.height, given.top, box.top, box.height
+        across = Box(0, box.left - given.left, given.height, box.width)
+    else:
+        size, origin, start, length = whole_box.width, given.left, box.left, box.width
+        across = Box(box.top - given.top, 0, box.height, given.width)
     # Where the source, at i + 0.5 + pixels, lies in the frame.
     first = max(start, math.ceil(-pixels - 0.5))
     count = min(start + length, math.ceil(size - 0.5 - pixels)) - first
@@ -328,29 +396,29 @@ def _shift(clip: torch.Tensor, pixels: float, dim: int, interpolation: str, box:
     else:
         whole = math.floor(pixels)
         taps = tuple(zip(*_kernel(pixels - whole, interpolation)))
-    across = Box(box.top, 0, box.height, clip.shape[-1]) if dim == -1 else Box(0, box.left, clip.shape[-2], box.width)
     for frame, target in zip(crop(clip, across), out.narrow(dim, first - start, count)):
-        low, high = frame.narrow(dim, 0, 1), frame.narrow(dim, size - 1, 1)
-        padded = torch.cat([low, low, frame, high, high], dim)
+        low, high = frame.narrow(dim, 0, 1), frame.narrow(dim, frame.shape[dim] - 1, 1)
+        padded = torch.cat(
+            [low, low, frame, high, high], dim
+        )  # for taps beyond the frame; inside of it none gets there
         total = torch.full(target.shape, 1e-3)
         for reach, weight in taps:
-            total.add_(padded.narrow(dim, first + whole + reach + 2, count), alpha=weight)
+            total.add_(padded.narrow(dim, first - origin + whole + reach + 2, count), alpha=weight)
         _truncate(total, target)
     return out
 
 
-def affine(
-    clip: torch.Tensor, matrix: tuple[float, ...], interpolation: str = "bicubic", box: Box | None = None
-) -> torch.Tensor:
+def affine(clip: torch.Tensor, matrix: Matrix, interpolation: str = "bicubic", cut: Cut | None = None) -> torch.Tensor:
     """Output pixel (x, y) comes from (a x + b y + c, d x + e y + f) of the input; grey comes in from outside.
 
     All channels of all frames move alike, so a pixel is a row of T*C values and an output pixel a weighted sum of a
-    few such rows, which is what embedding_bag computes, at the speed of memory. `box` is the part of the output to make.
+    few such rows, which is what embedding_bag computes, at the speed of memory. Of the output the wanted part of `cut` is made.
     """
     a, b, c, d, e, f = matrix
-    frames, channels, height, width = clip.shape
-    box = box or Box(0, 0, height, width)
-    table = torch.empty(height * width, frames * channels)
+    frames, channels = clip.shape[:2]
+    whole, given, box = cut or Cut.none(clip)
+    height, width = whole.height, whole.width
+    table = torch.empty(given.height * given.width, frames * channels)
     table.copy_(clip.contiguous().view(frames * channels, -1).t()).sub_(FILL)
     out = torch.empty(frames * channels, box.height * box.width, dtype=torch.uint8)
     columns = torch.arange(box.left, box.left + box.width, dtype=torch.float32) + 0.5
@@ -361,7 +429,10 @@ def affine(
         # A map that leaves an axis as it is needs one tap along it.
         column, column_weight = _taps(x, width, "nearest" if (a, b, c) == (1, 0, 0) else interpolation)
         row, row_weight = _taps(y, height, "nearest" if (d, e, f) == (0, 1, 0) else interpolation)
-        index = (row.mul_(width).unsqueeze(-1) + column.unsqueeze(-2)).view(x.numel(), -1)
+        # What lies outside of the given part has no weight; it only needs a place.
+        row.sub_(given.top).clamp_(0, given.height - 1).mul_(given.width)
+        column.sub_(given.left).clamp_(0, given.width - 1)
+        index = (row.unsqueeze(-1) + column.unsqueeze(-2)).view(x.numel(), -1)
         weight = row_weight.mul_(inside.unsqueeze(-1)).unsqueeze(-1) * column_weight.unsqueeze(-2)
         pixels = F.embedding_bag(index, table, per_sample_weights=weight.view(x.numel(), -1), mode="sum")
         # Truncated like PIL's bytes; the hair keeps float32 from falling below what is exact in double.
@@ -399,7 +470,7 @@ def _kernel(d, interpolation: str) -> tuple[tuple[int, ...], tuple]:
 
 _TAPS = ("nearest", "bilinear", "bicubic")
 
-# name -> function of (clip, argument) or, for those of SIGNED, (clip, argument, interpolation, box)
+# name -> function of (clip, argument) or, for those of MATRICES, (clip, argument, interpolation, cut)
 OPERATIONS: dict[str, Callable] = {
     "AutoContrast": auto_contrast,
     "Equalize": equalize,

@@ -61,7 +61,9 @@ class SampleMaker:
 
         With errors="truncate" one that is cut off ends early, and `on_truncated` is called.
         """
-        keys = [sample_key(self.seed, epoch, index, sample) for sample in range(self.num_samples)]
+        # The segments of a training clip are augmented each by itself, and so are samples too.
+        segments = self.sampling.segments if self.mode == "train" else 1
+        keys = [sample_key(self.seed, epoch, index, sample) for sample in range(self.num_samples * segments)]
         with open_clip(source, Limits(decode_seconds=self.decode_seconds), errors=self.errors) as clip:
             try:
                 if self.mode == "test":
@@ -78,7 +80,7 @@ class SampleMaker:
                 raise VideoReadError(f"{path}: {error}") from None
             generators = [generator_for(key, PIXELS) for key in keys]
             part = None
-            if self.num_samples == 1 and hasattr(self.transform, "box"):  # only what the one sample keeps is copied
+            if len(keys) == 1 and hasattr(self.transform, "box"):  # only what the one sample keeps is copied
                 part = functools.cache(functools.partial(self.transform.box, generator=generators[0]))
             frames = clip.read(indices, short_side=self.decode_short_side, part=part)
             if clip.truncated:  # now known: some damage shows only where it is decoded
@@ -86,11 +88,12 @@ class SampleMaker:
         frames = frames.permute(0, 3, 1, 2)  # (T, C, H, W), interleaved in memory
         if part is not None:
             return {"pixel_values": stack([self.transform.of_box(frames, generators[0])]), "keys": keys}
+        parts = frames.split(len(frames) // segments) * self.num_samples
         if self.as_bytes and hasattr(self.transform, "as_bytes"):
-            clips, erased = zip(*[self.transform.as_bytes(frames, generator) for generator in generators])
+            clips, erased = zip(*map(self.transform.as_bytes, parts, generators))
             statistics = self.transform.mean, self.transform.std
             return {"pixel_values": stack(clips), "keys": keys, "erased": erased, "pixel_statistics": statistics}
-        return {"pixel_values": stack([self.transform(frames, generator) for generator in generators]), "keys": keys}
+        return {"pixel_values": stack(list(map(self.transform, parts, generators))), "keys": keys}
 
     def _indices(self, video_frames: int, path: str, generator: torch.Generator, is_frame_folder: bool) -> list[int]:
         if self.mode == "train":

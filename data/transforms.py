@@ -86,9 +86,17 @@ def resize(clip: torch.Tensor, size: tuple[int, int], *, antialias: bool) -> tor
     if tuple(clip.shape[-2:]) == size:
         return clip
     # torch resizes three interleaved bytes several times faster than three planes
-    return F.interpolate(
-        clip.contiguous(memory_format=torch.channels_last), size=size, mode="bilinear", antialias=antialias
-    )
+    return F.interpolate(interleaved(clip), size=size, mode="bilinear", antialias=antialias)
+
+
+def interleaved(clip: torch.Tensor) -> torch.Tensor:
+    """The clip with its channels beside one another in memory."""
+    if not clip.is_contiguous():  # a part of interleaved frames
+        return clip.contiguous(memory_format=torch.channels_last)
+    out = torch.empty_like(clip, memory_format=torch.channels_last)
+    for channel in range(clip.shape[1]):  # of planes: faster than `contiguous`
+        out[:, channel].copy_(clip[:, channel])
+    return out
 
 
 def resize_short_side(clip: torch.Tensor, size: int, *, antialias: bool = False) -> torch.Tensor:

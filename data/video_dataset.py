@@ -160,6 +160,10 @@ class VideoDataset(Dataset):
         """The videos that were read up to their damage so far, in any worker of this process."""
         return [self.manifest.path(i) for i in self._truncated.nonzero().flatten().tolist()]
 
+    def was_truncated(self, index: int) -> bool:
+        """Whether the entry was read up to its damage, in any worker of this process."""
+        return bool(self._truncated[index])
+
     def _note_truncated(self, index: int) -> None:
         if not self._truncated[index]:
             self._truncated[index] = True

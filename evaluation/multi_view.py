@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
+from videomae.attentive_probe_videomae import VideoMAEForAttentiveProbe
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
 from videomae.data.lists.label_names import class_columns, find_names, names_of
 from videomae.data.lists.manifests import Manifest
@@ -44,7 +45,7 @@ from videomae.metrics.video_accuracy.scores import (
     per_class_table,
     video_accuracy,
 )
-from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEPreTrainedModel
 from videomae.models import DTYPES, open_classifier, open_config, open_processor, weights_sha256
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines
@@ -77,8 +78,9 @@ class Views:
 
     @property
     def protocol(self) -> str:
-        """Frames x clips x crops, as papers write it."""
-        return f"{self.sampling.num_frames}x{self.sampling.clips}x{self.sampling.crops}"
+        """Frames x clips x crops, as papers write it; segments count as clips."""
+        clips = self.sampling.clips * self.sampling.segments
+        return f"{self.sampling.num_frames}x{clips}x{self.sampling.crops}"
 
     def changed(
         self,
@@ -124,7 +126,7 @@ def fixed_groups(videos: int, views_per_video: int, views_per_step: int) -> list
 
 @torch.inference_mode()
 def score_views(
-    model: VideoMAEForVideoClassification,
+    model: VideoMAEPreTrainedModel,
     pixels: torch.Tensor,
     *,
     views: Views,
@@ -260,7 +262,7 @@ def _check_predictions(path: Path, results: dict[str, Any]) -> None:
 
 
 def evaluate(
-    model: VideoMAEForVideoClassification,
+    model: VideoMAEPreTrainedModel,
     manifest: Manifest,
     views: Views,
     *,
@@ -365,7 +367,7 @@ def evaluate(
 
 
 def score_what_is_left(
-    model: VideoMAEForVideoClassification,
+    model: VideoMAEPreTrainedModel,
     manifest: Manifest,
     views: Views,
     partial: PartialResults,
@@ -400,7 +402,8 @@ def score_what_is_left(
                 scores = score_views(model, pixels, **meaning, views_per_step=views_per_step, dtype=dtype)
                 for item, own in zip(items, np.split(scores, len(items))):
                     label = manifest.label(item["index"])
-                    rows.append(video_row(item["index"], label, problem, own, keep_views=keep_view_scores))
+                    row = video_row(item["index"], label, problem, own, keep_views=keep_view_scores)
+                    rows.append(row | ({"truncated": True} if dataset.was_truncated(item["index"]) else {}))
             partial.add(rows)
             bar.update(min(len(rows) * state.num_processes, bar.total - bar.n))
     partial.save()
@@ -420,7 +423,8 @@ def summary(
             f"with --max_broken (now {max_broken})"
         )
     scores = np.array([row["scores"] for row in rows])
-    result: dict[str, Any] = {"videos": len(rows), "broken": broken}
+    truncated = [row["path"] for row in rows if row.get("truncated")]
+    result: dict[str, Any] = {"videos": len(rows), "broken": broken, "truncated": truncated}
     if problem == "multi_label_classification":
         value, by_class = mean_average_precision(scores, np.array([row["label"] for row in rows]))
         table = [
@@ -460,7 +464,7 @@ def summary(
 # ------------------------------------------------------------------------------------------------- small questions
 
 
-def problem_of(model: VideoMAEForVideoClassification, manifest: Manifest) -> str:
+def problem_of(model: VideoMAEPreTrainedModel, manifest: Manifest) -> str:
     """What the outputs mean: the config's `problem_type`, else single-label for numbers and multi-label for vectors."""
     if manifest.labels is None:
         raise ValueError(f"{manifest.origin} has no labels to test against")
@@ -499,6 +503,8 @@ def report_lines(results: dict[str, Any], *, classes: int) -> Iterator[str]:
         yield f"  {name:<20} {share if name not in ('mae', 'mse', 'r2') else f'{value:.4g}'}"
     for row in results["broken"]:
         yield f"  not read: {row['path']}: {row['error']}"
+    for path in results.get("truncated", []):
+        yield f"  cut off or damaged, read as far as it goes: {path}"
     table = results.get("per_class", [])
     empty = [row["class"] for row in table if row.get("videos") == 0]
     if empty:
@@ -516,16 +522,18 @@ def report_lines(results: dict[str, Any], *, classes: int) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------------------- command line
 
 
-def load_classifier(folder: str) -> VideoMAEForVideoClassification:
-    """The classifier of a folder or Hub name; a folder that is missing or holds another kind of model is an error."""
+def load_classifier(folder: str) -> VideoMAEForVideoClassification | VideoMAEForAttentiveProbe:
+    """The classifier or attentive probe of a folder or Hub name; a folder that is missing or holds another kind of model is an error."""
     config = open_config(folder, "model")
     kind = (config.architectures or ["VideoMAEForVideoClassification"])[0]
+    transformers_logging.disable_progress_bar()
+    if kind == VideoMAEForAttentiveProbe.__name__:
+        return VideoMAEForAttentiveProbe.from_pretrained(folder, dtype=torch.float32)
     if not kind.endswith("ForVideoClassification"):
         raise ValueError(
             f"{folder} is {kind}, not a classifier; fine-tune it first (`videomae finetune --model {folder}`), or see "
             "what its features are worth with `videomae probe`"
         )
-    transformers_logging.disable_progress_bar()
     return open_classifier(folder)
 
 

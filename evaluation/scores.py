@@ -182,9 +182,9 @@ def report_lines(result: Mapping[str, Any], *, rows: int = 10) -> Iterator[str]:
         f"95 % intervals by {by['by']}, {by['resamples']} resamples"
     )
     for name, figure in result["headline"].items():
-        yield f"  {name:<24}{_figure(figure['value'])}{_range(figure)}"
+        yield f"  {name:<26}{_figure(figure['value'])}{_range(figure)}"
     for name, value in result["levels"].items():
-        yield f"  {name:<24}{_figure(value)}"
+        yield f"  {name:<26}{_figure(value)}"
     temperature = result["temperature"]
     before, after = temperature["before"], temperature["after"]
     yield (

@@ -44,6 +44,7 @@ class Clip(NamedTuple):
 class VideoFacts(NamedTuple):
     num_frames: int
     fps: float | None  # None for folders of images, which carry no rate
+    truncated: bool = False  # cut off or damaged; num_frames counts what is there
 
 
 # --------------------------------------------------------------------------------------------------- which frames
@@ -164,7 +165,7 @@ class PolicyClips:
     ):
         """(what is known of the video, an iterator over its clips); every wanted frame is transformed once."""
         with open_clip(source, LIMITS, errors=errors) as video:
-            facts = VideoFacts(video.num_frames, getattr(video, "fps", None) or fps)
+            rate = getattr(video, "fps", None) or fps
             try:
                 clips = (
                     test_clips(video.num_frames, dataclasses.replace(self.sampling, clips=self.clips))
@@ -175,6 +176,7 @@ class PolicyClips:
                 raise VideoReadError(str(error)) from None
             union = sorted({index for clip in clips for index in clip})
             frames = {index: pixels.frame(frame) for index, frame in zip(union, video.read(union).numpy())}
+            facts = VideoFacts(video.num_frames, rate, video.truncated)  # some damage shows only where it is decoded
         return facts, (self._clip(clip, frames, facts.fps) for clip in clips)
 
     def _clip(self, indices: list[int], frames: dict[int, torch.Tensor], fps: float | None) -> Clip:
@@ -191,7 +193,7 @@ def _frames_of(source: Source, fps: float | None, threads: int, errors: str):
     if isinstance(source, TarMember):
         source = read_member(source)
     with VideoReader(source, errors=errors, limits=LIMITS) as reader:
-        facts = VideoFacts(reader.num_frames, reader.fps or fps)
+        facts = VideoFacts(reader.num_frames, reader.fps or fps, reader.truncated)
     return facts, lambda needed: iter_frames(source, needed, None, errors, LIMITS, threads)
 
 

@@ -406,6 +406,7 @@ class VideoFeatures:
             "sha256": sha256_of(self.file.path),
             "frames": facts.num_frames,
             "fps": facts.fps,
+            **({"truncated": True} if facts.truncated else {}),
             "source": stamp_of(self.entry.source),
             "windows": self.windows,
         }
@@ -428,8 +429,8 @@ def extract(
 ) -> dict[str, Any]:
     """Features of every video of `manifest` that OUTPUT does not hold yet; all processes of a launch call this together.
 
-    Returns what OUTPUT/manifest.json holds: "videos" with their files and "broken" with the error of each that could
-    not be read. num_workers: threads that read ahead of the model; threads: of FFmpeg, for each of them.
+    Returns what OUTPUT/manifest.json holds: "videos" with their files, "broken" with the error of each that could
+    not be read, and "truncated" with those that were read up to their damage. num_workers: threads that read ahead of the model; threads: of FFmpeg, for each of them.
     """
     state, folder = PartialState(), FeatureFolder(output, plan.save_as)
     identity, entries = plan.identity(encoder), entries_of(manifest)
@@ -481,6 +482,7 @@ def extract(
         "videos": folder.records(),
         "broken": sorted(broken, key=lambda video: video["path"]),
     }
+    result["truncated"] = [video["path"] for video in result["videos"] if video.get("truncated")]
     if state.is_main_process:
         unread = {video["path"] for video in broken}
         if lost := [entry.path for entry in entries if entry.path not in unread and not folder.is_done(entry)]:
@@ -532,3 +534,5 @@ def report_lines(result: dict[str, Any], output: str) -> Iterator[str]:
     yield f"{output}: {len(videos)} videos, {rows} rows of {sizes or 'nothing'} ({identity['pooling']})"
     for video in result["broken"]:
         yield f"  not read: {video['path']}: {video['error']}"
+    for path in result.get("truncated", []):
+        yield f"  cut off or damaged, read as far as it goes: {path}"

@@ -46,16 +46,22 @@ class Curve:
 
 def roc_auc(curve: Curve, weights: np.ndarray | None = None) -> float | None:
     """How often a positive stands above a negative; equal scores count half. None without both kinds."""
-    found, false = curve.counts(weights)
+    return _area(*curve.counts(weights))
+
+
+def average_precision(curve: Curve, weights: np.ndarray | None = None) -> float | None:
+    """Mean over the positives of the precision at their threshold; None without positives."""
+    return _mean_precision(*curve.counts(weights))
+
+
+def _area(found: np.ndarray, false: np.ndarray) -> float | None:
     if not found[-1] or not false[-1]:
         return None
     heights = found + np.concatenate([[0.0], found[:-1]])
     return float((np.diff(false, prepend=0.0) * heights).sum() / 2 / found[-1] / false[-1])
 
 
-def average_precision(curve: Curve, weights: np.ndarray | None = None) -> float | None:
-    """Mean over the positives of the precision at their threshold; None without positives."""
-    found, false = curve.counts(weights)
+def _mean_precision(found: np.ndarray, false: np.ndarray) -> float | None:
     if not found[-1]:
         return None
     precision = found / np.maximum(found + false, SMALLEST)
@@ -73,11 +79,9 @@ def best_threshold(curve: Curve, weights: np.ndarray | None = None) -> dict[str,
 
 
 def precision_recall_f1(
-    predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None
+    right: np.ndarray, said: np.ndarray, true: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each class (columns of boolean (N, C) arrays); NaN where it is undefined: never predicted, or never true."""
-    weights = np.ones(len(targets)) if weights is None else weights
-    right, said, true = (weights @ part.astype(np.float64) for part in (predicted & targets, predicted, targets))
+    """Of each class, from how often it was rightly said, said, and true; NaN where that leaves it undefined."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return right / said, right / true, 2 * right / (said + true)
 
@@ -218,14 +222,15 @@ class Scored:
         weights = np.ones(len(self.scores)) if weights is None else weights.astype(np.float64)
         total = weights.sum()
         figures: dict[str, float | None] = {}
-        precision, recall, f1 = precision_recall_f1(self.predicted, self.targets, weights)
+        sums = self.class_sums(weights)
+        precision, recall, f1 = precision_recall_f1(*sums)
         if self.single:
             figures["top1"] = float(weights @ (self.ranks < 1) / total)
             if self.scores.shape[1] > 5:
                 figures["top5"] = float(weights @ (self.ranks < 5) / total)
             figures["mean_class_accuracy"] = mean(recall)
         else:
-            right, said, true = (weights @ part.sum(axis=1) for part in self._counts)
+            right, said, true = (float(part.sum()) for part in sums)
             figures["micro_f1"] = float(2 * right / (said + true)) if said + true else None
             figures["exact_match"] = float(weights @ (self.predicted == self.targets).all(axis=1) / total)
         if self.binary:
@@ -235,17 +240,33 @@ class Scored:
                 name: mean(part[1:]) for name, part in (("precision", precision), ("recall", recall), ("f1", f1))
             }
         else:
-            figures["macro_auc"] = mean([roc_auc(curve, weights) for curve in self.curves])
-            figures["macro_average_precision"] = mean([average_precision(curve, weights) for curve in self.curves])
+            counts = [curve.counts(weights) for curve in self.curves]
+            figures["macro_auc"] = mean([_area(*pair) for pair in counts])
+            figures["macro_average_precision"] = mean([_mean_precision(*pair) for pair in counts])
             figures |= {"macro_precision": mean(precision), "macro_recall": mean(recall), "macro_f1": mean(f1)}
         figures["nll"] = float(weights @ self.losses / total)
         spread = weights if self.single else np.repeat(weights, self.scores.shape[1])
         figures["ece"] = self.reliability.calibration_error(spread)
         return figures
 
+    def class_sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How often each class was rightly said, said, and true; all (C,)."""
+        if not self.single:
+            right, said, true = (weights @ part for part in self._answers)
+            return right, said, true
+        said, true = self._answers
+        size = self.scores.shape[1]
+        return (
+            np.bincount(true, weights * (said == true), size),
+            np.bincount(said, weights, size),
+            np.bincount(true, weights, size),
+        )
+
     @cached_property
-    def _counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.predicted & self.targets, self.predicted, self.targets
+    def _answers(self) -> tuple[np.ndarray, ...]:
+        if self.single:
+            return self.scores.argmax(axis=1), self.targets.argmax(axis=1)
+        return tuple(part.astype(np.float64) for part in (self.predicted & self.targets, self.predicted, self.targets))
 
     def levels(self) -> dict[str, float]:
         """What the figures are without any skill: guessing evenly, always saying the most frequent class, and so on."""
@@ -260,7 +281,7 @@ class Scored:
 
     def per_class(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """A row for each class, in class order."""
-        columns = precision_recall_f1(self.predicted, self.targets)
+        columns = precision_recall_f1(*self.class_sums(np.ones(len(self.scores))))
         rows = []
         for index, (name, curve) in enumerate(zip(names, self.curves)):
             row = {"index": index, "class": name, "videos": int(self.targets[:, index].sum())}

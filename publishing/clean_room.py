@@ -29,6 +29,7 @@ STOCK = {
 WITH_CODE = {
     "pretrain": "AutoModelForPreTraining",
     "classify": "AutoModelForVideoClassification",
+    "probe": "AutoModelForVideoClassification",
     "features": "AutoModel",
     "detect": "AutoModel",
 }

@@ -161,6 +161,8 @@ def check_in_clean_process(publication: Publication) -> list[str]:
             f"{report['class']} ({'code of the repository' if with_code else 'transformers'}) and {report['processor']}"
         )
         kind = HEADS[publication.head]
+        if not with_code and publication.head not in clean_room.STOCK:
+            what += ", without this model's head"
         if with_code or kind.in_stock:
             lost = {key: report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]}
             if report["class"] != kind.model_class or lost:

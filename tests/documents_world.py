@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from documents import blocks
-from published_folders import published_tiny
+from published_folders import published_tiny, save_tiny
 from support import GOLDEN, TINY
 from video_files import write_video
 
@@ -126,6 +126,11 @@ def video_list(path, split="train", unlabelled=False):
     path.write_text("path,label\n" + "".join(f"{video},{label}\n" for video, label in rows_of(split)))
 
 
+def patient_list(path):
+    rows = "".join(f"{video},{label},p{n // 2}\n" for n, (video, label) in enumerate(rows_of("train")))
+    path.write_text(f"path,label,patient\n{rows}")
+
+
 def class_folders(path, split="train"):
     for video, label in rows_of(split):
         (path / label).mkdir(parents=True, exist_ok=True)
@@ -220,6 +225,8 @@ PLACES = {
     "hybrid.csv": partial(video_list, unlabelled=True),
     "train.csv": video_list,
     "test.csv": partial(video_list, split="test"),
+    "patients.csv": patient_list,
+    "VAL": partial(video_list, split="validation"),
     "LIST": partial(video_list, split="test"),
     "TRAIN": video_list,
     "TEST": partial(video_list, split="test"),
@@ -230,6 +237,9 @@ PLACES = {
     "GENERATED": flat_folder,
     "REAL": flat_folder,
     "runs/door/best": model,
+    "runs/motion/final": model,
+    "runs/motion/test/results.json": lambda path: path.write_text('{"protocol": "8x2x1", "metrics": {"top1": 0.5}}'),
+    "probes/ssv2/probe": lambda path: save_tiny(path, "probe"),
     "OUTPUT": lambda path: main(["features", str(path.parent / "FOLDER"), str(path.parent / "VIDEOS"), str(path)]),
     "persons.json": lambda path: path.write_text(json.dumps({"1": [[16, 24, 56, 60]], "2": [[16, 24, 56, 60]]})),
     "ava/movies": partial(ava, what="movies"),
@@ -256,9 +266,11 @@ SPECIAL = {
 MADE = {
     "docs/quickstart.md": {"runs/door/best"},
     "docs/pretraining.md": {"motion"},
+    "docs/tutorial_finetune.md": {"motion", "runs/motion/final", "runs/motion/test/results.json"},
     "docs/finetuning.md": {"k710"},
     "docs/migration.md": {"videomae-base"},
     "docs/features.md": {"OUTPUT"},
+    "docs/frozen.md": {"probes/ssv2/probe"},
 }
 
 
@@ -322,6 +334,10 @@ TINY_CLIPS = ["--image_size", "32", "--num_frames", "16", "--num_workers", "0", 
 TINY_STEPS = ["--epochs", "1", "--clips_per_step", "4", "--clips_per_device", "2"]
 
 
+TINY_PROBE = ["--epochs", "1", "--clips_per_step", "4", "--views", "2x1", "--learning_rates", "1e-3"]
+TINY_PROBE += ["--weight_decays", "0.1", "--num_workers", "0"]
+
+
 def _pretrain(words):
     if "--recipe" not in words:  # a resume, with the run's own recipe and options
         return words
@@ -370,6 +386,7 @@ SHORT = {
     "pretrain": _pretrain,
     "finetune": _finetune,
     "train-detection": _train_detection,
+    "probe": lambda words: [*words, *TINY_PROBE] if "--protocol" in words else words,
     "fvd": lambda words: [*words, "--min_clips", "2"],  # the world has four videos
     "convert": _convert,  # the release's file is not here: a tiny one, which no entry of the zoo describes
     "merge-labels": lambda words: [
@@ -389,4 +406,4 @@ NOT_RUN = {
     r"sbatch .*": "needs Slurm; the script's command is that of the trainer",
 }
 # Check-ups that end with 1 where they find something to say about the world above.
-MAY_FIND = {"doctor", "check-data"}
+MAY_FIND = {"doctor", "check-data", "check-labels"}

@@ -20,12 +20,13 @@ from videomae import (
     VideoMAEForVideoClassification,
     VideoMAEVideoProcessor,
 )
+from videomae.app.about import About, about, introduction
 from videomae.app.answers import Actions, Attention, Labels, Rebuilding, make_examples
-from videomae.app.page import build_page
+from videomae.app.page import build_page, video_input
 from videomae.commands.main import main
 from videomae.pictures.plot import line_plot, ticks
 from videomae.token_reduction_videomae import ReducedVideoMAEConfig, ReducedVideoMAEForVideoClassification
-from videomae.video_io import probe
+from videomae.video_io import VideoReadError, probe
 
 CPU = torch.device("cpu")
 
@@ -69,6 +70,21 @@ def test_a_video_is_answered_with_its_best_labels(folder, video):
     one, averaged = labels.whole(video, top_k=3), labels.whole(video, all_views=True, top_k=3)
     assert len(one) == len(averaged) == 3 and one != averaged
     assert list(one.values()) == sorted(one.values(), reverse=True)
+
+
+def test_a_video_that_is_cut_off_is_answered_where_the_page_was_told_to(folder, pretrained, detector, tmp_path):
+    content = write_video(tmp_path / "whole.mkv", 80, width=64, height=48, options={"bf": "0"}).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(VideoReadError, match=r"cut\.mkv is cut off or damaged"):
+        Labels(str(folder), CPU).whole(str(cut))
+    labels = Labels(str(folder), CPU, errors="truncate")
+    assert labels.whole(str(cut)) and labels.over_time(str(cut))
+    attention = Attention(labels.model.videomae, labels.processor, errors="truncate")
+    assert attention(str(cut), layer=0).notes
+    rebuilt = Rebuilding(pretrained, CPU, errors="truncate")(str(cut), mask="tube", mask_ratio=0.5, statistics="none")
+    assert "tokens are hidden" in rebuilt.notes[0]
+    assert Actions(detector, CPU, errors="truncate")(str(cut), tmp_path / "overlay.mp4", action_score=0.0)
 
 
 def test_a_folder_that_merges_tokens_is_answered_by_the_class_that_merges(folder, tmp_path):
@@ -246,3 +262,58 @@ def test_a_space_that_cannot_be_is_refused(folder, pretrained, tmp_path, capsys,
     names = {"MODEL": str(folder), "PRETRAINED": pretrained, "SPACE": str(tmp_path / "space")}
     assert main(["app", *(names.get(word, word) for word in arguments)]) in (1, 2)
     assert message in capsys.readouterr().err and not (tmp_path / "space").exists()
+
+
+# ------------------------------------------------------------------------------------------------- what it says of models
+
+
+def card_of(folder, text):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(text)
+    return str(folder)
+
+
+def test_a_model_is_named_by_its_run_its_card_or_its_folder(tmp_path):
+    card = "---\nlicense: cc-by-nc-4.0\n---\n\n# best: VideoMAE ViT-S, fine-tuned\n"
+    assert (
+        about(card_of(tmp_path / "plain", card.replace("best:", "doors:"))).name == "doors: VideoMAE ViT-S, fine-tuned"
+    )
+    (tmp_path / "door").mkdir()
+    (tmp_path / "door/run.json").write_text("[]")
+    assert about(card_of(tmp_path / "door/best", card)).name == "door/best: VideoMAE ViT-S, fine-tuned"
+    (tmp_path / "bare").mkdir()
+    assert about(str(tmp_path / "bare")) == About("bare", None)
+    assert about("MCG-NJU/videomae-base") == About("MCG-NJU/videomae-base", "cc-by-nc-4.0")
+    assert about(card_of(tmp_path / "torn", "---\nlicense: [\n---\n")).name == "torn"
+
+
+def test_the_licence_of_a_model_is_said_and_what_it_forbids():
+    assert About("a_b", "cc-by-nc-4.0").line() == r"**a\_b**, licence cc-by-nc-4.0, which forbids commercial use"
+    assert About("a", "mit").line() == "**a**, licence mit"
+    assert "no licence is given" in About("a", None).line()
+
+
+def test_examples_are_videos_beside_the_card_that_it_names(tmp_path):
+    sources = "[{src: a.mp4}, {src: ../b.mp4}, {src: 'https://example.org/c.mp4'}, {src: README.md}, {src: d.mp4}, 3]"
+    model = card_of(tmp_path / "model", f"---\nlicense: mit\nwidget: {sources}\n---\n\n# A model\n")
+    for name in ("model/a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    assert about(model).examples == (str(tmp_path / "model/a.mp4"),)
+
+
+def test_the_page_says_in_two_sentences_what_it_shows_and_lists_its_models():
+    said = introduction({"model": About("one", "mit"), "pretrained": About("two", None)})
+    first, _, *lines = said.splitlines()
+    assert first.count(". ") == 1 and first.endswith(".")
+    assert "labels and their course over time, what is rebuilt" in first and "where the encoder looks" in first
+    assert "who does what" not in first
+    assert lines[0] == "- Labels: **one**, licence mit" and lines[1].startswith("- Reconstruction: **two**; no licence")
+
+
+def test_a_recording_is_passed_on_as_the_browser_wrote_it(tmp_path):
+    gradio = pytest.importorskip("gradio")
+    video = video_input(gradio)
+    assert video.get_block_name() == "video" and not video.include_audio
+    assert video.sources == ["upload", "webcam"] and not video.webcam_options.mirror
+    assert video.preprocess(None) is None
+    assert video.preprocess(gradio.FileData(path=str(tmp_path / "clip.webm"))) == str(tmp_path / "clip.webm")

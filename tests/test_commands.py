@@ -85,6 +85,8 @@ def test_help_a_misspelt_option_and_a_missing_file_need_neither_torch_nor_transf
         "app": ["missing"],
         "features": ["owner/name", "missing.csv", "out"],
         "fvd": ["missing", "missing"],
+        "scores": ["missing.parquet"],
+        "check-labels": ["missing.parquet"],
         "probe": ["owner/name", "missing.csv", "missing.csv"],
         "convert": ["missing.pth", "out"],
         "export": ["missing", "out"],
@@ -124,6 +126,8 @@ def test_one_thing_has_one_name_in_all_commands():
         "doctor",
         "visualize",
         "detect",
+        "train-detection",
+        "app",
     }
     assert {name for name, words in options.items() if "--errors" in words} == reading
 

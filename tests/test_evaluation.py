@@ -262,6 +262,11 @@ def test_a_video_that_is_cut_off_is_left_out_or_tested_as_far_as_it_goes(model, 
     with pytest.warns(RuntimeWarning, match=r"read as far as it goes: .*1\.mkv"):
         results = run(model, listing, tmp_path / "b", errors="truncate")
     assert results["videos"] == 2 and results["broken"] == [] and results["identity"]["errors"] == "truncate"
+    assert [path[-5:] for path in results["truncated"]] == ["1.mkv"]
+    report = "\n".join(evaluation.report_lines(results, classes=0))
+    assert "  cut off or damaged, read as far as it goes: " in report
+    share = 100 * results["chance"]
+    assert results["chance"] in (0.5, 1.0) and f"% (chance {share:.2f} %)\n" in report
     with pytest.raises(ValueError, match="holds another test \\(errors: 'truncate', now None"):
         run(model, listing, tmp_path / "b")
 

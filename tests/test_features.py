@@ -376,7 +376,7 @@ def test_damage_in_the_middle_of_a_video_leaves_no_half_features(folder, videos,
 # ---------------------------------------------------------------------------------------- going on, and refusing
 
 
-def test_a_video_that_is_cut_off_is_named_or_read_as_far_as_it_goes(folder, videos, tmp_path):
+def test_a_video_that_is_cut_off_is_named_or_read_as_far_as_it_goes(folder, videos, tmp_path, capsys):
     whole = (videos / "b.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) * 2 // 3])
     assert run(folder, tmp_path / "cut.mkv", tmp_path / "strict") == 1
@@ -384,6 +384,10 @@ def test_a_video_that_is_cut_off_is_named_or_read_as_far_as_it_goes(folder, vide
         output = tmp_path / f"out{len(kind)}"
         assert run(folder, tmp_path / "cut.mkv", output, "--errors", "truncate", *kind) == 0
         assert manifest_of(output)["identity"]["errors"] == "truncate" and not manifest_of(output)["broken"]
+        assert manifest_of(output)["truncated"] == ["cut.mkv"]
+        assert run(folder, tmp_path / "cut.mkv", output, "--errors", "truncate", *kind) == 0  # done before
+        assert manifest_of(output)["truncated"] == ["cut.mkv"]
+        assert "cut off or damaged, read as far as it goes: cut.mkv" in capsys.readouterr().out
 
 
 def test_what_a_kill_left_neither_blocks_an_extraction_nor_stays(folder, videos, tmp_path, capsys):

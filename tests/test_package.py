@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from oldest_versions import oldest
 
 ROOT = Path(__file__).parent.parent
 NOT_PACKAGED = {"tests", "benchmarks", "experiments", "examples", "docs", "notebooks"}
@@ -127,6 +128,16 @@ def test_types_are_checked_without_switching_rules_off_and_ignored_in_few_places
     ignored = [line for line in lines if re.search(r"#\s*(type|pyright):", line)]
     assert len(ignored) < 25
     assert all(re.search(r"# pyright: ignore\[report\w+\]  # \S.*", line) for line in ignored)
+
+
+def test_the_oldest_versions_are_the_lower_bounds_of_the_package_without_torch():
+    project = {
+        "dependencies": ["torch>=2.10", "av>=18.0,<19", "numpy>=2.0"],
+        "optional-dependencies": {"demo": ["gradio>=6.29.1"], "lora": ["peft"]},
+    }
+    assert oldest(project, ("demo", "lora")) == ["av==18.0", "numpy==2.0", "gradio==6.29.1"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"transformers==5.23", "accelerate==1.15", "datasets==5.2"} < set(oldest(project))
 
 
 def test_no_module_bears_the_name_of_a_package_we_use():

@@ -54,7 +54,7 @@ def test_frames_keep_their_number_and_order_at_the_new_size(tmp_path):
 
 
 def test_prepared_h264_has_short_distances_between_key_frames(tmp_path):
-    write_video(tmp_path / "a.mp4", 60, gop=1000)
+    write_video(tmp_path / "a.mp4", 100, gop=1000)
     video, _ = recode(str(tmp_path / "a.mp4"), Recoding())
     assert probe(video).key_frames == 3 and probe(video).height == 64  # never scaled up
 

@@ -18,7 +18,7 @@ from videomae.data.transforms import PretrainTransform
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import Limits, VideoReader, VideoReadError
 
-FAST = Recoding(short_side=64, preset="ultrafast")
+FAST = Recoding(short_side=64, gop=24, preset="ultrafast")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def in_a_shard(video, folder):
     return TarMember(str(folder / "shard.tar"), record["offset"], record["size"], "a.mp4")
 
 
-@pytest.mark.parametrize("gop", [1, 5, 24, 250])
+@pytest.mark.parametrize("gop", [1, 5, 48, 250])
 @pytest.mark.parametrize("num_frames", [2, 7, 61])
 def test_what_prepare_writes_is_read_the_short_way_as_the_long_way(tmp_path, gop, num_frames):
     write_video(tmp_path / "a.mp4", num_frames, width=98, height=66)

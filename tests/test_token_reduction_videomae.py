@@ -361,6 +361,24 @@ def test_evaluate_uses_the_reduction_of_the_folder_and_records_it(folder, tmp_pa
     assert scores["plain"] != scores["reduced"]
 
 
+def test_the_auto_classes_open_what_a_folder_asks_for(registered, folder, tmp_path):
+    from transformers import AutoConfig, AutoModelForVideoClassification, pipeline
+
+    load(folder, merge_per_layer=20).save_pretrained(tmp_path / "reduced")
+    VideoMAEVideoProcessor(size=32, crop_size=32).save_pretrained(tmp_path / "reduced")
+    for _ in range(2):
+        reduced = AutoModelForVideoClassification.from_pretrained(tmp_path / "reduced")
+        assert type(reduced) is ReducedVideoMAEForVideoClassification and reduced.config.merges == [20] * 3
+        plain = AutoModelForVideoClassification.from_pretrained(folder)
+        assert type(plain) is VideoMAEForVideoClassification and type(plain.config) is VideoMAEConfig
+    fresh = AutoConfig.for_model("videomae", num_hidden_layers=2)
+    assert type(fresh) is VideoMAEConfig and fresh.num_hidden_layers == 2
+    assert type(AutoModelForVideoClassification.from_config(VideoMAEConfig(**TINY))) is VideoMAEForVideoClassification
+    pipe = pipeline("video-classification", model=str(tmp_path / "reduced"))
+    assert type(pipe.model) is ReducedVideoMAEForVideoClassification
+    assert pipe(str(write_video(tmp_path / "video.mp4", 70, width=48, height=40)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words, rows",

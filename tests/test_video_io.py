@@ -337,7 +337,7 @@ def test_files_that_are_no_videos_are_refused_by_name(tmp_path):
         "empty.mp4": "empty.mp4 is empty",
         "text.mp4": "text.mp4 is not a video that can be read",
         "sound.m4a": "sound.m4a holds no video, only audio",
-        ".": "is a folder, not a video file",
+        ".": "is a folder, not a video file; pass a list of its files",
     }.items():
         with pytest.raises(VideoReadError, match=message):
             probe(tmp_path / path)

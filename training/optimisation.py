@@ -74,7 +74,13 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, recipe: Recipe, *, groups: list[dict[str, Any]] | None = None
 ) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups` (or the given groups), fused where torch has it. Rates come from `set_rates`."""
+    """AdamW, fused where torch has it, over the given groups, the model's own, or `parameter_groups`.
+
+    Rates come from `set_rates`.
+    """
+    own_groups = getattr(model, "optimizer_groups", None)
+    if groups is None and own_groups is not None:
+        groups = cast(Any, own_groups)()
     groups = groups or parameter_groups(
         model, weight_decay=recipe.weight_decay, layer_decay=getattr(recipe, "layer_decay", None)
     )
@@ -108,6 +114,7 @@ class Schedule:
     warmup_start_lr: float = 0.0
     weight_decay: float = 0.05
     weight_decay_end: float | None = None
+    first_step: int = 0  # where on its curve the first optimizer step is
 
     @classmethod
     def of(cls, recipe: Recipe, steps_per_epoch: int) -> "Schedule":
@@ -124,9 +131,11 @@ class Schedule:
             warmup_start_lr=recipe.peak_lr * getattr(recipe, "warmup_start", 0.0),
             weight_decay=recipe.weight_decay,
             weight_decay_end=recipe.weight_decay_end,
+            first_step=getattr(recipe, "first_step", 0),
         )
 
     def lr_at(self, step: int) -> float:
+        step += self.first_step
         if step < self.warmup_steps:
             return warmup(step, self.warmup_steps, self.warmup_start_lr, self.peak_lr)
         return cosine(step - self.warmup_steps, self.total_steps - self.warmup_steps, self.peak_lr, self.final_lr)
@@ -138,11 +147,12 @@ class Schedule:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
-    """Give every group its rate: lr times the group's `lr_scale`; weight decay only where the group has any."""
+    """Give every group its rates: lr times the group's `lr_scale`, weight decay times its `weight_decay_scale`, where
+    it has any decay."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
         if group["weight_decay"] > 0:
-            group["weight_decay"] = weight_decay
+            group["weight_decay"] = weight_decay * group.get("weight_decay_scale", 1.0)
 
 
 # --------------------------------------------------------------------------------------------------------- step
