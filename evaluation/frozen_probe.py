@@ -61,7 +61,12 @@ def split_training(
     train: Manifest, share: float, groups: Sequence[Hashable] | None, seed: int
 ) -> tuple[Manifest, Manifest | None]:
     """What the heads learn from, and the held-out videos, on which one of them is chosen; none for a share of 0."""
-    return divided(train, groups, [1 - share, share], 1, seed=seed) if share else (train, None)
+    if not share:
+        return train, None
+    try:
+        return divided(train, groups, [1 - share, share], 1, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"{error}; raise --val_share (now {share:g}), or give 0: then no head is saved") from None
 
 
 def test_views(recipe: ProbeRecipe, encoder: FrozenEncoder) -> Views:

@@ -392,7 +392,8 @@ def score_what_is_left(
     loader = DataLoader(dataset, batch_sampler=mine, num_workers=num_workers, collate_fn=list)
     show = state.is_main_process and not quiet
     model.eval()
-    with tqdm(total=len(manifest), initial=len(done), unit="video", disable=not show, desc=views.protocol) as bar:
+    hide = None if show else True  # None: a bar in a terminal alone
+    with tqdm(total=len(manifest), initial=len(done), unit="video", disable=hide, desc=views.protocol) as bar:
         for items in loader:
             rows = [{"index": item["index"], "error": item["error"]} for item in items if "error" in item]
             items = [item for item in items if "error" not in item]
