@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm.auto import tqdm
 
@@ -53,9 +53,9 @@ class Size:
         return self.finetune_epochs * (self.labelled // FINETUNE_CLIPS)
 
 
-def small_videos(**counts: int) -> SyntheticSet:
+def small_videos(*, clips: int, validation_clips: int, test_clips: int) -> SyntheticSet:
     """A little longer and wider than a clip, so that the views of the test differ; decoding them is the dearest part."""
-    return SyntheticSet(num_frames=20, height=32, width=40, distractors=0, **counts)
+    return SyntheticSet(clips, validation_clips, test_clips, num_frames=20, height=32, width=40, distractors=0)
 
 
 SIZES = {
@@ -210,7 +210,8 @@ def label(model: Path, video: Path) -> list[dict]:
     pipe = pipeline(
         "video-classification",
         model=VideoMAEForVideoClassification.from_pretrained(model),
-        video_processor=VideoMAEVideoProcessor.from_pretrained(model),
+        # Its own base class, which transformers names here, needs torchvision.
+        video_processor=cast(Any, VideoMAEVideoProcessor.from_pretrained(model)),
         device="cpu",
     )
     return pipe(str(video), top_k=3)
