@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; `_MODULE_OF` says the same to the interpreter
+    from videomae.attentive_probe_videomae import AttentiveProbeConfig, VideoMAEForAttentiveProbe
     from videomae.auto_videomae import register_auto_classes
     from videomae.configuration_videomae import VideoMAEConfig
     from videomae.image_processing_videomae import VideoMAEFeatureExtractor, VideoMAEImageProcessor
@@ -57,6 +58,8 @@ _MODULE_OF = {
     "VideoMAEForPreTraining": "modeling_videomae",
     "VideoMAEForVideoClassification": "modeling_videomae",
     "VideoMAEForActionDetection": "modeling_videomae_detection",
+    "AttentiveProbeConfig": "attentive_probe_videomae",
+    "VideoMAEForAttentiveProbe": "attentive_probe_videomae",
     "ReducedVideoMAEConfig": "token_reduction_videomae",
     "ReducedVideoMAEForVideoClassification": "token_reduction_videomae",
     "VideoMAEImageProcessor": "image_processing_videomae",
@@ -68,6 +71,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "AttentiveProbeConfig",
     "ReducedVideoMAEConfig",
     "ReducedVideoMAEForVideoClassification",
     "VideoActionDetectionPipeline",
@@ -75,6 +79,7 @@ __all__ = [
     "VideoMAEConfig",
     "VideoMAEFeatureExtractor",
     "VideoMAEForActionDetection",
+    "VideoMAEForAttentiveProbe",
     "VideoMAEForPreTraining",
     "VideoMAEForVideoClassification",
     "VideoMAEImageProcessor",

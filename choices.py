@@ -36,6 +36,9 @@ CONFIG_BOUNDS = {
 
 # ------------------------------------------------------------------------------------------------------------- features
 PROBES = ("knn", "linear", "attentive")
+PROBE_PROTOCOLS = ("vjepa2",)
+PROBE_RECIPES = ("ssv2", "k400", "diving48")
+DISTANCES = ("frechet", "kernel")  # between two sets of features
 LEVELS = ("window", "video", "token")
 # Frames between the starts of two windows in extract_tad_feature.py of VideoMAE V2.
 REFERENCE_STRIDES = {"thumos14": 4, "fineaction": 16}

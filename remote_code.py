@@ -30,6 +30,11 @@ MODEL_MAPS = {
         "AutoModel": "modeling_videomae.VideoMAEModel",
         "AutoModelForVideoClassification": "token_reduction_videomae.ReducedVideoMAEForVideoClassification",
     },
+    "VideoMAEForAttentiveProbe": {
+        "AutoConfig": "attentive_probe_videomae.AttentiveProbeConfig",
+        "AutoModel": "modeling_videomae.VideoMAEModel",
+        "AutoModelForVideoClassification": "attentive_probe_videomae.VideoMAEForAttentiveProbe",
+    },
     # transformers has no auto class for action detection
     "VideoMAEForActionDetection": {"AutoModel": "modeling_videomae_detection.VideoMAEForActionDetection"},
 }

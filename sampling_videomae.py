@@ -36,6 +36,8 @@ class ClipSampling:
     rule: "reference" gives the frames of VideoMAE's own code, oddities included; "reference_v2" those of VideoMAE V2's,
         which differ for a "uniform" video of fewer than `num_frames` frames; "exact" gives even strides; "mmaction2" the
         windows of MMAction2's SampleFrames, which are "dense" and, in its configs, "loop" over a short video.
+    segments: a clip is so many dense windows, one from each equal part of the video, one after the other: what an
+        attentive probe sees (`segmented_clip`). `num_frames` counts the frames of one window.
     """
 
     strategy: str = "dense"
@@ -45,12 +47,13 @@ class ClipSampling:
     crops: int = 3
     short: str = "repeat_last"
     rule: str = "reference"
+    segments: int = 1
 
     def __post_init__(self):
         for name, allowed in (("strategy", STRATEGIES), ("short", SHORT_POLICIES), ("rule", RULES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name in ("num_frames", "stride_frames", "clips", "crops"):
+        for name in ("num_frames", "stride_frames", "clips", "crops", "segments"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{name} must be an integer, not {value!r}")
@@ -60,6 +63,14 @@ class ClipSampling:
             raise ValueError(
                 "rule='mmaction2' is MMAction2's dense sampling, which loops over short videos: it needs "
                 f"strategy='dense' and short='loop' (or 'error'), not strategy={self.strategy!r} and short={self.short!r}"
+            )
+        if self.segments > 1 and (self.strategy, self.short, self.rule, self.clips) != (
+            "dense", "repeat_last", "reference", 1,
+        ):  # fmt: skip
+            raise ValueError(
+                f"segments={self.segments} are dense windows of one clip by the reference rule: they need "
+                f"strategy='dense', short='repeat_last', rule='reference' and clips=1, not strategy={self.strategy!r}, "
+                f"short={self.short!r}, rule={self.rule!r} and clips={self.clips}"
             )
 
     @property
@@ -73,8 +84,9 @@ class ClipSampling:
         return (self.num_frames - 1) * self.stride_frames + 1
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as they are saved with a processor."""
-        return dataclasses.asdict(self)
+        """All fields; `segments` only where there are several, so that other policies stay as they were saved before."""
+        fields = dataclasses.asdict(self)
+        return fields if self.segments > 1 else {name: fields[name] for name in fields if name != "segments"}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "ClipSampling":
@@ -89,6 +101,8 @@ class ClipSampling:
 def train_clip(video_frames: int, sampling: ClipSampling, generator: torch.Generator) -> list[int]:
     """One random clip, as in fine-tuning."""
     n, T = _checked(video_frames, sampling), sampling.num_frames
+    if sampling.segments > 1:
+        return segmented_clip(n, sampling, generator)
     if sampling.strategy == "all":
         return list(range(n))
     if sampling.rule == "mmaction2":
@@ -118,6 +132,8 @@ def pretrain_clip(video_frames: int, sampling: ClipSampling, generator: torch.Ge
     while one more frame would be left after it, then repeats the frame that it reached (`VideoMAE` in kinetics.py).
     """
     n, T, stride = _checked(video_frames, sampling, dense=True), sampling.num_frames, sampling.stride_frames
+    if sampling.segments > 1:
+        raise ValueError(f"pre-training takes one window of a video, not segments={sampling.segments}; choose 1")
     reference = sampling.is_reference
     window = T * stride if reference else sampling.span_frames
     if n >= window:
@@ -139,6 +155,8 @@ def validation_clip(video_frames: int, sampling: ClipSampling) -> list[int]:
     V1 validates on a random clip; that is `train_clip`.
     """
     n, T = _checked(video_frames, sampling), sampling.num_frames
+    if sampling.segments > 1:
+        return segmented_clip(n, sampling)
     if sampling.strategy == "all":
         return list(range(n))
     if sampling.rule == "mmaction2":
@@ -180,6 +198,8 @@ def test_clips(video_frames: int, sampling: ClipSampling) -> list[list[int]]:
     divides by zero there). "mmaction2" spreads the windows over the frames themselves, at rounded starts.
     """
     n, T, K = _checked(video_frames, sampling), sampling.num_frames, sampling.clips
+    if sampling.segments > 1:
+        return [segmented_clip(n, sampling)]
     if sampling.strategy == "all":
         return [list(range(n))]
     if sampling.rule == "mmaction2":
@@ -203,6 +223,24 @@ def test_clips(video_frames: int, sampling: ClipSampling) -> list[list[int]]:
         return [[i % n for i in range(T)]] * K
     tick = n / T
     return [[int(k * tick / K + tick * i) for i in range(T)] for k in range(K)]
+
+
+def segmented_clip(video_frames: int, sampling: ClipSampling, generator: torch.Generator | None = None) -> list[int]:
+    """The frames of all segments, one window after the other: V-JEPA 2's frozen evaluation (its video_dataset.py).
+
+    Each window lies at random inside its part of the video, or without `generator` in the middle. Where the parts are
+    no longer than a window, windows overlap, evenly spaced from the start of the video.
+    """
+    n, S = _checked(video_frames, sampling), sampling.segments
+    window, part = _window_frames(sampling), n // S
+    spare = part - window
+    if spare > 0:
+        starts = [i * part + (spare // 2 if generator is None else _draw(spare, generator)) for i in range(S)]
+        return [frame for start in starts for frame in _dense(start, sampling)]
+    step = max(n - window, 0) // max(S - 1, 1)
+    # The official window of a short part ends one frame early: the last frame of the video is never taken.
+    reached = _short_dense(max(min(window, n) - 1, 1), sampling)
+    return [i * step + frame for i in range(S) for frame in reached]
 
 
 vars(test_clips)["__test__"] = False  # a name that pytest would otherwise collect where it is imported

@@ -3,7 +3,6 @@
 Each answer is a class that loads its model once and is called with the path of a file and the settings of the page.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,24 +23,10 @@ from videomae.pictures.views import attention_views, open_pretrained, rebuilt_cl
 from videomae.pipeline_videomae import VideoClassificationPipeline
 from videomae.pipeline_videomae_detection import WHOLE_FRAME, VideoActionDetectionPipeline
 from videomae.training.detectors import name_outputs
-from videomae.training.options import RECIPE
 from videomae.video_io import probe
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 HEIGHT = 192  # of a frame in the films
-
-
-def shown_name(model: str) -> str:
-    """What the page calls a model: a run by its folder, any other folder by its card's heading or its own name."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    own, run = folder.resolve().name, folder.resolve().parent
-    if (run / RECIPE).is_file():
-        return f"{run.name} ({own})"
-    card = folder / "README.md"
-    heading = re.search(r"^# ([^:\n]+)", card.read_text(encoding="utf-8"), re.MULTILINE) if card.is_file() else None
-    return heading[1].strip() if heading else own
 
 
 @dataclass(frozen=True)
@@ -92,8 +77,8 @@ class Labels:
         best: dict[str, float] = {}
         for _, _, scores in windows:
             for label, score in scores.items():
-                best[label] = max(score, best.get(label, score))
-        labels = sorted(best, key=best.get, reverse=True)[:top_k]
+                best[label] = max(score, best[label]) if label in best else score
+        labels = sorted(best, key=best.__getitem__, reverse=True)[:top_k]
         if len(windows) == 1:
             start, end, scores = windows[0]
             points = [(start, scores), (end, scores)]

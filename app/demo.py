@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm.auto import tqdm
 
@@ -53,10 +53,18 @@ class Size:
         return self.finetune_epochs * (self.labelled // FINETUNE_CLIPS)
 
 
-def small_videos(**counts: int) -> SyntheticSet:
+def small_videos(*, clips: int, validation_clips: int, test_clips: int) -> SyntheticSet:
     """Bright shapes that are large in a small frame; a little longer and wider than a clip, so that views differ."""
     return SyntheticSet(
-        num_frames=20, height=32, width=40, distractors=0, bright_shapes=True, shape_size=(0.2, 0.3), **counts
+        clips,
+        validation_clips,
+        test_clips,
+        num_frames=20,
+        height=32,
+        width=40,
+        distractors=0,
+        bright_shapes=True,
+        shape_size=(0.2, 0.3),
     )
 
 
@@ -215,7 +223,8 @@ def label(model: Path, video: Path) -> list[dict]:
     pipe = pipeline(
         "video-classification",
         model=VideoMAEForVideoClassification.from_pretrained(model),
-        video_processor=VideoMAEVideoProcessor.from_pretrained(model),
+        # Its own base class, which transformers names here, needs torchvision.
+        video_processor=cast(Any, VideoMAEVideoProcessor.from_pretrained(model)),
         device="cpu",
     )
     return pipe(str(video), top_k=3)

@@ -9,6 +9,7 @@ The page downloads nothing and reports nothing; uploads stay in a temporary fold
 at the end.
 """
 
+import abc
 import contextlib
 import os
 import signal
@@ -20,13 +21,15 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from videomae.app.answers import Actions, Attention, Drawn, Labels, Rebuilding, make_examples, shown_name
+from videomae.app.about import about, introduction
+from videomae.app.answers import Actions, Attention, Drawn, Labels, Rebuilding, make_examples
 from videomae.choices import MEAN
 from videomae.models import open_device
 from videomae.pictures.plot import line_plot
 
 KEPT_SECONDS = 3600  # how long uploads and results stay
 LARGEST_UPLOAD = "500mb"
+CAMERA = {"width": {"ideal": 640}, "height": {"ideal": 480}, "frameRate": {"ideal": 30}}  # models see no more
 STATISTICS = {
     "guessed from visible patches (no leak)": "nearby",
     "true ones, as the official code (LEAK)": "patch",
@@ -40,6 +43,9 @@ button[aria-label^="Trim video"] { display: none; } /* it would download its too
   .gradio-container .main.fillable { padding: 8px 12px !important; }
   .tab-container button { padding: 0 7px !important; } /* else some tabs hide in a menu */
 }
+.input-video .video-container { display: flex; flex-direction: column; } /* else its row of sources is cut off */
+.input-video .video-container > :not(.source-selection) { flex: 1; min-height: 0; }
+.input-video .source-selection { flex: none; }
 .frames { padding-top: 36px; } /* the buttons have a strip of their own */
 .frames .icon-button-wrapper.top-panel { top: -34px; }
 """
@@ -106,16 +112,19 @@ def build_page(
     if action_detector:
         acting = Actions(action_detector, where, person_detector, names=actions, errors=errors)
     source = labels or rebuilding or acting
+    assert source is not None  # one model is given, see above
     attention = Attention(source.model.videomae, source.processor, errors=errors)
-    named = " · ".join(shown_name(name) for name in (model, pretrained, action_detector) if name)
+    named = {"model": model, "pretrained": pretrained, "action_detector": action_detector}
+    models = {part: about(name) for part, name in named.items() if name}
+    examples = [*(path for one in models.values() for path in one.examples), *examples]
 
     with gradio.Blocks(
         title="VideoMAE", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 4, KEPT_SECONDS)
     ) as page:
-        gradio.Markdown(f"# VideoMAE\n{named}\n\nChoose a video{', or one of the examples' if examples else ''}.")
+        gradio.Markdown(f"# VideoMAE\n\n{introduction(models)}", elem_classes="introduction")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=300):
-                video = gradio.Video(label="Video", sources=["upload"], height=260)
+                video = video_input(gradio)
                 if examples:
                     gradio.Examples([[path] for path in examples], [video], label="Examples", cache_examples=False)
             with gradio.Column(scale=2, min_width=320), gradio.Tabs():
@@ -149,6 +158,24 @@ def import_gradio():
 
 
 # ----------------------------------------------------------------------------------------------------------------- tabs
+
+
+def video_input(gradio):
+    """A file, or a clip from the webcam where the browser has one: without sound, and as the camera sees it.
+
+    Before a file is passed on, gradio would take the sound out with an ffmpeg program, which need not be there.
+    """
+    # Made past gradio's metaclass, which would write a stub file beside this module.
+    attributes = {"is_template": True, "preprocess": lambda self, payload: payload.path if payload else None}
+    kind = abc.ABCMeta.__new__(type(gradio.Video), "Video", (gradio.Video,), attributes)
+    return kind(
+        label="Video",
+        sources=["upload", "webcam"],
+        webcam_options=gradio.WebcamOptions(mirror=False, constraints={"video": CAMERA}),
+        include_audio=False,
+        height=300,
+        elem_classes="input-video",
+    )
 
 
 def labels_tab(gradio, labels: Labels, video) -> dict[str, Any]:
@@ -288,7 +315,9 @@ def page_errors(gradio, path: str) -> Iterator[None]:
 
 def start(page, *, host: str, port: int, scratch: str | Path | None = None) -> str:
     """Serve the page in the background; returns its address."""
-    gradio = import_gradio()
+    import_gradio()
+    from gradio.themes import Default
+
     fonts = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the machine: none is downloaded
     try:
         _, address, _ = page.launch(
@@ -302,7 +331,7 @@ def start(page, *, host: str, port: int, scratch: str | Path | None = None) -> s
             footer_links=[],
             max_file_size=LARGEST_UPLOAD,
             allowed_paths=[str(scratch)] if scratch else None,
-            theme=gradio.themes.Default(font=fonts[0], font_mono=fonts[1]),
+            theme=Default(font=fonts[0], font_mono=fonts[1]),
             css=STYLE,
         )
     except OSError as error:

@@ -5,8 +5,9 @@
 
 Both sides read the same files through the trainers' `step_batches` and make the same number of steps of a small model, from
 the start of the workers to the last step; they take turns. Where workers stop and start at each epoch's end, the first
-side is slower by that. Printed too: how long the first step of an epoch waits for its data, how long a step is, and the
-ratio of processor time, which other work on the machine disturbs less.
+side is slower by that. Other work on the machine only ever adds time, to a side by chance; so the shortest runs of the two
+sides are compared. Printed too: the median of the pairs, the ratio of processor time, and how long the first step of an epoch
+waits for its data beside how long a step is.
 """
 
 import argparse
@@ -108,14 +109,16 @@ def main(argv: list[str] | None = None) -> int:
         long.write_text("".join(f"{path} 0\n" for path in videos * args.epochs))
         many, one = Run(short, args.epochs, args.workers), Run(long, 1, args.workers)
         seconds = take_turns({"many": many, "one": one}, args.pairs)
-    slower = statistics.median(a / b for a, b in zip(seconds["many"], seconds["one"]))
+    slower = min(seconds["many"]) / min(seconds["one"])
+    median = statistics.median(a / b for a, b in zip(seconds["many"], seconds["one"]))
     work = statistics.median(a / b for a, b in zip(many.processor[1:], one.processor[1:]))  # the first warmed up
     step, wait = 1e3 * statistics.median(many.steps), 1e3 * statistics.median(many.waits)
     title = f"{args.epochs} epochs of {args.clips} short clips, {args.workers} workers"
     print(
-        f"{header()}\n{title}: {statistics.median(seconds['many']):.2f} s; one epoch of as many clips: "
-        f"{statistics.median(seconds['one']):.2f} s\n"
-        f"median of the ratios of {args.pairs} pairs {slower:.3f} (promised at most 1.1), of processor time {work:.3f}\n"
+        f"{header()}\n{title}: {min(seconds['many']):.2f} s; one epoch of as many clips: "
+        f"{min(seconds['one']):.2f} s\n"
+        f"ratio of the shortest of {args.pairs} runs {slower:.3f} (promised at most 1.1); median of the pairs {median:.3f}, "
+        f"of processor time {work:.3f}\n"
         f"the first step of an epoch waits {wait:.1f} ms for its data (median of {len(many.waits)}, at most "
         f"{1e3 * max(many.waits):.1f}), other steps {1e3 * statistics.median(many.others):.1f} ms; a step takes {step:.1f} ms "
         "(promised: less than one step)"
@@ -123,12 +126,13 @@ def main(argv: list[str] | None = None) -> int:
     # 1 / 1.1: a ratio above 1 means that ours, the many epochs, is faster
     record(
         title,
-        ours=seconds["many"],
+        ours=min(seconds["many"]),
         unit="s",
         peer="one epoch of as many clips",
-        theirs=seconds["one"],
+        theirs=min(seconds["one"]),
         promised=round(1 / 1.1, 3),
-        note=f"processor time {work:.3f} times that of the peer",
+        note=f"the shortest of {args.pairs} runs of each; the median pair takes {median:.3f} times as long as the peer, "
+        f"and {work:.3f} times the processor time",
     )
     record("waiting for data at an epoch's edge", ours=wait, unit="ms", limit=step, note="the limit is one step")
     return 0

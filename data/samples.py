@@ -32,9 +32,9 @@ DEFAULT_TRANSFORMS = {"pretrain": PretrainTransform, "train": TrainTransform}
 class SampleMaker:
     """How a data set turns a video into pixels; the fields are those of VideoDataset."""
 
+    sampling: ClipSampling
     mode: str = "train"
-    sampling: ClipSampling | None = None
-    transform: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    transform: Any = None  # (clip, generator) -> pixels, with the further methods of those in transforms.py or not
     num_samples: int = 1
     seed: int = 0
     half_rate_sources: tuple[str, ...] = ()
@@ -50,8 +50,6 @@ class SampleMaker:
             raise ValueError(f"num_samples must be at least 1, not {self.num_samples}")
         if self.num_samples > 1 and self.mode in ("validation", "test"):
             raise ValueError(f"{self.mode} has no augmented copies; num_samples must be 1, not {self.num_samples}")
-        if self.sampling is None:
-            object.__setattr__(self, "sampling", ClipSampling())
         if self.transform is None:
             object.__setattr__(self, "transform", DEFAULT_TRANSFORMS.get(self.mode, EvalTransform)())
 
@@ -63,7 +61,9 @@ class SampleMaker:
 
         With errors="truncate" one that is cut off ends early, and `on_truncated` is called.
         """
-        keys = [sample_key(self.seed, epoch, index, sample) for sample in range(self.num_samples)]
+        # The segments of a training clip are augmented each by itself, and so are samples too.
+        segments = self.sampling.segments if self.mode == "train" else 1
+        keys = [sample_key(self.seed, epoch, index, sample) for sample in range(self.num_samples * segments)]
         with open_clip(source, Limits(decode_seconds=self.decode_seconds), errors=self.errors) as clip:
             try:
                 if self.mode == "test":
@@ -80,7 +80,7 @@ class SampleMaker:
                 raise VideoReadError(f"{path}: {error}") from None
             generators = [generator_for(key, PIXELS) for key in keys]
             part = None
-            if self.num_samples == 1 and hasattr(self.transform, "box"):  # only what the one sample keeps is copied
+            if len(keys) == 1 and hasattr(self.transform, "box"):  # only what the one sample keeps is copied
                 part = functools.cache(functools.partial(self.transform.box, generator=generators[0]))
             frames = clip.read(indices, short_side=self.decode_short_side, part=part)
             if clip.truncated:  # now known: some damage shows only where it is decoded
@@ -88,11 +88,12 @@ class SampleMaker:
         frames = frames.permute(0, 3, 1, 2)  # (T, C, H, W), interleaved in memory
         if part is not None:
             return {"pixel_values": stack([self.transform.of_box(frames, generators[0])]), "keys": keys}
+        parts = frames.split(len(frames) // segments) * self.num_samples
         if self.as_bytes and hasattr(self.transform, "as_bytes"):
-            clips, erased = zip(*[self.transform.as_bytes(frames, generator) for generator in generators])
+            clips, erased = zip(*map(self.transform.as_bytes, parts, generators))
             statistics = self.transform.mean, self.transform.std
             return {"pixel_values": stack(clips), "keys": keys, "erased": erased, "pixel_statistics": statistics}
-        return {"pixel_values": stack([self.transform(frames, generator) for generator in generators]), "keys": keys}
+        return {"pixel_values": stack(list(map(self.transform, parts, generators))), "keys": keys}
 
     def _indices(self, video_frames: int, path: str, generator: torch.Generator, is_frame_folder: bool) -> list[int]:
         if self.mode == "train":
@@ -127,4 +128,4 @@ class SampleMaker:
 
 def stack(clips: Sequence[torch.Tensor]) -> torch.Tensor:
     """(S, T, C, H, W), in memory as the clips are: interleaved bytes stay so, which torch.cat would not do."""
-    return torch.stack(clips) if len(clips) > 1 else clips[0].unsqueeze(0)
+    return torch.stack(list(clips)) if len(clips) > 1 else clips[0].unsqueeze(0)

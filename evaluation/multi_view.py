@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
+from videomae.attentive_probe_videomae import VideoMAEForAttentiveProbe
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
 from videomae.data.lists.label_names import class_columns, find_names, names_of
 from videomae.data.lists.manifests import Manifest
@@ -44,7 +45,7 @@ from videomae.metrics.video_accuracy.scores import (
     per_class_table,
     video_accuracy,
 )
-from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEPreTrainedModel
 from videomae.models import DTYPES, open_classifier, open_config, open_processor, weights_sha256
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines
@@ -77,8 +78,9 @@ class Views:
 
     @property
     def protocol(self) -> str:
-        """Frames x clips x crops, as papers write it."""
-        return f"{self.sampling.num_frames}x{self.sampling.clips}x{self.sampling.crops}"
+        """Frames x clips x crops, as papers write it; segments count as clips."""
+        clips = self.sampling.clips * self.sampling.segments
+        return f"{self.sampling.num_frames}x{clips}x{self.sampling.crops}"
 
     def changed(
         self,
@@ -124,7 +126,7 @@ def fixed_groups(videos: int, views_per_video: int, views_per_step: int) -> list
 
 @torch.inference_mode()
 def score_views(
-    model: torch.nn.Module,
+    model: VideoMAEPreTrainedModel,
     pixels: torch.Tensor,
     *,
     views: Views,
@@ -260,7 +262,7 @@ def _check_predictions(path: Path, results: dict[str, Any]) -> None:
 
 
 def evaluate(
-    model: torch.nn.Module,
+    model: VideoMAEPreTrainedModel,
     manifest: Manifest,
     views: Views,
     *,
@@ -365,7 +367,7 @@ def evaluate(
 
 
 def score_what_is_left(
-    model: torch.nn.Module,
+    model: VideoMAEPreTrainedModel,
     manifest: Manifest,
     views: Views,
     partial: PartialResults,
@@ -453,7 +455,7 @@ def summary(
         **result,
         "view_count": len(ranks),
         "metrics": metrics,
-        "chance": chance(labels),
+        "chance": chance(labels.tolist()),
         **({"confusion_matrix": counts} if counts else {}),
         "per_class": table,
         "confusion": confusion_pairs(predictions, labels, names),
@@ -463,7 +465,7 @@ def summary(
 # ------------------------------------------------------------------------------------------------- small questions
 
 
-def problem_of(model: torch.nn.Module, manifest: Manifest) -> str:
+def problem_of(model: VideoMAEPreTrainedModel, manifest: Manifest) -> str:
     """What the outputs mean: the config's `problem_type`, else single-label for numbers and multi-label for vectors."""
     if manifest.labels is None:
         raise ValueError(f"{manifest.origin} has no labels to test against")
@@ -479,7 +481,7 @@ def problem_of(model: torch.nn.Module, manifest: Manifest) -> str:
 
 def entry(manifest: Manifest, index: int) -> dict[str, Any]:
     label = manifest.label(index)
-    return {"path": manifest.path(index), "label": label if isinstance(label, int) else label.tolist()}
+    return {"path": manifest.path(index), "label": label.tolist() if isinstance(label, torch.Tensor) else label}
 
 
 def manifest_sha256(manifest: Manifest) -> str:
@@ -521,16 +523,18 @@ def report_lines(results: dict[str, Any], *, classes: int) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------------------- command line
 
 
-def load_classifier(folder: str) -> VideoMAEForVideoClassification:
-    """The classifier of a folder or Hub name; a folder that is missing or holds another kind of model is an error."""
+def load_classifier(folder: str) -> VideoMAEForVideoClassification | VideoMAEForAttentiveProbe:
+    """The classifier or attentive probe of a folder or Hub name; a folder that is missing or holds another kind of model is an error."""
     config = open_config(folder, "model")
     kind = (config.architectures or ["VideoMAEForVideoClassification"])[0]
+    transformers_logging.disable_progress_bar()
+    if kind == VideoMAEForAttentiveProbe.__name__:
+        return VideoMAEForAttentiveProbe.from_pretrained(folder, dtype=torch.float32)
     if not kind.endswith("ForVideoClassification"):
         raise ValueError(
             f"{folder} is {kind}, not a classifier; fine-tune it first (`videomae finetune --model {folder}`), or see "
             "what its features are worth with `videomae probe`"
         )
-    transformers_logging.disable_progress_bar()
     return open_classifier(folder)
 
 

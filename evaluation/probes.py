@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,23 @@ from videomae.models import open_config, weights_sha256
 
 
 def knn_scores(
-    train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor, num_classes: int, *, k: int = 20
+    train: torch.Tensor,
+    train_labels: torch.Tensor,
+    test: torch.Tensor,
+    num_classes: int,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
 ) -> torch.Tensor:
-    """(n, K) votes of the k nearest training features by cosine, each weighted exp(similarity / 0.07) (as in DINO)."""
+    """(n, K) votes of the k nearest training features by cosine, each weighted exp(similarity / temperature).
+
+    The defaults are DINO's.
+    """
     k = min(k, len(train))
     similarity, nearest = (F.normalize(test, dim=1) @ F.normalize(train, dim=1).T).topk(k, dim=1)
     votes = torch.zeros(len(test), num_classes, dtype=similarity.dtype)
     # Minus the best similarity: the same votes up to a factor, without overflow.
-    weights = ((similarity - similarity[:, :1]) / 0.07).exp()
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()
     return votes.scatter_add_(1, train_labels[nearest], weights)
 
 
@@ -76,7 +85,7 @@ def linear_scores(
             decay: F.cross_entropy(train[held_out] @ weight.T + bias, train_labels[held_out]).item()
             for decay, (weight, bias) in fit.items()
         }
-        best = min(losses, key=losses.get)
+        best = min(losses, key=losses.__getitem__)
     weight, bias = logistic_regression(train, train_labels, num_classes, best)
     return test @ weight.T + bias
 
@@ -108,6 +117,57 @@ def held_out_share(labels: torch.Tensor, *, every: int, seed: int) -> torch.Tens
         members = order[labels[order] == label]
         held_out[members[every - 1 :: every]] = True
     return held_out
+
+
+def few_shot(
+    train: torch.Tensor,
+    train_labels: torch.Tensor,
+    test: torch.Tensor,
+    test_labels: torch.Tensor,
+    num_classes: int,
+    *,
+    shots: int,
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Top-1 of linear probes that see `shots` training videos of each class: mean and deviation over several draws.
+
+    A class with fewer videos gives all that it has.
+    """
+    top1 = []
+    for draw in range(draws):
+        order = torch.randperm(len(train_labels), generator=torch.Generator().manual_seed(seed + draw))
+        chosen = torch.cat([order[train_labels[order] == label][:shots] for label in train_labels.unique()])
+        scores = linear_scores(train[chosen], train_labels[chosen], test, num_classes, seed=seed)
+        top1.append(accuracy(scores, test_labels)["top1"])
+    return {"top1": float(np.mean(top1)), "deviation": float(np.std(top1)), "draws": draws}
+
+
+def vector_probes(
+    train: torch.Tensor,
+    train_labels: torch.Tensor,
+    test: torch.Tensor,
+    test_labels: torch.Tensor,
+    num_classes: int,
+    probes: Sequence[str],
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+    shots: Sequence[int] = (),
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """What probes on one vector a video reach on the test vectors: "knn", "linear", and few-shot for each of `shots`."""
+    sides, results = (train, train_labels, test), {}
+    if "knn" in probes:
+        scores = knn_scores(*sides, num_classes, k=neighbours, temperature=temperature)
+        results["knn"] = accuracy(scores, test_labels)
+    if "linear" in probes:
+        results["linear"] = accuracy(linear_scores(*sides, num_classes, seed=seed), test_labels)
+    for count in shots:
+        more = {"shots": count, "draws": draws, "seed": seed}
+        results[f"{count}-shot"] = few_shot(*sides, test_labels, num_classes, **more)
+    return results
 
 
 class AttentiveHead(nn.Module):
@@ -166,7 +226,7 @@ def attentive_scores(
 
 @torch.no_grad()
 def extract_features(
-    encoder: nn.Module,
+    encoder: VideoMAEModel,
     clips: VideoDataset,
     *,
     mean: Sequence[float],
@@ -196,15 +256,19 @@ def extract_features(
     return torch.cat(features), torch.tensor(labels), broken
 
 
-def load_encoder(start: str, *, like: str | None = None, seed: int = 0) -> VideoMAEModel:
+def load_encoder(start: str, *, like: str | None = None, seed: int = 0, num_frames: int | None = None) -> VideoMAEModel:
     """The encoder of a model folder, whatever its head; "random": fresh weights of the architecture of `like`.
 
-    A pre-trained encoder keeps its final norm, a classifier's has none.
+    A pre-trained encoder keeps its final norm, a classifier's has none. num_frames: of a clip, where it is not the
+    model's; the table of positions is then another one.
     """
+    frames: dict[str, Any] = {} if num_frames is None else {"num_frames": num_frames}
     if start != "random":
-        return VideoMAEModel.from_pretrained(start, dtype=torch.float32)
+        return VideoMAEModel.from_pretrained(start, dtype=torch.float32, **frames)
+    if like is None:
+        raise ValueError("random weights need an architecture; give the model folder that they are to be `like`")
     torch.manual_seed(seed)
-    config = VideoMAEConfig.from_pretrained(like)
+    config = VideoMAEConfig.from_pretrained(like, **frames)
     # As pre-training starts: the fair comparison, since fine-tuning's initialisation is another one.
     return VideoMAEForPreTraining(dataclasses.replace(config, use_mean_pooling=False)).videomae
 
@@ -227,9 +291,13 @@ def probe(
     cache: Path | None = None,
     max_cache_gib: float = 8.0,
     seed: int = 0,
+    vectors: Mapping[str, Any] | None = None,
     **reading: Any,
 ) -> dict[str, Any]:
-    """Accuracy of each probe on the test clips. `cache`: a file to keep features in, or to find them."""
+    """Accuracy of each probe on the test clips. `cache`: a file to keep features in, or to find them.
+
+    vectors: options of `vector_probes`.
+    """
     tokens = "attentive" in probes
     if tokens:
         count = math.prod(encoder.config.grid) * encoder.config.hidden_size
@@ -254,18 +322,17 @@ def probe(
             write_json(cache.with_suffix(".json"), broken)
     labels = found["train_labels"]
     train_mean, test_mean = ((x.float().mean(dim=1) if x.dim() == 3 else x) for x in (found["train"], found["test"]))
-    scores = {}
-    if "knn" in probes:
-        scores["knn"] = knn_scores(train_mean, labels, test_mean, num_classes)
-    if "linear" in probes:
-        scores["linear"] = linear_scores(train_mean, labels, test_mean, num_classes, seed=seed)
+    test_labels = found["test_labels"]
+    results = vector_probes(
+        train_mean, labels, test_mean, test_labels, num_classes, probes, seed=seed, **(vectors or {})
+    )
     if "attentive" in probes:
         heads, device = encoder.config.num_attention_heads, encoder.device
-        scores["attentive"] = attentive_scores(
+        scores = attentive_scores(
             found["train"], labels, found["test"], num_classes, heads=heads, seed=seed, device=device
         )
-    results = {name: accuracy(score, found["test_labels"]) for name, score in scores.items()}
-    return {"probes": results, "train_clips": len(labels), "test_clips": len(found["test_labels"]), "broken": broken}
+        results["attentive"] = accuracy(scores, test_labels)
+    return {"probes": results, "train_clips": len(labels), "test_clips": len(test_labels), "broken": broken}
 
 
 def probe_models(
@@ -296,7 +363,7 @@ def probe_models(
     for start, config in configs.items():
         views = saved_views(model if start == "random" else start, config)
         encoder = load_encoder(start, like=model, seed=seed).to(device)
-        clips = [
+        train_clips, test_clips = (
             VideoDataset(
                 manifest,
                 mode="validation",
@@ -307,7 +374,7 @@ def probe_models(
                 errors=errors,
             )
             for manifest in (train, test)
-        ]
+        )
         cache = None
         if folder:
             identity = [weights_sha256(encoder), *map(manifest_sha256, (train, test)), repr(views)]
@@ -317,11 +384,12 @@ def probe_models(
             cache = Path(folder, f"features-{tokens}-{key}.safetensors")
         results[start] = probe(
             encoder,
-            *clips,
+            train_clips,
+            test_clips,
             probes,
             mean=views.mean,
             std=views.std,
-            num_classes=train.num_labels,
+            num_classes=train.num_labels or 0,
             cache=cache,
             seed=seed,
             **more,
@@ -335,8 +403,9 @@ def report_lines(results: dict[str, Any], num_classes: int) -> Iterator[str]:
     yield f"{first['train_clips']} training clips, {first['test_clips']} test clips, {num_classes} classes; top-1 in percent"
     width = max(len(Path(name).name) for name in results)
     yield f"{'':<12}" + "".join(f"  {Path(name).name:>{width}}" for name in results)
-    for kind in first["probes"]:
+    for kind, shown in first["probes"].items():
         values = "".join(f"  {100 * result['probes'][kind]['top1']:{width}.2f}" for result in results.values())
-        yield f"{kind:<12}{values}"
+        spread = f"  (± {100 * shown['deviation']:.2f} over {shown['draws']} draws)" if "deviation" in shown else ""
+        yield f"{kind:<12}{values}{spread}"
     for entry in first["broken"]:
         yield f"not read: {entry['path']}: {entry['error']}"

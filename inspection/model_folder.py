@@ -104,7 +104,7 @@ def _config_facts(config: VideoMAEConfig, written: Mapping[str, Any], head: str)
         "norm_eps": config.norm_eps,
         "use_mean_pooling": config.use_mean_pooling,
     }
-    if head in ("classify", "detect"):
+    if head in ("classify", "probe", "detect"):
         facts["num_labels"] = config.num_labels
     return facts
 
@@ -156,7 +156,7 @@ def check_config(config: VideoMAEConfig, head: str, findings: Findings) -> bool:
             "use_mean_pooling is false in a classifier: its head reads the first patch alone",
             "set it to true, unless the weights were trained so",
         )
-    elif not pooled and config.use_mean_pooling:
+    elif not pooled and head != "probe" and config.use_mean_pooling:
         findings.note(
             "use_mean_pooling is true, so the encoder has no final norm; released models of this kind have one",
             "set it to false if the weights hold a final norm",
@@ -216,7 +216,7 @@ def _check_processor(
 
 
 def _check_labels(config: VideoMAEConfig, written: Mapping[str, Any], head: str, findings: Findings) -> None:
-    if head not in ("classify", "detect"):
+    if head not in ("classify", "probe", "detect"):
         return
     names = [str(config.id2label[index]) for index in sorted(config.id2label)]
     fix = "set id2label and label2id in config.json, or convert with --labels"

@@ -16,17 +16,23 @@ def frechet_distance(first: np.ndarray, second: np.ndarray, *, min_vectors: int 
     Fewer vectors than `min_vectors` (by default D + 1, what a covariance of full rank takes) are an error: the
     estimate falls with the number of vectors, and from few of them says more of their number than of their content.
     """
-    first, second = _checked(first, "first", min_vectors), _checked(second, "second", min_vectors)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"the first set has vectors of {first.shape[1]}, the second of {second.shape[1]}; make both with one model"
-        )
+    first, second = checked_sets(first, second, min_vectors=min_vectors)
     (mean1, root1), (mean2, root2) = _moments(first), _moments(second)
     apart = float(((mean1 - mean2) ** 2).sum())
     shared = np.linalg.svd(root1 @ root2.T, compute_uv=False).sum()
     spread = float((root1**2).sum() + (root2**2).sum() - 2 * shared)
     spread = max(spread, 0.0)  # it is not negative but for rounding
     return {"distance": apart + spread, "mean": apart, "covariance": spread}
+
+
+def checked_sets(first: np.ndarray, second: np.ndarray, *, min_vectors: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets in float64: finite vectors of one width, and enough of them."""
+    first, second = _checked(first, "first", min_vectors), _checked(second, "second", min_vectors)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"the first set has vectors of {first.shape[1]}, the second of {second.shape[1]}; make both with one model"
+        )
+    return first, second
 
 
 def _checked(features: np.ndarray, name: str, min_vectors: int | None) -> np.ndarray:
@@ -53,4 +59,4 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean (D,), and a matrix R of at most D rows with R'R the covariance (of n - 1, as np.cov has it)."""
     mean = features.mean(axis=0)
     root = (features - mean) / np.sqrt(len(features) - 1)
-    return mean, np.linalg.qr(root, mode="r") if len(root) > root.shape[1] else root
+    return mean, np.asarray(np.linalg.qr(root, mode="r")) if len(root) > root.shape[1] else root

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import yaml
@@ -38,10 +38,15 @@ HEADS = {
     "classify": Head(
         "VideoMAEForVideoClassification", "AutoModelForVideoClassification", "video-classification", True, "fine-tuned"
     ),
+    "probe": Head(
+        "VideoMAEForAttentiveProbe", "AutoModelForVideoClassification", "video-classification", False, "attentive probe"
+    ),
     "features": Head("VideoMAEModel", "AutoModel", "feature-extraction", False, "features pre-trained"),
     "detect": Head("VideoMAEForActionDetection", "AutoModel", "video-classification", False, "action detector"),
 }
 
+
+TASK_NAMES = {"classify": "Video Classification", "probe": "Video Classification", "detect": "Action Detection"}
 
 # Words that say that a section was not written.
 UNWRITTEN = re.compile(r"\bto[- ]do\b|\bTODO\b|more information needed|\bTBD\b|\bFIXME\b|lorem ipsum", re.IGNORECASE)
@@ -63,7 +68,7 @@ def metadata(
     scores = [
         EvalResult(
             task_type=kind.pipeline_tag,
-            task_name={"classify": "Video Classification", "detect": "Action Detection"}.get(head, "Video Features"),
+            task_name=TASK_NAMES.get(head, "Video Features"),
             dataset_type=result.hub_dataset,
             dataset_name=result.dataset_title,
             dataset_split=result.split,
@@ -126,7 +131,7 @@ def check_card(content: str, *, where: str = "the card") -> ModelCardData:
         raise ValueError(f"the metadata of {where} cannot be read: {error}") from None
     if found := UNWRITTEN.search(card.text):
         raise ValueError(f"{where} has an unwritten place ({found.group()!r}); write it or take the section out")
-    return card.data
+    return cast(ModelCardData, card.data)
 
 
 def python_snippets(content: str) -> list[str]:
@@ -169,7 +174,10 @@ def architecture(config: Any, *, head: str, parameters: int) -> list[tuple[str, 
         rows.append(
             ("box head", f"mean over time, RoIAlign {side}×{side} ({'' if config.roi_aligned else 'not '}aligned), max")
         )
-    if head in ("classify", "detect"):
+    if head == "probe":
+        levels = f", on the tokens of encoder blocks {list(config.probe_levels)}" if config.probe_levels else ""
+        rows.append(("attentive head", f"{config.probe_blocks} blocks of {config.probe_heads} heads{levels}"))
+    if head in ("classify", "probe", "detect"):
         rows.append(("classes", str(config.num_labels)))
     epsilons = sorted({config.layer_norm_eps, config.norm_eps})
     rows.append(("norm epsilon", " and ".join(f"{epsilon:g}" for epsilon in epsilons)))
@@ -201,6 +209,8 @@ def describe_sampling(sampling: Mapping[str, Any] | None) -> str:
         "spread": f"{frames} frames spread evenly over the whole video",
         "all": "every frame of the video",
     }[sampling["strategy"]]
+    if (segments := sampling.get("segments", 1)) > 1:
+        words = f"{segments} windows of {frames} frames, one in {stride}, one window from each equal part of the video"
     views = sampling["clips"] * sampling["crops"]
     return words + (f"; tested with {sampling['clips']} × {sampling['crops']} views" if views > 1 else "")
 

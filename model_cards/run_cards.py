@@ -40,7 +40,12 @@ from videomae.training.runs import versions
 
 RECORD = "training_record.json"
 CURVES, CONFUSION = "curves.png", "confusion.png"
-TASKS = {"pretrain": "pre-trained", "classify": "fine-tuned to label videos", "detect": "trained to detect actions"}
+TASKS = {
+    "pretrain": "pre-trained",
+    "classify": "fine-tuned to label videos",
+    "detect": "trained to detect actions",
+    "probe": "frozen, with an attentive head trained on its tokens",
+}
 # What belongs into one panel of the curves: its title, and how a key of the log is recognised.
 PANELS = (
     ("loss", lambda key: "loss" in key and "scale" not in key),
@@ -67,7 +72,7 @@ def write_run_card(
     """Write README.md, training_record.json, confusion.png and (with matplotlib) curves.png into a model folder; returns the card's path.
 
     `folder` is a finished `save_pretrained` folder (config.json is read from it).
-    `task` is "pretrain", "classify" or "detect".
+    `task` is "pretrain", "classify", "detect" or "probe".
     `recipe` is the effective configuration as the run saved it (plain JSON values; nested mappings are flattened).
     `clips_per_step` is the effective batch in decoded clips; `steps` the optimizer steps made so far.
     `data` describes the training data: "name" (what a reader would call it), "manifest_sha256", "clips", and
@@ -263,6 +268,10 @@ def folder_fields(folder: Path, name: str) -> dict[str, Any]:
     """What a card says of a model folder's own files."""
     config = VideoMAEConfig.from_pretrained(folder)
     head = head_of(config.to_dict())
+    if head == "probe":
+        from videomae.attentive_probe_videomae import AttentiveProbeConfig
+
+        config = AttentiveProbeConfig.from_pretrained(folder)
     sampling = read_sampling(folder)
     return {
         "name": name,

@@ -13,13 +13,15 @@ from videomae.data.lists.label_names import are_placeholders
 from videomae.evaluation.validation import SHOWN_CLASSES
 from videomae.metrics.video_accuracy.scores import rows_of_matrix
 from videomae.model_cards.results import text
+from videomae.training.probe_recipes import PROBE_RECIPES
 from videomae.training.recipes import KINDS
 
 # Of the recipe: what the published run was trained on and started from, and the model, which the card shows by what it is.
 OF_THE_RECIPE = ("name", "source", "differs", "dataset", "start", "model", "config")
 # Of the data: shown elsewhere than in its list of facts.
 NOT_LISTED = ("dataset_id", "clips_per_class")
-KIND_OF_TASK = {"pretrain": "pre-training", "classify": "fine-tuning", "detect": "detection"}
+KIND_OF_TASK = {"pretrain": "pre-training", "classify": "fine-tuning", "detect": "detection", "probe": "probe"}
+RECIPES = {**KINDS, "probe": {recipe.name: recipe for recipe in PROBE_RECIPES.values()}}
 
 
 def class_names(id2label: Mapping[int, str]) -> list[str] | None:
@@ -70,7 +72,7 @@ def settings(task: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
     Of a recipe that is none of ours everything counts as changed.
     """
-    base = KINDS[KIND_OF_TASK[task]].get(recipe.get("name", ""))
+    base = RECIPES[KIND_OF_TASK[task]].get(recipe.get("name", ""))
     before = plain(base) if base else {}
     own = {key: value for key, value in recipe.items() if key not in OF_THE_RECIPE}
     changed = {key: value for key, value in own.items() if not base or before.get(key) != value}

@@ -44,7 +44,12 @@ class Publication:
 
     @property
     def card(self) -> str:
-        return self.files["README.md"].decode()
+        return self.text("README.md")
+
+    def text(self, path: str) -> str:
+        """What a file of the publication says."""
+        content = self.files[path]
+        return (content.read_bytes() if isinstance(content, Path) else content).decode()
 
     def sizes(self) -> dict[str, int]:
         return {
@@ -184,7 +189,7 @@ def _no_weights(folder: Path, name: str) -> str:
 
 def check_labels(config: Mapping[str, Any], head: str) -> None:
     """Refuse a classifier whose classes have no names: others could not read its answers."""
-    if head not in ("classify", "detect"):
+    if head not in ("classify", "probe", "detect"):
         return
     labels = config.get("id2label") or {}
     texts = [str(label) for label in labels.values()]
@@ -196,7 +201,7 @@ def check_labels(config: Mapping[str, Any], head: str) -> None:
 
 def with_labels(config: Mapping[str, Any], head: str, labels: str | Path) -> dict[str, Any]:
     """The config with names for its classes, from any list that `videomae convert --labels` reads."""
-    if head not in ("classify", "detect"):
+    if head not in ("classify", "probe", "detect"):
         raise ValueError(f"--labels {labels}: a model of this kind ({head}) has no classes")
     count = videomae.VideoMAEConfig.from_dict(dict(config)).num_labels
     names = class_names(labels, count)
@@ -258,7 +263,7 @@ def card_of(
             data = cards.check_card(existing, where=str(readme))
         except ValueError as error:
             raise ValueError(f"{error}. Without the file, a plain card is written") from None
-        if publication.head in ("detect", "features") and "trust_remote_code" not in existing:
+        if publication.head in ("detect", "probe", "features") and "trust_remote_code" not in existing:
             raise ValueError(
                 f"{readme} does not say that this model needs trust_remote_code=True or the videomae package; without them "
                 "transformers loads another class without a warning. Add it to the first lines"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from documents import blocks
-from published_folders import published_tiny
+from published_folders import published_tiny, save_tiny
 from support import GOLDEN, TINY
 from video_files import write_video
 
@@ -237,6 +237,9 @@ PLACES = {
     "GENERATED": flat_folder,
     "REAL": flat_folder,
     "runs/door/best": model,
+    "runs/motion/final": model,
+    "runs/motion/test/results.json": lambda path: path.write_text('{"protocol": "8x2x1", "metrics": {"top1": 0.5}}'),
+    "probes/ssv2/probe": lambda path: save_tiny(path, "probe"),
     "OUTPUT": lambda path: main(["features", str(path.parent / "FOLDER"), str(path.parent / "VIDEOS"), str(path)]),
     "persons.json": lambda path: path.write_text(json.dumps({"1": [[16, 24, 56, 60]], "2": [[16, 24, 56, 60]]})),
     "ava/movies": partial(ava, what="movies"),
@@ -263,9 +266,11 @@ SPECIAL = {
 MADE = {
     "docs/quickstart.md": {"runs/door/best"},
     "docs/pretraining.md": {"motion"},
+    "docs/tutorial_finetune.md": {"motion", "runs/motion/final", "runs/motion/test/results.json"},
     "docs/finetuning.md": {"k710"},
     "docs/migration.md": {"videomae-base"},
     "docs/features.md": {"OUTPUT"},
+    "docs/frozen.md": {"probes/ssv2/probe"},
 }
 
 
@@ -329,6 +334,10 @@ TINY_CLIPS = ["--image_size", "32", "--num_frames", "16", "--num_workers", "0", 
 TINY_STEPS = ["--epochs", "1", "--clips_per_step", "4", "--clips_per_device", "2"]
 
 
+TINY_PROBE = ["--epochs", "1", "--clips_per_step", "4", "--views", "2x1", "--learning_rates", "1e-3"]
+TINY_PROBE += ["--weight_decays", "0.1", "--num_workers", "0", "--val_share", "0.25"]
+
+
 def _pretrain(words):
     if "--recipe" not in words:  # a resume, with the run's own recipe and options
         return words
@@ -377,6 +386,7 @@ SHORT = {
     "pretrain": _pretrain,
     "finetune": _finetune,
     "train-detection": _train_detection,
+    "probe": lambda words: [*words, *TINY_PROBE] if "--protocol" in words else words,
     "fvd": lambda words: [*words, "--min_clips", "2"],  # the world has four videos
     "convert": _convert,  # the release's file is not here: a tiny one, which no entry of the zoo describes
     "merge-labels": lambda words: [

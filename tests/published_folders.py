@@ -6,7 +6,7 @@ import torch
 from support import TINY
 
 import videomae
-from videomae import VideoMAEConfig
+from videomae import AttentiveProbeConfig, VideoMAEConfig
 from videomae.model_cards.cards import HEADS
 from videomae.publishing.clean_room import RECORD
 from videomae.publishing.publication import Publication, as_json, prepare
@@ -20,10 +20,12 @@ def tiny_config(head: str, **more) -> VideoMAEConfig:
     fields = {
         "pretrain": {"use_mean_pooling": False},
         "classify": labels,
+        "probe": {"use_mean_pooling": False, **labels},
         "features": {"pooled_features": True},
         "detect": {"use_mean_pooling": False, **labels},
     }[head]
-    return VideoMAEConfig(**TINY, layer_norm_eps=1e-6, norm_eps=1e-6, **{**fields, **more})
+    kind = AttentiveProbeConfig if head == "probe" else VideoMAEConfig
+    return kind(**TINY, layer_norm_eps=1e-6, norm_eps=1e-6, **{**fields, **more})
 
 
 def save_tiny(folder: Path, head: str, *, processor: bool = True, **save_options) -> Path:

@@ -1,9 +1,11 @@
 """The page: what it answers without gradio; what it looks like in a browser is tests/browser's work."""
 
 import builtins
+import inspect
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -20,8 +22,9 @@ from videomae import (
     VideoMAEForVideoClassification,
     VideoMAEVideoProcessor,
 )
-from videomae.app.answers import Actions, Attention, Labels, Rebuilding, make_examples, shown_name
-from videomae.app.page import build_page
+from videomae.app.about import About, about, introduction
+from videomae.app.answers import Actions, Attention, Labels, Rebuilding, make_examples
+from videomae.app.page import build_page, video_input
 from videomae.commands.main import main
 from videomae.pictures.plot import line_plot, ticks
 from videomae.token_reduction_videomae import ReducedVideoMAEConfig, ReducedVideoMAEForVideoClassification
@@ -84,19 +87,6 @@ def test_a_video_that_is_cut_off_is_answered_where_the_page_was_told_to(folder, 
     rebuilt = Rebuilding(pretrained, CPU, errors="truncate")(str(cut), mask="tube", mask_ratio=0.5, statistics="none")
     assert "tokens are hidden" in rebuilt.notes[0]
     assert Actions(detector, CPU, errors="truncate")(str(cut), tmp_path / "overlay.mp4", action_score=0.0)
-
-
-def test_a_model_is_called_by_its_run_or_its_card(folder, tmp_path):
-    assert shown_name(str(folder)) == folder.name and shown_name("owner/name") == "owner/name"
-    for path, text in (
-        ("door/recipe.yaml", ""),
-        ("door/best/config.json", ""),
-        ("other/best/README.md", "x\n# doors: V"),
-    ):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-    assert shown_name(str(tmp_path / "door/best")) == "door (best)"
-    assert shown_name(str(tmp_path / "other/best/")) == "doors"
 
 
 def test_a_folder_that_merges_tokens_is_answered_by_the_class_that_merges(folder, tmp_path):
@@ -274,3 +264,59 @@ def test_a_space_that_cannot_be_is_refused(folder, pretrained, tmp_path, capsys,
     names = {"MODEL": str(folder), "PRETRAINED": pretrained, "SPACE": str(tmp_path / "space")}
     assert main(["app", *(names.get(word, word) for word in arguments)]) in (1, 2)
     assert message in capsys.readouterr().err and not (tmp_path / "space").exists()
+
+
+# ------------------------------------------------------------------------------------------------- what it says of models
+
+
+def card_of(folder, text):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(text)
+    return str(folder)
+
+
+def test_a_model_is_named_by_its_run_its_card_or_its_folder(tmp_path):
+    card = "---\nlicense: cc-by-nc-4.0\n---\n\n# best: VideoMAE ViT-S, fine-tuned\n"
+    assert (
+        about(card_of(tmp_path / "plain", card.replace("best:", "doors:"))).name == "doors: VideoMAE ViT-S, fine-tuned"
+    )
+    (tmp_path / "door").mkdir()
+    (tmp_path / "door/run.json").write_text("[]")
+    assert about(card_of(tmp_path / "door/best", card)).name == "door/best: VideoMAE ViT-S, fine-tuned"
+    (tmp_path / "bare").mkdir()
+    assert about(str(tmp_path / "bare")) == About("bare", None)
+    assert about("MCG-NJU/videomae-base") == About("MCG-NJU/videomae-base", "cc-by-nc-4.0")
+    assert about(card_of(tmp_path / "torn", "---\nlicense: [\n---\n")).name == "torn"
+
+
+def test_the_licence_of_a_model_is_said_and_what_it_forbids():
+    assert About("a_b", "cc-by-nc-4.0").line() == r"**a\_b**, licence cc-by-nc-4.0, which forbids commercial use"
+    assert About("a", "mit").line() == "**a**, licence mit"
+    assert "no licence is given" in About("a", None).line()
+
+
+def test_examples_are_videos_beside_the_card_that_it_names(tmp_path):
+    sources = "[{src: a.mp4}, {src: ../b.mp4}, {src: 'https://example.org/c.mp4'}, {src: README.md}, {src: d.mp4}, 3]"
+    model = card_of(tmp_path / "model", f"---\nlicense: mit\nwidget: {sources}\n---\n\n# A model\n")
+    for name in ("model/a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    assert about(model).examples == (str(tmp_path / "model/a.mp4"),)
+
+
+def test_the_page_says_in_two_sentences_what_it_shows_and_lists_its_models():
+    said = introduction({"model": About("one", "mit"), "pretrained": About("two", None)})
+    first, _, *lines = said.splitlines()
+    assert first.count(". ") == 1 and first.endswith(".")
+    assert "labels and their course over time, what is rebuilt" in first and "where the encoder looks" in first
+    assert "who does what" not in first
+    assert lines[0] == "- Labels: **one**, licence mit" and lines[1].startswith("- Reconstruction: **two**; no licence")
+
+
+def test_a_recording_is_passed_on_as_the_browser_wrote_it(tmp_path):
+    gradio = pytest.importorskip("gradio")
+    video = video_input(gradio)
+    assert video.get_block_name() == "video" and not video.include_audio
+    assert video.sources == ["upload", "webcam"] and not video.webcam_options.mirror
+    assert video.preprocess(None) is None and type(video)(**video.constructor_args).preprocess(None) is None
+    assert not (Path(inspect.getfile(build_page)).with_suffix(".pyi")).exists(), "gradio wrote a stub"
+    assert video.preprocess(gradio.FileData(path=str(tmp_path / "clip.webm"))) == str(tmp_path / "clip.webm")

@@ -13,10 +13,12 @@ from videomae.evaluation import probes as probe_command
 from videomae.evaluation.probes import (
     accuracy,
     attentive_scores,
+    few_shot,
     held_out_share,
     knn_scores,
     linear_scores,
     logistic_regression,
+    vector_probes,
 )
 
 
@@ -37,6 +39,33 @@ def test_nearer_neighbours_weigh_more_than_many():
     train = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     scores = knn_scores(train, torch.tensor([0, 1, 1, 1]), torch.tensor([[1.0, 0.2]]), 2, k=4)
     assert scores.argmax() == 0
+
+
+def test_a_high_temperature_lets_many_neighbours_outvote_a_nearer_one():
+    train, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1, 1, 1])
+    test = torch.tensor([[1.0, 0.2]])
+    similarity = torch.nn.functional.normalize(test)[0]
+    for temperature, winner in ((0.07, 0), (10.0, 1)):
+        votes = knn_scores(train, labels, test, 2, k=4, temperature=temperature)
+        expected = (similarity[0] / temperature).exp() / (3 * (similarity[1] / temperature).exp())
+        assert votes.argmax() == winner and (votes[0, 0] / votes[0, 1]).item() == pytest.approx(expected.item())
+
+
+def test_few_shot_says_mean_and_deviation_of_its_draws():
+    (train, train_labels), (test, labels) = blobs(90, 0.9, 0), blobs(300, 0.9, 1)
+    sides = (train, train_labels, test, labels, 3)
+    one, many = few_shot(*sides, shots=1, draws=8), few_shot(*sides, shots=25, draws=8)
+    assert one["draws"] == 8 and one == few_shot(*sides, shots=1, draws=8)
+    assert one["top1"] < many["top1"] and one["deviation"] > 0
+    everything = few_shot(*sides, shots=1000, draws=3)  # no class has so many: all draws are the whole set
+    whole = accuracy(linear_scores(train, train_labels, test, 3), labels)["top1"]
+    assert everything["top1"] == pytest.approx(whole, abs=0.02)
+
+
+def test_vector_probes_are_those_that_are_asked_for():
+    (train, train_labels), (test, labels) = blobs(90, 0.2, 0), blobs(60, 0.2, 1)
+    results = vector_probes(train, train_labels, test, labels, 3, ("knn",), neighbours=5, shots=(2, 5), draws=2)
+    assert list(results) == ["knn", "2-shot", "5-shot"] and results["knn"]["top1"] > 0.95
 
 
 def test_all_probes_separate_blobs():
@@ -100,6 +129,13 @@ def test_the_command_compares_a_folder_with_fresh_weights(setting, tmp_path, cap
     assert "has no video processor; taking dense clips at stride 4" in printed.err
     results = json.loads((tmp_path / "out/probe.json").read_text())
     assert set(results) == {str(setting / "model"), "random"}
+
+
+def test_few_shot_lines_carry_their_deviation(setting, capsys):
+    assert run(setting, "--probes", "knn", "--few_shot", "1", "2", "--draws", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["knn", "1-shot", "2-shot"]
+    assert all(line.endswith("over 3 draws)") for line in lines[3:])
 
 
 def test_features_that_are_kept_are_not_made_again(setting, tmp_path, monkeypatch):

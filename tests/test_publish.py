@@ -515,6 +515,7 @@ def test_the_repositorys_code_gives_the_recorded_numbers_without_this_package(cl
     expected = {
         "pretrain": {"loss", "logits", "dual_mask_loss"},
         "classify": {"logits"},
+        "probe": {"logits"},
         "features": {"pooler_output", "last_hidden_state"},
         "detect": {"logits"},
     }[head]
@@ -522,7 +523,7 @@ def test_the_repositorys_code_gives_the_recorded_numbers_without_this_package(cl
     assert max(report["differences"].values()) < 1e-6
 
 
-@pytest.mark.parametrize("head", [head for head in HEADS if head != "detect"])
+@pytest.mark.parametrize("head", [head for head in HEADS if head not in ("detect", "probe")])
 def test_transformers_own_class_gives_the_recorded_numbers_from_the_same_folder(clean_reports, head):
     report = clean_reports[head, False]
     assert report["module"] == "transformers.models.videomae.modeling_videomae"
@@ -532,10 +533,25 @@ def test_transformers_own_class_gives_the_recorded_numbers_from_the_same_folder(
     assert max(report["differences"].values()) < 1e-4
 
 
+def test_without_its_code_a_probe_is_the_bare_encoder_and_no_number_is_compared(clean_reports):
+    report = clean_reports["probe", False]
+    assert report["class"] == "VideoMAEModel" and set(report["differences"]) == {"pixel_values"}
+    assert {"head.linear.bias", "head.linear.weight"} <= set(report["unexpected_keys"])
+
+
 def test_without_its_code_a_detector_is_silently_the_bare_encoder_as_its_card_says(clean_reports):
     report = clean_reports["detect", False]
     assert report["class"] == "VideoMAEModel"
     assert {"classifier.bias", "classifier.weight"} <= set(report["unexpected_keys"])
+
+
+@pytest.mark.slow
+def test_the_check_never_calls_a_probe_compatible_with_transformers_own_class(tmp_path, capsys):
+    publish(save_tiny(tmp_path / "probe", "probe"), "tester/model", license="mit", dry_run=True)
+    checked = [line for line in capsys.readouterr().out.splitlines() if line.startswith("checked: ")]
+    assert "VideoMAEForAttentiveProbe (code of the repository)" in checked[0]
+    assert "VideoMAEModel (transformers)" in checked[1] and "without this model's head" in checked[1]
+    assert "logits" in checked[0] and "logits" not in checked[1]
 
 
 @pytest.mark.slow

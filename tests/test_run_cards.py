@@ -223,7 +223,7 @@ def test_errors_are_no_percentages(folder):
 
 
 def test_an_unknown_task_and_a_folder_without_a_model_are_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="task must be one of pretrain, classify, detect, got 'train'"):
+    with pytest.raises(ValueError, match="task must be one of pretrain, classify, detect, probe, got 'train'"):
         write_run_card(folder, **facts(task="train"))
     with pytest.raises(ValueError, match=r"nothing has no config.json; save the model there"):
         write_run_card(tmp_path / "nothing", **facts())

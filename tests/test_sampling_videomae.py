@@ -308,3 +308,60 @@ def test_the_clip_around_a_key_frame_is_each_familys():
     assert key_frame_offsets(16, 4, family="videomae") == list(range(-31, 30, 4))
     assert key_frame_offsets(16, 4, family="mmaction2") == list(range(-32, 29, 4))
     assert key_frame_offsets(4, 1, family="videomae") == [-2, -1, 0, 1]
+
+
+# ----------------------------------------------------------------------------------------------------------- segments
+
+
+def public_segments(n, S, T, stride, ends=None):
+    """`loadvideo_decord` of V-JEPA 2's video_dataset.py with overlap allowed, restated with the windows' ends given."""
+    window, part, out = T * stride, n // S, []
+    for i in range(S):
+        if part > window:
+            frames = np.clip(np.linspace(ends[i] - window, ends[i], num=T), ends[i] - window, ends[i] - 1) + i * part
+        else:
+            last = min(window, n) - 1
+            frames = np.r_[np.linspace(0, last, num=last // stride), [last] * (T - last // stride)]
+            frames = np.clip(frames, 0, last - 1) + i * ((n - window) // (S - 1) if n > window else 0)
+        out += np.floor(frames).astype(np.int64).tolist()
+    return out
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 31, 63, 64, 65, 100, 128, 129, 130, 300, 517])
+@pytest.mark.parametrize("S, T, stride", [(2, 16, 4), (8, 16, 4), (4, 32, 2)])
+def test_segments_are_the_windows_of_the_public_frozen_evaluation(n, S, T, stride):
+    policy = ClipSampling(num_frames=T, stride_frames=stride, segments=S, clips=1)
+    part, window = n // S, T * stride
+    clip = sampling.train_clip(n, policy, seeded())
+    ends = [clip[i * T] - i * part + window for i in range(S)]
+    assert clip == public_segments(n, S, T, stride, ends) and len(clip) == S * T and 0 <= min(clip) <= max(clip) < n
+    if part > window:
+        assert all(window <= end < part for end in ends)  # numpy's randint(window, part)
+    middle = [window + (part - window) // 2] * S
+    for one in (
+        sampling.validation_clip(n, policy),
+        sampling.inference_clip(n, policy),
+        *sampling.test_clips(n, policy),
+    ):
+        assert one == public_segments(n, S, T, stride, middle)
+
+
+def test_segments_of_a_single_frame_repeat_it():
+    assert set(sampling.validation_clip(1, ClipSampling(segments=2, clips=1))) == {0}
+
+
+def test_a_policy_of_one_segment_is_saved_as_before():
+    assert "segments" not in ClipSampling().to_dict()
+    policy = ClipSampling(segments=2, clips=1)
+    assert policy.to_dict()["segments"] == 2 and ClipSampling.from_dict(policy.to_dict()) == policy
+
+
+@pytest.mark.parametrize("fields", [{"clips": 2}, {"strategy": "uniform"}, {"short": "loop"}, {"rule": "exact"}])
+def test_segments_go_with_dense_windows_alone(fields):
+    with pytest.raises(ValueError, match="segments=2 are dense windows of one clip"):
+        ClipSampling(**{"clips": 1, "segments": 2, **fields})
+
+
+def test_pretraining_takes_no_segments():
+    with pytest.raises(ValueError, match="not segments=2"):
+        sampling.pretrain_clip(100, ClipSampling(segments=2, clips=1), seeded())

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -50,7 +50,7 @@ def parameter_groups(
     `num_layers` is that of the encoder and comes from `model.config` where it has one.
     """
     if num_layers is None:
-        num_layers = model.config.num_hidden_layers if layer_decay is not None else 0
+        num_layers = int(cast(Any, model).config.num_hidden_layers) if layer_decay is not None else 0
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -74,13 +74,20 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, recipe: Recipe, *, groups: list[dict[str, Any]] | None = None
 ) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups` (or the given groups), fused where torch has it. Rates come from `set_rates`."""
+    """AdamW, fused where torch has it, over the given groups, the model's own, or `parameter_groups`.
+
+    Rates come from `set_rates`.
+    """
+    own_groups = getattr(model, "optimizer_groups", None)
+    if groups is None and own_groups is not None:
+        groups = cast(Any, own_groups)()
     groups = groups or parameter_groups(
         model, weight_decay=recipe.weight_decay, layer_decay=getattr(recipe, "layer_decay", None)
     )
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     fused = devices <= set(FUSED_DEVICES)
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(recipe.betas), eps=recipe.adam_eps, fused=fused)
+    beta1, beta2 = recipe.betas
+    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=recipe.adam_eps, fused=fused)
 
 
 # ----------------------------------------------------------------------------------------------------- schedule
@@ -107,6 +114,7 @@ class Schedule:
     warmup_start_lr: float = 0.0
     weight_decay: float = 0.05
     weight_decay_end: float | None = None
+    first_step: int = 0  # where on its curve the first optimizer step is
 
     @classmethod
     def of(cls, recipe: Recipe, steps_per_epoch: int) -> "Schedule":
@@ -123,9 +131,11 @@ class Schedule:
             warmup_start_lr=recipe.peak_lr * getattr(recipe, "warmup_start", 0.0),
             weight_decay=recipe.weight_decay,
             weight_decay_end=recipe.weight_decay_end,
+            first_step=getattr(recipe, "first_step", 0),
         )
 
     def lr_at(self, step: int) -> float:
+        step += self.first_step
         if step < self.warmup_steps:
             return warmup(step, self.warmup_steps, self.warmup_start_lr, self.peak_lr)
         return cosine(step - self.warmup_steps, self.total_steps - self.warmup_steps, self.peak_lr, self.final_lr)
@@ -137,11 +147,12 @@ class Schedule:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
-    """Give every group its rate: lr times the group's `lr_scale`; weight decay only where the group has any."""
+    """Give every group its rates: lr times the group's `lr_scale`, weight decay times its `weight_decay_scale`, where
+    it has any decay."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
         if group["weight_decay"] > 0:
-            group["weight_decay"] = weight_decay
+            group["weight_decay"] = weight_decay * group.get("weight_decay_scale", 1.0)
 
 
 # --------------------------------------------------------------------------------------------------------- step
@@ -153,10 +164,11 @@ def gradient_norm(parameters: Iterable[torch.Tensor], max_norm: float | None = N
     Sharded gradients (FSDP2) give the norm of the full gradient on every process.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    full_tensor = getattr(norm, "full_tensor", None)
+    return norm if full_tensor is None else full_tensor()
 
 
 def step_unless(bad: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -168,11 +180,11 @@ def step_unless(bad: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     if getattr(optimizer, "scaler", None) is not None:
         optimizer.step()
     elif inner.defaults.get("fused"):
-        inner.found_inf = bad.to(torch.float32)
+        vars(inner)["found_inf"] = bad.to(torch.float32)  # where the kernel looks for it
         try:
             optimizer.step()
         finally:
-            del inner.found_inf
+            del vars(inner)["found_inf"]
     elif not bool(bad):
         optimizer.step()
 
@@ -196,7 +208,7 @@ class Ema:
     def update(self, model: nn.Module) -> None:
         current = model.state_dict()
         floats = [name for name, value in self.state.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  # it has no public name
             [self.state[name] for name in floats],
             [current[name].to(self.state[name].dtype) for name in floats],
             1.0 - self.decay,

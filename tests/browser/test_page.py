@@ -82,7 +82,9 @@ def browser():
     with playwright.sync_playwright() as running:
         if executable is None and not Path(running.chromium.executable_path).exists():
             pytest.skip("no Chromium here: apt-get install chromium, or playwright install chromium")
-        browser = running.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        # A camera that shows a moving pattern; without the permission of a page it is not handed out.
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        browser = running.chromium.launch(executable_path=executable, args=["--no-sandbox", *camera])
         yield browser
         browser.close()
 
@@ -175,6 +177,18 @@ def test_the_slider_hides_more(browser, address, files):
         slider.press("End")  # 0.95 of 16 cells hides 15
         slider.dispatch_event("pointerup")
         page.get_by_text("120 of 128 tokens are hidden.").wait_for()
+
+
+def test_a_clip_from_the_webcam_is_recorded_and_labelled(browser, address):
+    with visiting(browser, address) as page:
+        page.get_by_label("Capture from camera").click()
+        page.get_by_text("Click to Access Webcam").click()
+        page.get_by_text("Record", exact=True).click()
+        page.wait_for_timeout(3000)
+        photograph(page, "desktop-6-recording")
+        page.get_by_text("Stop", exact=True).click()
+        page.locator(".line-plot").wait_for()
+        photograph(page, "desktop-7-recorded")
 
 
 def test_an_example_is_one_click_away(browser, address):
