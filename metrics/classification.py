@@ -253,7 +253,8 @@ class Scored:
     def class_sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How often each class was rightly said, said, and true; all (C,)."""
         if not self.single:
-            return tuple(weights @ part for part in self._answers)
+            right, said, true = (weights @ part for part in self._answers)
+            return right, said, true
         said, true = self._answers
         size = self.scores.shape[1]
         return (
@@ -323,6 +324,6 @@ def intervals(
     ]
     found = {}
     for name in draws[0] if draws else ():
-        values = [draw[name] for draw in draws if draw[name] is not None]
+        values = [value for draw in draws if (value := draw[name]) is not None]
         found[name] = tuple(map(float, np.percentile(values, (2.5, 97.5)))) if values else None
     return found

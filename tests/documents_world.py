@@ -335,7 +335,7 @@ TINY_STEPS = ["--epochs", "1", "--clips_per_step", "4", "--clips_per_device", "2
 
 
 TINY_PROBE = ["--epochs", "1", "--clips_per_step", "4", "--views", "2x1", "--learning_rates", "1e-3"]
-TINY_PROBE += ["--weight_decays", "0.1", "--num_workers", "0"]
+TINY_PROBE += ["--weight_decays", "0.1", "--num_workers", "0", "--val_share", "0.25"]
 
 
 def _pretrain(words):

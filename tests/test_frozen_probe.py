@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from support import TINY
 from test_attentive_heads import TINY_VJEPA2
 from transformers import VJEPA2Config, VJEPA2Model
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from videomae import (
     VideoClassificationPipeline,
@@ -27,9 +29,9 @@ from videomae.commands.probe import main
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.video_dataset import VideoDataset
-from videomae.evaluation.attentive_heads import HeadsConfig
-from videomae.evaluation.frozen_encoder import level_blocks, open_encoder
-from videomae.evaluation.frozen_probe import FrozenOptions, report_lines, run_protocol
+from videomae.evaluation.attentive_heads import AttentiveHeads, HeadsConfig
+from videomae.evaluation.frozen_encoder import FrozenEncoder, level_blocks, open_encoder
+from videomae.evaluation.frozen_probe import FrozenOptions, report_lines, run_protocol, split_training
 from videomae.evaluation.multi_view import evaluate, load_classifier, saved_views
 from videomae.training.probe_recipes import PROBE_RECIPES, consistent
 
@@ -191,6 +193,40 @@ def test_a_resumed_run_ends_with_the_same_weights_and_figures(setting, lists, st
     assert again["probes"] == report["probes"] and again["steps"] == report["steps"] == 2
 
 
+def test_checkpointing_and_micro_batches_change_nothing_but_rounding(setting, lists, straight, tmp_path, monkeypatch):
+    on, real = set(), AttentiveHeads.forward
+
+    def watched(heads, tokens):
+        if heads.training:
+            on.update(
+                each.gradient_checkpointing for each in heads.modules() if isinstance(each, GradientCheckpointingLayer)
+            )
+        return real(heads, tokens)
+
+    monkeypatch.setattr(AttentiveHeads, "forward", watched)
+    recipe = dataclasses.replace(SMALL, gradient_checkpointing=True)
+    run(setting, lists, tmp_path / "run", recipe, clips_per_device=3)
+    for name, value in final(straight[0]).items():
+        torch.testing.assert_close(final(tmp_path / "run")[name], value, atol=2e-3, rtol=0, msg=name)
+    assert on == {True}
+
+
+def test_tokens_live_for_one_step_or_one_video(setting, lists, tmp_path, monkeypatch):
+    made, alive, real = [], [], FrozenEncoder.tokens
+
+    def watched(encoder, pixel_values):
+        alive.append(sum(each() is not None for each in made))
+        tokens = real(encoder, pixel_values)
+        made.append(weakref.ref(tokens))
+        return tokens
+
+    monkeypatch.setattr(FrozenEncoder, "tokens", watched)
+    recipe = dataclasses.replace(SMALL, learning_rates=(1e-3,), clips_per_step=2, epochs=1)
+    run(setting, lists, tmp_path / "run", recipe, probes=("attentive", "knn"))
+    assert len(made) == 4 + 8 + 8 + 8  # four steps, then test, held-out and training videos
+    assert max(alive) <= 1  # what was made before it is not yet let go of when the next is asked for, and nothing older
+
+
 def test_videos_that_have_scores_are_not_read_again(setting, lists, straight, tmp_path, monkeypatch):
     output, report = straight
     (scores,) = output.glob("scores-test-*")
@@ -223,6 +259,19 @@ def test_without_held_out_videos_nothing_is_chosen_or_saved(setting, lists, tmp_
     report, _ = run(setting, lists, tmp_path / "run", val_share=0)
     assert "chosen" not in report["probes"]["attentive"] and "saved" not in report
     assert report["train_videos"] == 16 and not (tmp_path / "run" / "probe").exists()
+
+
+def test_a_share_too_small_to_hold_anything_out_says_what_to_do(setting, lists, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be divided: .*; raise --val_share \(now 0.02\), or give 0"):
+        run(setting, lists, tmp_path / "run", val_share=0.02)
+
+
+def test_whole_groups_are_held_out(lists):
+    speakers = [index // 4 for index in range(len(lists[0]))]
+    learn, held = split_training(lists[0], 0.25, speakers, seed=0)
+    names = {lists[0].path(index): speaker for index, speaker in enumerate(speakers)}
+    sides = [{names[part.path(index)] for index in range(len(part))} for part in (learn, held)]
+    assert len(held) == 4 and not sides[0] & sides[1]
 
 
 def test_a_vjepa2_folder_stands_beside_ours(setting, lists, tmp_path):

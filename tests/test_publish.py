@@ -546,6 +546,15 @@ def test_without_its_code_a_detector_is_silently_the_bare_encoder_as_its_card_sa
 
 
 @pytest.mark.slow
+def test_the_check_never_calls_a_probe_compatible_with_transformers_own_class(tmp_path, capsys):
+    publish(save_tiny(tmp_path / "probe", "probe"), "tester/model", license="mit", dry_run=True)
+    checked = [line for line in capsys.readouterr().out.splitlines() if line.startswith("checked: ")]
+    assert "VideoMAEForAttentiveProbe (code of the repository)" in checked[0]
+    assert "VideoMAEModel (transformers)" in checked[1] and "without this model's head" in checked[1]
+    assert "logits" in checked[0] and "logits" not in checked[1]
+
+
+@pytest.mark.slow
 def test_the_check_runs_in_fresh_processes_and_reports(folder, capsys):
     publish(folder, "tester/model", license="mit", dry_run=True)
     shown = capsys.readouterr().out
