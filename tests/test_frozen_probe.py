@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from published_folders import save_tiny
+from safetensors.torch import load_file, save_file
 from support import TINY
 from test_attentive_heads import TINY_VJEPA2
 from transformers import VJEPA2Config, VJEPA2Model
