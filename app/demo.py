@@ -4,26 +4,34 @@
     videomae demo --quick             # under a minute, to see that the installation works; learns next to nothing
 
 Each step is the command that it prints, so that any of them can be repeated with other data or options. Steps that are
-done are noted in OUTPUT/SIZE/demo.json: after Ctrl-C, or anything else that ends it, the same command goes on.
+done are noted in OUTPUT/SIZE/demo.json: after Ctrl-C, or anything else that ends it, the same command goes on. In a
+terminal a step is one bar, and what its command prints goes to OUTPUT/SIZE/logs. OUTPUT/index.html shows the result.
 """
 
-import csv
+import contextlib
 import dataclasses
 import json
 import math
+import os
 import shlex
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from tqdm.auto import tqdm
 
 from videomae.command_line import INTERRUPTED
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.files import write_atomic, write_json
 
-RECORD = "demo.json"
+RECORD, FIGURES, PAGE = "demo.json", "figures.json", "index.html"
 SCRATCH, PRETRAINED = "from scratch", "pre-trained"
+ONE_FRAME = "one grey frame"
+MASK_RATIO = 0.75
 
 
 @dataclass(frozen=True)
@@ -36,10 +44,18 @@ class Size:
     finetune_epochs: int
     save_every: int  # steps of pre-training that an interruption may cost
 
+    @property
+    def pretrain_steps(self) -> int:
+        return self.pretrain_epochs * (self.videos.clips // PRETRAIN_CLIPS)
 
-def small_videos(**counts: int) -> SyntheticSet:
+    @property
+    def finetune_steps(self) -> int:
+        return self.finetune_epochs * (self.labelled // FINETUNE_CLIPS)
+
+
+def small_videos(*, clips: int, validation_clips: int, test_clips: int) -> SyntheticSet:
     """A little longer and wider than a clip, so that the views of the test differ; decoding them is the dearest part."""
-    return SyntheticSet(num_frames=20, height=32, width=40, distractors=0, **counts)
+    return SyntheticSet(clips, validation_clips, test_clips, num_frames=20, height=32, width=40, distractors=0)
 
 
 SIZES = {
@@ -50,9 +66,19 @@ SIZES = {
 # 32 pixels: at 64 the loss needs some ten times as many clips before it starts to fall. V1's mask: with V2's second one a
 # step rebuilds half as much, the loss falls later, and within these minutes the classifier gains nothing.
 CLIP = ["--image_size", "32", "--num_frames", "8", "--stride_frames", "2"]
-PRETRAIN = ["--clips_per_step", "32", "--num_samples", "1", "--crop_scales", "1.0", "--mask_ratio", "0.75"]
+PRETRAIN_CLIPS, FINETUNE_CLIPS = 32, 16  # of an optimizer step
+PRETRAIN = [
+    "--clips_per_step",
+    str(PRETRAIN_CLIPS),
+    "--num_samples",
+    "1",
+    "--crop_scales",
+    "1.0",
+    "--mask_ratio",
+    str(MASK_RATIO),
+]
 PRETRAIN += ["--base_lr", "3.2e-2", "--min_lr", "8e-5"]  # for 256 clips a step: 4e-3 to 1e-5 for 32
-FINETUNE = ["--clips_per_step", "16", "--base_lr", "1.6e-2", "--min_lr", "1e-4", "--layer_decay", "none"]
+FINETUNE = ["--clips_per_step", str(FINETUNE_CLIPS), "--base_lr", "1.6e-2", "--min_lr", "1e-4", "--layer_decay", "none"]
 MODEL = {
     "patch_size": 8,
     "hidden_size": 64,
@@ -73,17 +99,34 @@ class Steps:
         self.record = record
         self.done: dict[str, Any] = json.loads(record.read_text("utf-8")) if record.exists() else {}
 
+    @property
+    def seconds(self) -> float:
+        """Of all steps that are done, in whichever start."""
+        return sum(step["seconds"] for step in self.done.values())
+
     def run(
-        self, title: str, command: str, main: Callable[[list[str]], int | None], arguments: list[str], *, product: Path
+        self,
+        title: str,
+        command: str,
+        main: Callable[[list[str]], int | None],
+        arguments: list[str],
+        *,
+        product: Path,
+        run: Path | None = None,
+        total_steps: int = 0,
     ) -> None:
-        """`product` is what the command leaves behind; without it, or with another command, the step is repeated."""
+        """`product` is what the command leaves behind; without it, or with another command, the step is repeated.
+
+        `run` is the folder of a training and `total_steps` its steps: with them a terminal gets a bar.
+        """
         text = f"videomae {command} {shlex.join(arguments)}"
         print(f"\n== {title}\n$ {text}", flush=True)
         if self.done.get(title, {}).get("command") == text and product.exists():
             print(f"   done before, in {self.done[title]['seconds']:.0f} s", flush=True)
             return
         start = time.monotonic()
-        code = main(arguments)
+        with one_bar(run, total_steps) if run and sys.stderr.isatty() else contextlib.nullcontext():
+            code = main(arguments)
         if code == INTERRUPTED:  # it has written its checkpoint
             raise KeyboardInterrupt
         if code:
@@ -94,13 +137,60 @@ class Steps:
         print(f"   {seconds:.0f} s", flush=True)
 
 
-def make_fresh(folder: Path) -> Path:
+@contextlib.contextmanager
+def one_bar(run: Path, total_steps: int) -> Iterator[None]:
+    """Show a training as one bar that follows its log; what the training prints goes to logs/RUN.txt beside its folder."""
+    printed = run.parent / "logs" / f"{run.name}.txt"
+    printed.parent.mkdir(parents=True, exist_ok=True)
+    ended = threading.Event()
+    # The terminal as it is before the redirection below.
+    bar = tqdm(
+        total=total_steps,
+        file=sys.stderr,
+        bar_format="   {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+    )
+    follower = threading.Thread(target=follow, args=(bar, run / "log.jsonl", ended), daemon=True)
+    follower.start()
+    try:
+        with (
+            open(printed, "a", encoding="utf-8") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            yield
+    finally:
+        ended.set()
+        follower.join()
+        bar.close()
+
+
+def follow(bar: tqdm, log: Path, ended: threading.Event) -> None:
+    """Move the bar to the last step in a log.jsonl, twice a second, until `ended` is set."""
+    while True:
+        last = ended.wait(0.5)
+        lines = log.read_text("utf-8").splitlines() if log.exists() else []
+        with contextlib.suppress(IndexError, ValueError):  # no line yet, or half of one
+            line = json.loads(lines[-1])
+            bar.n = line["step"]
+            if loss := line.get("loss"):
+                bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
+        bar.refresh()
+        if last:
+            return
+
+
+def log_every(steps: int) -> int:
+    """Some thirty lines a training: enough for a bar and a curve."""
+    return max(1, steps // 30)
+
+
+def make_fresh(folder: Path, seed: int) -> Path:
     """The weights that both arms start from: those with which pre-training begins."""
     from videomae.train_pretrain import build_model
     from videomae.training.recipes import PRETRAINING
 
     if not (folder / "config.json").exists():
-        recipe = dataclasses.replace(PRETRAINING["tiny"], config=MODEL, image_size=32, num_frames=8)
+        recipe = dataclasses.replace(PRETRAINING["tiny"], config=MODEL, image_size=32, num_frames=8, seed=seed)
         build_model(recipe).save_pretrained(folder)
     return folder
 
@@ -120,39 +210,59 @@ def label(model: Path, video: Path) -> list[dict]:
     pipe = pipeline(
         "video-classification",
         model=VideoMAEForVideoClassification.from_pretrained(model),
-        video_processor=VideoMAEVideoProcessor.from_pretrained(model),
+        # Its own base class, which transformers names here, needs torchvision.
+        video_processor=cast(Any, VideoMAEVideoProcessor.from_pretrained(model)),
         device="cpu",
     )
     return pipe(str(video), top_k=3)
 
 
-def comparison(results: dict[str, dict[str, Any]], classes: int) -> str:
-    """Both accuracies, and whether their difference is more than the choice of the test clips explains."""
+def one_frame_accuracy(data: Path) -> float:
+    """Top-1 on the test clips of a linear classifier that sees the middle frame of a clip, in grey: near chance."""
+    import torch
+
+    from videomae.data.lists.layouts import open_manifest
+    from videomae.evaluation.probes import linear_scores
+    from videomae.video_io import VideoReader
+
+    sets = []
+    for name in ("labelled.csv", "test.csv"):
+        manifest, frames = open_manifest(data / name), []
+        for index in range(len(manifest)):
+            with VideoReader(manifest.source(index)) as reader:
+                frames.append(reader.read([reader.info.num_frames // 2])[0].float().mean(-1))
+        grey = torch.nn.functional.avg_pool2d(torch.stack(frames), 2)  # every 2 x 2 pixels are one feature
+        sets.append((grey.flatten(1), manifest.labels))
+    (train, labels), (test, truth) = sets
+    scores = linear_scores(train, labels, test, int(labels.max()) + 1)
+    return (scores.argmax(dim=1) == truth).float().mean().item()
+
+
+def figures(results: dict[str, dict[str, Any]], classes: int, one_frame: float) -> list[tuple[str, float]]:
+    """(what, top-1), from the least that a classifier can reach to the result."""
+    arms = [(arm, results[arm]["metrics"]["top1"]) for arm in results]
+    return [("chance", 1 / classes), (ONE_FRAME, one_frame), *arms]
+
+
+def verdict(results: dict[str, dict[str, Any]]) -> str:
+    """Whether the difference of both accuracies is more than the choice of the test clips explains."""
     videos = results[SCRATCH]["videos"]
-    shares = [results[arm]["metrics"]["top1"] for arm in results]
+    shares = [results[arm]["metrics"]["top1"] for arm in (SCRATCH, PRETRAINED)]
     gain = 100 * (shares[1] - shares[0])
     # Two independent proportions; the same clips are tested twice, which makes this the wider, more careful interval.
     margin = 196 * math.sqrt(sum(share * (1 - share) for share in shares) / videos)
-    verdict = "more than" if gain > margin else "not more than"
-    lines = [f"{arm:>14}  {100 * share:5.1f} % of {videos} test clips" for arm, share in zip(results, shares)]
-    lines += [
-        f"{'chance':>14}  {100 / classes:5.1f} %",
-        f"{'difference':>14}  {gain:+5.1f} points, {verdict} the choice of test clips explains (±{margin:.1f})",
-    ]
-    return "\n".join(lines)
+    words = "more than" if gain > margin else "not more than"
+    return (
+        f"Pre-training changes top-1 on {videos} test clips by {gain:+.1f} points, {words} the choice of test clips explains "
+        f"(±{margin:.1f}). Same labels, steps and first weights."
+    )
 
 
-def demo(output: Path, name: str) -> None:
+def train_all(size: Size, folder: Path, data: Path, steps: Steps, seed: int) -> tuple[Path, dict[str, Path]]:
+    """Pre-train, and fine-tune both arms; returns the folder of the pre-training, and those of the arms by name."""
     from videomae import train_classification, train_pretrain
 
-    began = time.monotonic()
-    size, folder, data = SIZES[name], output / name, output / f"videos-{name}"
-    motions = len(size.videos.motions)
-    print(f"== Make videos of {motions} classes, each a motion that no single frame shows\n   {data}", flush=True)
-    make_synthetic_set(data, size.videos)
-    make_lists(data, size.labelled)
-    fresh = make_fresh(folder / "fresh")
-    steps = Steps(folder / RECORD)
+    fresh = make_fresh(folder / "fresh", seed)
     pretrained = folder / "pretrained"
     steps.run(
         "Pre-train without labels: three quarters of a clip are hidden and rebuilt",
@@ -160,9 +270,18 @@ def demo(output: Path, name: str) -> None:
         train_pretrain.main,
         ["--recipe", "tiny", "--model", str(fresh), "--config", "--data", f"{data}/train.csv", *CLIP, *PRETRAIN]
         + ["--epochs", str(size.pretrain_epochs), "--warmup_epochs", str(size.pretrain_epochs / 20)]
-        + ["--picture_every", str(size.pretrain_epochs), "--log_every", "50", "--save_every", str(size.save_every)]
-        + ["--output", str(pretrained), "--resume", "auto"],
+        + [
+            "--picture_every",
+            str(size.pretrain_epochs),
+            "--log_every",
+            str(log_every(size.pretrain_steps)),
+            "--save_every",
+            str(size.save_every),
+        ]
+        + ["--seed", str(seed), "--output", str(pretrained), "--resume", "auto"],
         product=pretrained / "pictures",
+        run=pretrained,
+        total_steps=size.pretrain_steps,
     )
     starts = {SCRATCH: fresh, PRETRAINED: pretrained / "final"}
     runs = {SCRATCH: folder / "finetuned-from-scratch", PRETRAINED: folder / "finetuned"}
@@ -174,24 +293,59 @@ def demo(output: Path, name: str) -> None:
             ["--recipe", "tiny", "--model", str(starts[arm]), "--data", f"{data}/labelled.csv"]
             + ["--val_data", f"{data}/validation.csv", "--test_data", f"{data}/test.csv", *CLIP, *FINETUNE]
             + ["--epochs", str(size.finetune_epochs), "--warmup_epochs", str(size.finetune_epochs / 10)]
-            + ["--validate_every", str(max(1, size.finetune_epochs // 3)), "--log_every", "20"]
-            + ["--output", str(runs[arm]), "--resume", "auto"],
+            + [
+                "--validate_every",
+                str(max(1, size.finetune_epochs // 5)),
+                "--log_every",
+                str(log_every(size.finetune_steps)),
+            ]
+            + ["--seed", str(seed), "--output", str(runs[arm]), "--resume", "auto"],
             product=runs[arm] / "test" / "results.json",
+            run=runs[arm],
+            total_steps=size.finetune_steps,
         )
-    results = {arm: json.loads((runs[arm] / "test" / "results.json").read_text("utf-8")) for arm in starts}
+    return pretrained, runs
+
+
+def demo(output: Path, name: str, *, seed: int = 0) -> None:
+    """Everything, in order; equal seeds give equal videos, first weights, order and masks."""
+    began = time.monotonic()
+    size, folder, data = SIZES[name], output / name, output / f"videos-{name}"
+    motions = len(size.videos.motions)
+    print(f"== Make videos of {motions} classes, each a motion that no single frame shows\n   {data}", flush=True)
+    make_synthetic_set(data, dataclasses.replace(size.videos, seed=seed))
+    make_lists(data, size.labelled)
+    steps = Steps(folder / RECORD)
+    pretrained, runs = train_all(size, folder, data, steps, seed)
+
+    import torch
+
+    from videomae.app.demo_page import Outcome, read_answers, write_page
+
+    results = {arm: json.loads((run / "test" / "results.json").read_text("utf-8")) for arm, run in runs.items()}
+    shares = figures(results, motions, one_frame_accuracy(data))
+    write_json(folder / FIGURES, {"figures": dict(shares), "seconds": steps.seconds})
     classifier = runs[PRETRAINED] / "final"  # the weights that were tested
-    with open(data / "test.csv", newline="") as table:
-        row = next(csv.DictReader(table))
-    video = data / row["path"]
-    print(f'\n== Label a file with pipeline("video-classification")\n   {video}, which shows: {row["label"]}')
+    answers = read_answers(runs[PRETRAINED])
+    row = answers.surest(right=True)
+    row = 0 if row is None else row
+    video = data / answers.paths[row]
+    truth = (data / "labels.txt").read_text("utf-8").splitlines()[answers.labels[row]]
+    print(
+        '\n== Label a file with pipeline("video-classification"): of the test clips, the right answer that is most certain'
+    )
+    print(f"   {video}, which shows: {truth}")
     for guess in label(classifier, video):
         print(f"   {guess['score']:.3f}  {guess['label']}")
-
-    picture = max((pretrained / "pictures").glob("*.png"), key=lambda path: path.stat().st_mtime)
+    about = (
+        f"{size.videos.clips} synthetic clips without labels, {size.labelled} of them then with labels, {size.videos.test_clips} others for "
+        f"the test. The trainings took {steps.seconds / 60:.1f} minutes on {os.cpu_count()} CPU cores with torch {torch.__version__}."
+    )
+    page = write_page(output / PAGE, Outcome(data, pretrained, runs, shares, verdict(results), MASK_RATIO, about))
     paths = {
+        "page with all results": page,
         "videos and lists": data,
-        "pre-trained model": starts[PRETRAINED],
-        "reconstruction": picture,
+        "pre-trained model": pretrained / "final",
         "classifier": classifier,
         "its card": classifier / "README.md",
         "its test": runs[PRETRAINED] / "test" / "results.json",
@@ -199,6 +353,6 @@ def demo(output: Path, name: str) -> None:
     }
     views = results[PRETRAINED]["protocol"]
     print(f"\n== Done in {(time.monotonic() - began) / 60:.1f} minutes. Top-1, {views} (frames x clips x crops):\n")
-    print(comparison(results, motions))
-    print("\nSame labels, steps and first weights, one seed; benchmarks/pretraining_gain.py runs five.\n")
-    print("\n".join(f"{name:>18}  {path}" for name, path in paths.items()))
+    print("\n".join(f"{what:>14}  {100 * share:5.1f} %" for what, share in shares))
+    print(f"\n{verdict(results)} One seed; `python experiments/demo_seeds.py` runs five.\n")
+    print("\n".join(f"{name:>21}  {path}" for name, path in paths.items()))

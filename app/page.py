@@ -9,6 +9,7 @@ The page downloads nothing and reports nothing; uploads stay in a temporary fold
 at the end.
 """
 
+import abc
 import contextlib
 import os
 import signal
@@ -111,6 +112,7 @@ def build_page(
     if action_detector:
         acting = Actions(action_detector, where, person_detector, names=actions, errors=errors)
     source = labels or rebuilding or acting
+    assert source is not None  # one model is given, see above
     attention = Attention(source.model.videomae, source.processor, errors=errors)
     named = {"model": model, "pretrained": pretrained, "action_detector": action_detector}
     models = {part: about(name) for part, name in named.items() if name}
@@ -163,8 +165,10 @@ def video_input(gradio):
 
     Before a file is passed on, gradio would take the sound out with an ffmpeg program, which need not be there.
     """
-
-    video = gradio.Video(
+    # Made past gradio's metaclass, which would write a stub file beside this module.
+    attributes = {"is_template": True, "preprocess": lambda self, payload: payload.path if payload else None}
+    kind = abc.ABCMeta.__new__(type(gradio.Video), "Video", (gradio.Video,), attributes)
+    return kind(
         label="Video",
         sources=["upload", "webcam"],
         webcam_options=gradio.WebcamOptions(mirror=False, constraints={"video": CAMERA}),
@@ -172,8 +176,6 @@ def video_input(gradio):
         height=300,
         elem_classes="input-video",
     )
-    video.preprocess = lambda payload: payload.path if payload else None
-    return video
 
 
 def labels_tab(gradio, labels: Labels, video) -> dict[str, Any]:
@@ -313,7 +315,9 @@ def page_errors(gradio, path: str) -> Iterator[None]:
 
 def start(page, *, host: str, port: int, scratch: str | Path | None = None) -> str:
     """Serve the page in the background; returns its address."""
-    gradio = import_gradio()
+    import_gradio()
+    from gradio.themes import Default
+
     fonts = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the machine: none is downloaded
     try:
         _, address, _ = page.launch(
@@ -327,7 +331,7 @@ def start(page, *, host: str, port: int, scratch: str | Path | None = None) -> s
             footer_links=[],
             max_file_size=LARGEST_UPLOAD,
             allowed_paths=[str(scratch)] if scratch else None,
-            theme=gradio.themes.Default(font=fonts[0], font_mono=fonts[1]),
+            theme=Default(font=fonts[0], font_mono=fonts[1]),
             css=STYLE,
         )
     except OSError as error:

@@ -84,13 +84,14 @@ def make_synthetic_set(folder: str | Path, spec: SyntheticSet | None = None) -> 
         } == record:  # what it lacks is newer: as by default
             return folder
         raise FileExistsError(f"{folder} holds another synthetic set; choose another folder or remove it")
-    with new_folder(folder) as beside:
+    bar = tqdm(total=sum(spec.splits.values()), desc="videos", disable=None)  # None: only in a terminal
+    with new_folder(folder) as beside, bar:
         for number, (split, size) in enumerate(spec.splits.items()):
             table = io.StringIO()
             writer = csv.writer(table, lineterminator="\n")
             writer.writerow(["path", "label"])
             (beside / "videos" / split).mkdir(parents=True)
-            for i in tqdm(range(size), desc=f"{split} videos", leave=False, disable=None):  # None: only in a terminal
+            for i in range(size):
                 label = i % len(spec.motions)
                 path = f"videos/{split}/{i:05d}.mp4"
                 frames = render_clip(spec.motions[label], spec, seed=(spec.seed, number, i))
@@ -98,6 +99,7 @@ def make_synthetic_set(folder: str | Path, spec: SyntheticSet | None = None) -> 
                 options = {"preset": "ultrafast", "crf": "18", "g": str(spec.fps)}
                 (beside / path).write_bytes(encode_video(frames, spec.fps, options=options))
                 writer.writerow([path, spec.motions[label]])
+                bar.update()
             write_atomic(beside / f"{split}.csv", table.getvalue())
         write_atomic(beside / "labels.txt", "".join(f"{motion}\n" for motion in spec.motions))
         write_json(beside / "dataset.json", record)

@@ -32,7 +32,7 @@ class FrozenEncoder:
     """
 
     name: str
-    model: Any  # a PreTrainedModel; what is asked of it differs by model_type
+    model: Any  # a VideoMAEModel, or a VJEPA2Model of transformers
     width: int
     num_frames: int
     size: int
@@ -82,6 +82,8 @@ def open_encoder(
 ) -> FrozenEncoder:
     """The encoder of a folder or Hub name; "random": fresh weights of the architecture of `like`, a VideoMAE."""
     folder = like if start == "random" else start
+    if folder is None:
+        raise ValueError("random weights need an architecture; give the model folder that they are to be `like`")
     model_type = model_type_of(folder)
     if model_type == "vjepa2" and start != "random":
         return _open_vjepa2(start, num_frames, levels)

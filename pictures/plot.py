@@ -1,4 +1,4 @@
-"""Scores over time as a piece of HTML: lines that fit any width, with words that keep their size on a phone."""
+"""Scores over time, or losses over steps, as a piece of HTML: lines that fit any width, with words that keep their size on a phone."""
 
 import html
 import math
@@ -13,31 +13,38 @@ SHARP = 'vector-effect="non-scaling-stroke"'
 ABOVE = "position:absolute;line-height:16px;white-space:nowrap;opacity:0.75;"
 
 
-def line_plot(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of "seconds", "label" and "score" -> lines, one a label, in the order in which the labels come."""
+def line_plot(rows: Sequence[Mapping[str, Any]], *, across: str = "seconds", from_zero: bool = True) -> str:
+    """Rows of "seconds" (or what `across` names), "label" and "score" -> lines, one a label, in the order of the labels.
+
+    The scores' axis begins at zero, or else near the lowest score.
+    """
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        lines.setdefault(str(row["label"]), []).append((float(row["seconds"]), float(row["score"])))
+        lines.setdefault(str(row["label"]), []).append((float(row[across]), float(row["score"])))
     if not lines:
         return ""
     times = [at for points in lines.values() for at, _ in points]
     scores = [score for points in lines.values() for _, score in points]
-    columns, levels = ticks(min(times), max(times), 5), ticks(min(0.0, *scores), max(scores), 4)
+    lowest = min(0.0, *scores) if from_zero else min(scores)
+    columns, levels = ticks(min(times), max(times), 5), ticks(lowest, max(scores), 4)
     left, right = min(times), max(max(times), min(times) + 1e-9)
     low, high = levels[0], levels[-1]
+
+    unit = " s" if across == "seconds" else ""
 
     def place(at: float, score: float) -> tuple[float, float]:
         """Percent of the width from the left, and of the height from the top."""
         return 100 * (at - left) / (right - left), 100 * (high - score) / (high - low)
 
-    across = [(place(0, level)[1], f"{level:g}") for level in levels]
-    down = [(place(at, 0)[0], f"{at:g} s") for at in columns if left <= at <= right]
+    levels_drawn = [(place(0, level)[1], f"{level:g}") for level in levels]
+    down = [(place(at, 0)[0], f"{at:g}{unit}") for at in columns if left <= at <= right]
     drawn = [
         f'<line x1="0" x2="100" y1="{y:.2f}" y2="{y:.2f}" stroke="currentColor" opacity="0.15" {SHARP}/>'
-        for y, _ in across
+        for y, _ in levels_drawn
     ]
     words = [
-        f'<span style="{ABOVE}right:calc(100% + 6px);top:calc({y:.2f}% - 8px)">{text}</span>' for y, text in across
+        f'<span style="{ABOVE}right:calc(100% + 6px);top:calc({y:.2f}% - 8px)">{text}</span>'
+        for y, text in levels_drawn
     ]
     words += [
         f'<span style="{ABOVE}left:{x:.2f}%;top:calc(100% + 4px);transform:translateX(-50%)">{text}</span>'

@@ -1,9 +1,11 @@
 """The page: what it answers without gradio; what it looks like in a browser is tests/browser's work."""
 
 import builtins
+import inspect
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -315,5 +317,6 @@ def test_a_recording_is_passed_on_as_the_browser_wrote_it(tmp_path):
     video = video_input(gradio)
     assert video.get_block_name() == "video" and not video.include_audio
     assert video.sources == ["upload", "webcam"] and not video.webcam_options.mirror
-    assert video.preprocess(None) is None
+    assert video.preprocess(None) is None and type(video)(**video.constructor_args).preprocess(None) is None
+    assert not (Path(inspect.getfile(build_page)).with_suffix(".pyi")).exists(), "gradio wrote a stub"
     assert video.preprocess(gradio.FileData(path=str(tmp_path / "clip.webm"))) == str(tmp_path / "clip.webm")

@@ -1,5 +1,6 @@
 """experiments/real_clips.py: its trivial classifiers, its table, and two cells on a tiny folder of the same layout."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,10 @@ import real_clips
 import torch
 
 from videomae.data.encoding import encode_video
+from videomae.data.sources import open_clip
+from videomae.data.transforms import PretrainTransform
+from videomae.data.video_dataset import VideoDataset
+from videomae.sampling_videomae import ClipSampling
 
 GREY = torch.zeros(4, 10, 56, 56)
 
@@ -97,21 +102,48 @@ def test_clips_are_prepared_once_whole_and_small(clips, tmp_path):
 
 
 def test_persons_held_out_for_choosing_a_recipe_are_not_trained_on(clips, tmp_path):
+    real_clips.prepare(clips, tmp_path / "small", ["lip-tune"])
+    train, val = (real_clips.entries(tmp_path / "small" / f"lip-tune_{split}.csv") for split in ("train", "val"))
+    assert val == [("videos/rests/3.mp4", 0), ("videos/moves/3.mp4", 1)]
+    assert len(train) == 8 and not set(train) & set(val)
+
+
+def test_the_cells_that_decide_most_come_first():
+    cells = real_clips.all_cells(["lip", "interact", "yoga"], [0, 1])
+    assert cells.index("pretrain/v1") < cells.index("finetune/lip/v1/0") < cells.index("finetune/yoga/v2/0")
+    assert len(cells) == len(set(cells)) and cells[-1].endswith("/1")
+    tuned = [cell for cell in cells if cell.startswith("finetune/") and "masks" not in cell]
+    assert len(tuned) == 3 * 3 * 2
+
+
+def test_mean_and_spread_are_over_seeds():
+    assert [real_clips.percent(values) for values in ([], [0.25], [0.2, 0.4])] == ["-", "25.0", "30.0 ± 14.1 (2)"]
+
+
+def test_clips_in_memory_give_the_samples_of_the_files(clips, tmp_path):
     real_clips.prepare(clips, tmp_path / "small", ["lip"])
-    real_clips.hold_out_groups(clips, tmp_path / "small", "lip")
-    train, val = ((tmp_path / "small" / f"lip-tune_{split}.csv").read_text().split() for split in ("train", "val"))
-    assert val == ["videos/rests/3.mp4", "0", "videos/moves/3.mp4", "1"]
-    assert len(train) == 2 * 8 and not set(train[::2]) & set(val)
+
+    def pixels():
+        dataset = VideoDataset(
+            tmp_path / "small" / "lip_train.csv",
+            mode="pretrain",
+            sampling=ClipSampling(num_frames=8, stride_frames=1),
+            transform=PretrainTransform(size=48),
+        )
+        return dataset[3]["pixel_values"]
+
+    from_files = pixels()
+    with real_clips.clips_in_memory():
+        assert pixels().equal(from_files)
+    assert real_clips.samples.open_clip is open_clip
 
 
 @pytest.mark.slow
 def test_cells_run_once_and_end_in_a_table(clips, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(real_clips, "EPOCHS", {"lip": 2})
-    monkeypatch.setattr(real_clips, "CALIBRATION_STEPS", 1)
-    small = {"clips_per_step": 4}
-    monkeypatch.setattr(real_clips, "FINETUNE", real_clips.dataclasses.replace(real_clips.FINETUNE, **small))
-    starts = {"v1": real_clips.dataclasses.replace(real_clips.V1, **small)}
-    monkeypatch.setattr(real_clips, "STARTS", starts)
+    monkeypatch.setattr(real_clips, "TIMED_STEPS", 1)
+    monkeypatch.setattr(real_clips, "FINETUNE", dataclasses.replace(real_clips.FINETUNE, clips_per_step=4))
+    monkeypatch.setattr(real_clips, "STARTS", {"v1": dataclasses.replace(real_clips.V1, clips_per_step=4)})
     options = ["--minutes", "0.01", "--cells", "trivial/lip", "finetune/lip/v1/0", "probe/lip/v1"]
     assert run(clips, tmp_path / "out", *options) == 0
     cells = real_clips.read_cells(tmp_path / "out")
@@ -119,10 +151,10 @@ def test_cells_run_once_and_end_in_a_table(clips, tmp_path, monkeypatch, capsys)
     assert cells["trivial/lip"]["motion"] == 1.0 and cells["trivial/lip"]["clips"] == [10, 2]
     assert 0 <= cells["finetune/lip/v1/0"]["top1"] <= 1 and cells["pretrain/v1"]["epochs"] >= 1
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| lip (10 / 2) | 50.0 | 50.0 |" in table and "not run" in table
+    assert "| lip, 10 / 2 | 50.0 | 50.0 |" in table
 
     cell = tmp_path / "out" / "cells" / "finetune" / "lip" / "v1" / "0.json"
     cell.write_text(json.dumps(cells["finetune/lip/v1/0"] | {"top1": 0.123}))
     capsys.readouterr()
-    assert run(clips, tmp_path / "out", *options) == 0  # what is there is not run again
+    assert run(clips, tmp_path / "out", "--epochs", "7", *options) == 0  # what is there is not run again
     assert " 12.3 |" in (tmp_path / "out" / "table.md").read_text() and "..." not in capsys.readouterr().out
