@@ -28,7 +28,7 @@ from videomae.command_line import INTERRUPTED
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.files import write_atomic, write_json
 
-RECORD, PAGE = "demo.json", "index.html"
+RECORD, FIGURES, PAGE = "demo.json", "figures.json", "index.html"
 SCRATCH, PRETRAINED = "from scratch", "pre-trained"
 ONE_FRAME = "one grey frame"
 MASK_RATIO = 0.75
@@ -184,13 +184,13 @@ def log_every(steps: int) -> int:
     return max(1, steps // 30)
 
 
-def make_fresh(folder: Path) -> Path:
+def make_fresh(folder: Path, seed: int) -> Path:
     """The weights that both arms start from: those with which pre-training begins."""
     from videomae.train_pretrain import build_model
     from videomae.training.recipes import PRETRAINING
 
     if not (folder / "config.json").exists():
-        recipe = dataclasses.replace(PRETRAINING["tiny"], config=MODEL, image_size=32, num_frames=8)
+        recipe = dataclasses.replace(PRETRAINING["tiny"], config=MODEL, image_size=32, num_frames=8, seed=seed)
         build_model(recipe).save_pretrained(folder)
     return folder
 
@@ -258,11 +258,11 @@ def verdict(results: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def train_all(size: Size, folder: Path, data: Path, steps: Steps) -> tuple[Path, dict[str, Path]]:
+def train_all(size: Size, folder: Path, data: Path, steps: Steps, seed: int) -> tuple[Path, dict[str, Path]]:
     """Pre-train, and fine-tune both arms; returns the folder of the pre-training, and those of the arms by name."""
     from videomae import train_classification, train_pretrain
 
-    fresh = make_fresh(folder / "fresh")
+    fresh = make_fresh(folder / "fresh", seed)
     pretrained = folder / "pretrained"
     steps.run(
         "Pre-train without labels: three quarters of a clip are hidden and rebuilt",
@@ -278,7 +278,7 @@ def train_all(size: Size, folder: Path, data: Path, steps: Steps) -> tuple[Path,
             "--save_every",
             str(size.save_every),
         ]
-        + ["--output", str(pretrained), "--resume", "auto"],
+        + ["--seed", str(seed), "--output", str(pretrained), "--resume", "auto"],
         product=pretrained / "pictures",
         run=pretrained,
         total_steps=size.pretrain_steps,
@@ -299,7 +299,7 @@ def train_all(size: Size, folder: Path, data: Path, steps: Steps) -> tuple[Path,
                 "--log_every",
                 str(log_every(size.finetune_steps)),
             ]
-            + ["--output", str(runs[arm]), "--resume", "auto"],
+            + ["--seed", str(seed), "--output", str(runs[arm]), "--resume", "auto"],
             product=runs[arm] / "test" / "results.json",
             run=runs[arm],
             total_steps=size.finetune_steps,
@@ -307,15 +307,16 @@ def train_all(size: Size, folder: Path, data: Path, steps: Steps) -> tuple[Path,
     return pretrained, runs
 
 
-def demo(output: Path, name: str) -> None:
+def demo(output: Path, name: str, *, seed: int = 0) -> None:
+    """Everything, in order; equal seeds give equal videos, first weights, order and masks."""
     began = time.monotonic()
     size, folder, data = SIZES[name], output / name, output / f"videos-{name}"
     motions = len(size.videos.motions)
     print(f"== Make videos of {motions} classes, each a motion that no single frame shows\n   {data}", flush=True)
-    make_synthetic_set(data, size.videos)
+    make_synthetic_set(data, dataclasses.replace(size.videos, seed=seed))
     make_lists(data, size.labelled)
     steps = Steps(folder / RECORD)
-    pretrained, runs = train_all(size, folder, data, steps)
+    pretrained, runs = train_all(size, folder, data, steps, seed)
 
     import torch
 
@@ -323,6 +324,7 @@ def demo(output: Path, name: str) -> None:
 
     results = {arm: json.loads((run / "test" / "results.json").read_text("utf-8")) for arm, run in runs.items()}
     shares = figures(results, motions, one_frame_accuracy(data))
+    write_json(folder / FIGURES, {"figures": dict(shares), "seconds": steps.seconds})
     classifier = runs[PRETRAINED] / "final"  # the weights that were tested
     answers = read_answers(runs[PRETRAINED])
     row = answers.surest(right=True)

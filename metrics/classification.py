@@ -96,6 +96,7 @@ def log_odds(probabilities: np.ndarray, *, single: bool) -> np.ndarray:
 
 
 def probabilities_of(logits: np.ndarray, *, single: bool) -> np.ndarray:
+    """Softmax over the classes where one class holds (`single`), else a sigmoid of each; in float64."""
     logits = np.asarray(logits, np.float64)
     if not single:
         return 0.5 * (1.0 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
@@ -299,6 +300,7 @@ def mean(values: Sequence[float | None] | np.ndarray) -> float | None:
 
 
 def number(value: float) -> float | None:
+    """A figure for JSON, which has no NaN: None stands for it."""
     return None if np.isnan(value) else float(value)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from support import TINY
 from test_attentive_heads import TINY_VJEPA2
 from transformers import VJEPA2Config, VJEPA2Model
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from videomae import (
     VideoClassificationPipeline,
@@ -28,7 +29,7 @@ from videomae.commands.probe import main
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.data.video_dataset import VideoDataset
-from videomae.evaluation.attentive_heads import HeadsConfig
+from videomae.evaluation.attentive_heads import AttentiveHeads, HeadsConfig
 from videomae.evaluation.frozen_encoder import FrozenEncoder, level_blocks, open_encoder
 from videomae.evaluation.frozen_probe import FrozenOptions, report_lines, run_protocol, split_training
 from videomae.evaluation.multi_view import evaluate, load_classifier, saved_views
@@ -190,6 +191,24 @@ def test_a_resumed_run_ends_with_the_same_weights_and_figures(setting, lists, st
     again, _ = run(setting, lists, tmp_path / "run", resume="auto")
     assert equal(final(tmp_path / "run"), final(output))
     assert again["probes"] == report["probes"] and again["steps"] == report["steps"] == 2
+
+
+def test_checkpointing_and_micro_batches_change_nothing_but_rounding(setting, lists, straight, tmp_path, monkeypatch):
+    on, real = set(), AttentiveHeads.forward
+
+    def watched(heads, tokens):
+        if heads.training:
+            on.update(
+                each.gradient_checkpointing for each in heads.modules() if isinstance(each, GradientCheckpointingLayer)
+            )
+        return real(heads, tokens)
+
+    monkeypatch.setattr(AttentiveHeads, "forward", watched)
+    recipe = dataclasses.replace(SMALL, gradient_checkpointing=True)
+    run(setting, lists, tmp_path / "run", recipe, clips_per_device=3)
+    for name, value in final(straight[0]).items():
+        torch.testing.assert_close(final(tmp_path / "run")[name], value, atol=2e-3, rtol=0, msg=name)
+    assert on == {True}
 
 
 def test_tokens_live_for_one_step_or_one_video(setting, lists, tmp_path, monkeypatch):
