@@ -164,7 +164,11 @@ def clips_in_memory() -> Iterator[None]:
     @contextlib.contextmanager
     def open_stored(source: str, *_: Any, **__: Any) -> Iterator[SimpleNamespace]:
         frames = stored_frames(str(source))
-        read = lambda indices, short_side=None: frames[list(indices)]  # noqa: E731
+
+        def read(indices: Sequence[int], *, short_side: int | None = None, part: Any = None) -> torch.Tensor:
+            top, left, height, width = part(*frames.shape[1:3]) if part else (0, 0, *frames.shape[1:3])
+            return frames[list(indices), top : top + height, left : left + width]
+
         yield SimpleNamespace(num_frames=len(frames), truncated=False, read=read)
 
     before, samples.open_clip = samples.open_clip, open_stored
