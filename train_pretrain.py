@@ -37,13 +37,13 @@ from videomae.files import final_name, new_file
 from videomae.masking_videomae import make_mask, masks_of
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae import VideoMAEForPreTraining
-from videomae.models import open_config, weights_sha256
+from videomae.models import load_with_report, open_config, weights_sha256
 from videomae.pictures.drawing import grid_picture
 from videomae.pictures.reconstruction import reconstruct
 from videomae.sampling_videomae import ClipSampling
 from videomae.training.batches import StepPlan
 from videomae.training.forecast import dry_run
-from videomae.training.latent import LatentStudent, LatentTeacher, latent_loss, save_encoder
+from videomae.training.latent import LatentConfig, LatentStudent, LatentTeacher, latent_loss, save_encoder
 from videomae.training.loop import Loop, Loss, Parts, model_loss, overfit, save_whole
 from videomae.training.options import PRETRAIN, PretrainOptions, read_arguments
 from videomae.training.progress import say
@@ -140,17 +140,18 @@ def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
 
     With latent targets its decoder ends in the teacher's width, and starts afresh where the folder's does not.
     """
-    fields, model_class, of_targets = dict(recipe.config), VideoMAEForPreTraining, {}
-    if recipe.targets == "latent":
-        model_class, of_targets = LatentStudent, {"latent_size": open_config(recipe.teacher, "--teacher").hidden_size}
+    fields, model_class, config_class, width = dict(recipe.config), VideoMAEForPreTraining, VideoMAEConfig, {}
+    if recipe.teacher:
+        width = {"latent_size": open_config(recipe.teacher, "--teacher").hidden_size}
+        model_class, config_class = LatentStudent, LatentConfig
     if recipe.model in PRESETS:
         fields |= {
             "image_size": recipe.image_size,
             "num_frames": recipe.num_frames,
             "norm_pix_loss": recipe.norm_pix_loss,
+            **width,
         }
-        fields |= of_targets
-        config = VideoMAEConfig.preset(recipe.model, head="pretrain", version=recipe.version, **fields)
+        config = config_class.preset(recipe.model, head="pretrain", version=recipe.version, **fields)
         torch.manual_seed(recipe.seed)
         return model_class(config)
     if recipe.model.endswith((".pth", ".pt", ".bin")):
@@ -168,15 +169,15 @@ def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
             f"--model {recipe.model} is not the model that the recipe describes ({'; '.join(differing)}); "
             "choose the recipe of its size, or drop the recipe's own fields with an empty --config"
         )
-    for name, value in {"norm_pix_loss": recipe.norm_pix_loss, **of_targets}.items():
-        setattr(config, name, value)
-    model, report = model_class.from_pretrained(
-        recipe.model,
-        config=config,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=bool(of_targets),  # the pixel head of the folder; open_config has compared the others
-    )
+    loading: dict[str, Any] = {"norm_pix_loss": recipe.norm_pix_loss}
+    if width:  # the folder may have a head for pixels; open_config has compared the other shapes
+        loading = {"config": LatentConfig.from_dict({**config.to_dict(), **width}), "ignore_mismatched_sizes": True}
+    elif getattr(config, "latent_size", 0):
+        raise ValueError(
+            f"--model {recipe.model} is a checkpoint with latent targets, whose decoder predicts no pixels; give the `final` "
+            "folder of that run"
+        )
+    model, report = load_with_report(model_class, recipe.model, dtype=torch.float32, **loading)
     if names := sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}):
         tell(f"{recipe.model} has no weights for {len(names)} tensors ({names[0]}, ...): they start afresh")
     return model
@@ -331,7 +332,7 @@ def write_model_files(folder: Path, session: Session, data: PretrainData, plan: 
 
 
 def draw(
-    path: Path, session: Session, model: torch.nn.Module, samples: Mapping[str, Any], forward: Mapping[str, Any]
+    path: Path, session: Session, model: VideoMAEForPreTraining, samples: Mapping[str, Any], forward: Mapping[str, Any]
 ) -> None:
     """Save a picture of samples: the clip, what the encoder sees of it, and what comes out, without a leak."""
     rows, notes = [], {}

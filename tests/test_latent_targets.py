@@ -12,7 +12,7 @@ from transformers import VideoMAEModel as StockModel
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEModel, train_pretrain
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.masking_videomae import make_mask
-from videomae.training.latent import LatentStudent, LatentTeacher, latent_loss, save_encoder
+from videomae.training.latent import LatentConfig, LatentStudent, LatentTeacher, latent_loss, save_encoder
 from videomae.training.runs import read_log
 
 CLIP = {"image_size": 32, "num_frames": 8, "patch_size": 8}
@@ -24,7 +24,7 @@ DECODER = {
     "decoder_intermediate_size": 32,
 }
 TEACHER = VideoMAEConfig(**CLIP, **{**SIZES, "hidden_size": 24}, **DECODER, use_mean_pooling=False)
-STUDENT = VideoMAEConfig(**CLIP, **SIZES, **DECODER, use_mean_pooling=False, latent_size=24)
+STUDENT = LatentConfig(**CLIP, **SIZES, **DECODER, use_mean_pooling=False, latent_size=24)
 GRID = (4, 4, 4)
 
 
@@ -206,6 +206,8 @@ def test_a_student_becomes_the_teacher_or_the_start_of_another(videos, whole, tm
     assert pretrain(videos, tmp_path / "third", "--targets", "latent", "--teacher", whole / "final", *start) == 0
     assert pretrain(videos, tmp_path / "pixels", *start) == 0
     assert VideoMAEForPreTraining.from_pretrained(tmp_path / "pixels/final").decoder.head.out_features == 384
+    with pytest.raises(ValueError, match=r"checkpoint-8 is a checkpoint with latent targets.* give the `final`"):
+        pretrain(videos, tmp_path / "other", "--model", whole / "checkpoint-8", "--config")
 
 
 def test_pixel_targets_take_block_masks_too(videos, tmp_path):

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 from transformers.models.videomae.modeling_videomae import VideoMAEForPreTrainingOutput
 
 from videomae.configuration_videomae import VideoMAEConfig
@@ -55,13 +57,20 @@ class LatentTeacher:
         return F.layer_norm(tokens.float(), tokens.shape[-1:])
 
 
+@strict
+class LatentConfig(VideoMAEConfig):
+    """A VideoMAE configuration with the teacher's width, `latent_size`."""
+
+    latent_size: int = 0
+
+
 class LatentStudent(VideoMAEForPreTraining):
-    """VideoMAE's encoder and decoder, whose last layer has the teacher's width; only checkpoints hold it whole.
+    """VideoMAE's encoder and decoder, whose last layer has the teacher's width; only checkpoints hold it whole."""
 
-    `config.latent_size` is that width; the encoder has any size.
-    """
+    config_class = LatentConfig
+    config: LatentConfig
 
-    def __init__(self, config: VideoMAEConfig):
+    def __init__(self, config: LatentConfig):
         super().__init__(config)
         self.decoder.head = nn.Linear(config.decoder_hidden_size, config.latent_size)
         self._init_weights(self.decoder.head)
@@ -97,7 +106,7 @@ def latent_loss(
     return model(**batch, latents=teacher(batch["pixel_values"][::masks]), **forward).loss
 
 
-def save_encoder(model: nn.Module, folder: Path, weights: Mapping[str, Tensor]) -> None:
+def save_encoder(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write the encoder of a student alone: an ordinary VideoMAEModel folder, without the decoder."""
     fields = {name: value for name, value in model.config.to_dict().items() if name != "latent_size"}
     with torch.device("meta"):
