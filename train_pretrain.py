@@ -101,7 +101,12 @@ def overfit_samples(recipe: PretrainRecipe, options: PretrainOptions) -> int:
         what=f"{options.overfit} samples",
         steps=OVERFIT_STEPS,
         goal=OVERFIT_GOAL,
-        advice="the clips (--picture_every 1), the masks and --norm_pix_loss, or try fewer samples",
+        advice=(
+            "the masks and the teacher"
+            if data.teacher
+            else "the clips (--picture_every 1), the masks and --norm_pix_loss"
+        )
+        + ", or try fewer samples",
     )
 
 
@@ -140,10 +145,10 @@ def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
 
     With latent targets its decoder ends in the teacher's width, and starts afresh where the folder's does not.
     """
-    fields, model_class, config_class, width = dict(recipe.config), VideoMAEForPreTraining, VideoMAEConfig, {}
+    fields, width = dict(recipe.config), {}
+    model_class: Any = VideoMAEForPreTraining
     if recipe.teacher:
-        width = {"latent_size": open_config(recipe.teacher, "--teacher").hidden_size}
-        model_class, config_class = LatentStudent, LatentConfig
+        model_class, width = LatentStudent, {"latent_size": open_config(recipe.teacher, "--teacher").hidden_size}
     if recipe.model in PRESETS:
         fields |= {
             "image_size": recipe.image_size,
@@ -151,7 +156,7 @@ def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
             "norm_pix_loss": recipe.norm_pix_loss,
             **width,
         }
-        config = config_class.preset(recipe.model, head="pretrain", version=recipe.version, **fields)
+        config = model_class.config_class.preset(recipe.model, head="pretrain", version=recipe.version, **fields)
         torch.manual_seed(recipe.seed)
         return model_class(config)
     if recipe.model.endswith((".pth", ".pt", ".bin")):

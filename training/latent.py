@@ -15,7 +15,6 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers.models.videomae.modeling_videomae import VideoMAEForPreTrainingOutput
 
 from videomae.configuration_videomae import VideoMAEConfig
@@ -106,7 +105,7 @@ def latent_loss(
     return model(**batch, latents=teacher(batch["pixel_values"][::masks]), **forward).loss
 
 
-def save_encoder(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
+def save_encoder(model: LatentStudent, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write the encoder of a student alone: an ordinary VideoMAEModel folder, without the decoder."""
     fields = {name: value for name, value in model.config.to_dict().items() if name != "latent_size"}
     with torch.device("meta"):

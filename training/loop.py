@@ -47,7 +47,7 @@ def model_loss(model: nn.Module, batch: Mapping[str, Any], **forward: Any) -> to
     return model(**batch, **forward).loss
 
 
-def save_whole(model: nn.Module, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
+def save_whole(model: Any, folder: Path, weights: Mapping[str, Any]) -> None:
     """Write a model folder of `weights`, the whole state of the model."""
     model.save_pretrained(folder, state_dict=weights)
 
@@ -104,9 +104,7 @@ class Parts:
     write_state: Callable[[Path], None] | None = None  # further files of the training state, and their reading
     read_state: Callable[[Path], None] | None = None
     smallest: int = 1  # clips of the smallest micro-batch that `collate` takes
-    save: Callable[[nn.Module, Path, Mapping[str, torch.Tensor]], None] = (
-        save_whole  # what RUN/final holds of the model
-    )
+    save: Callable[[Any, Path, Mapping[str, Any]], None] = save_whole  # writes what RUN/final holds of the model
 
 
 class Loop:
