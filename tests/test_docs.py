@@ -299,5 +299,5 @@ def test_every_recipe_that_a_document_names_exists():
     for document in DOCUMENTS:
         names = set(re.findall(r"--recipe ([a-z0-9][\w-]+)(?!\S)", text_of(document)))
         names |= {span for span in code_spans(prose(document)) if re.fullmatch(r"(v[12]|ad|mm)-[\w-]+", span)}
-        unknown = names - {recipe for recipes in KINDS.values() for recipe in recipes} - {*PROBE_RECIPES}
+        unknown = names - {recipe for recipes in KINDS.values() for recipe in recipes} - set(PROBE_RECIPES)
         assert not unknown, f"{document}: {unknown}"
