@@ -60,6 +60,7 @@ browser: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/pyright
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -9,6 +9,7 @@ and chosen is evaluation/frozen_probe.py, in the package; this file travels with
 # K labels
 
 import math
+from typing import Any, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -50,7 +51,7 @@ class AttentiveHead(nn.Module):
             num_attention_heads=heads,
             num_pooler_layers=blocks - 1,
             layer_norm_eps=HEAD_NORM_EPS,
-            attn_implementation=attention or "sdpa",
+            attn_implementation=attention or "sdpa",  # pyright: ignore[reportCallIssue]  # every configuration takes it
         )
         self.pooler = VJEPA2AttentivePooler(config)
         self.linear = HeadLinear(width, num_labels)
@@ -81,7 +82,7 @@ def init_head(module: nn.Module) -> bool:
             init.ones_(part.weight)
             init.zeros_(part.bias)
     _truncated(module.query_tokens, 1.0)
-    for number, layer in enumerate(module.self_attention_layers, start=1):
+    for number, layer in enumerate(cast(Any, module.self_attention_layers), start=1):
         for last in (layer.self_attn.out_proj, layer.mlp.fc2):
             _truncated(last.weight, math.sqrt(2.0 * number))
     # The official code takes the number of the last self-attention block here, not the next one.

@@ -5,6 +5,7 @@ Nothing changes in transformers until `register_auto_classes()` is called, and t
 """
 
 import functools
+from typing import Any, cast
 
 from transformers import (
     IMAGE_PROCESSOR_MAPPING,
@@ -38,14 +39,14 @@ def register_auto_classes() -> None:
     ):
         auto.register(VideoMAEConfig, model, exist_ok=True)
     # Not AutoModel.register: it refuses an encoder whose own configuration is the plain one.
-    MODEL_MAPPING.register(ReducedVideoMAEConfig, VideoMAEModel, exist_ok=True)
+    cast(Any, MODEL_MAPPING).register(ReducedVideoMAEConfig, VideoMAEModel, exist_ok=True)  # annotated for tokenizers
     AutoModelForVideoClassification.register(
         ReducedVideoMAEConfig, ReducedVideoMAEForVideoClassification, exist_ok=True
     )
     both = {"pil": VideoMAEImageProcessor, "torchvision": VideoMAEImageProcessor}
     # Not AutoImageProcessor.register: it first looks up what it replaces, and that advises to install torchvision.
     for config in (VideoMAEConfig, ReducedVideoMAEConfig):
-        IMAGE_PROCESSOR_MAPPING.register(config, both, exist_ok=True)  # pyright: ignore[reportArgumentType]  # its own values are dicts
+        cast(Any, IMAGE_PROCESSOR_MAPPING).register(config, both, exist_ok=True)
         AutoVideoProcessor.register(config, VideoMAEVideoProcessor, exist_ok=True)
     if not is_torchvision_available():
         _let_placeholders_find_video_processors()

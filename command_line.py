@@ -16,7 +16,7 @@ import shutil
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,10 +93,10 @@ class Parser(argparse.ArgumentParser):
         self._positionals.title = "arguments"
         self.switches: set[str] = set()
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # it is the same; overloads hide it
         return super().parse_known_args(self._words(sys.argv[1:] if args is None else args), namespace)
 
-    def _words(self, args: Sequence[str]) -> list[str]:
+    def _words(self, args: Iterable[str]) -> list[str]:
         """The words with options spelt as the fields are, and `--switch` told apart from `--switch VALUE`."""
         words = list(map(str, args))
         end = words.index("--") if "--" in words else len(words)
@@ -335,7 +335,7 @@ def _metavar(hint: Any, metadata: Mapping[str, Any]) -> str | tuple[str, ...]:
     if _is_tuple(hint) and typing.get_args(hint)[-1] is not Ellipsis:
         return ("X",) * len(typing.get_args(hint))
     kinds = {"file": "FILE", "folder": "FOLDER", "path": "DATA", "model": "MODEL", "weights": "FILE"}
-    return {int: "N", float: "X", bool: "{true,false}"}.get(hint) or kinds.get(metadata.get("kind"), "TEXT")
+    return {int: "N", float: "X", bool: "{true,false}"}.get(hint) or kinds.get(metadata.get("kind", ""), "TEXT")
 
 
 def _converted(value: Any, hint: Any, none: str = "none") -> Any:

@@ -29,12 +29,13 @@ from videomae.conversion.options import ABOUT, ConvertOptions
 from videomae.conversion.plan import Plan, model_class, plan, preset_of
 from videomae.conversion.proof import prove
 from videomae.files import new_file, new_folder, sha256_of, write_atomic, write_json
+from videomae.modeling_videomae import VideoMAEPreTrainedModel
 from videomae.remote_code import add_code
 
 SPARE_BYTES = 200_000_000  # left free on the disk after writing
 
 
-def build(planned: Plan) -> torch.nn.Module:
+def build(planned: Plan) -> VideoMAEPreTrainedModel:
     """The model with every parameter filled from the source, in float32, and nothing left over on either side."""
     with torch.device("meta"):
         model = model_class(planned.layout)(planned.config)
@@ -82,7 +83,7 @@ def convert(
     num_attention_heads: int | None = None,
     decoder_num_attention_heads: int | None = None,
     labels: str | Path | Sequence[str] | Mapping[int, str] | None = None,
-) -> torch.nn.Module:
+) -> VideoMAEPreTrainedModel:
     """The model of a released checkpoint (a file, a folder or a Hub name), ready for `save_pretrained`.
 
     `name` is an entry of zoo.yaml or its Hub name. The head counts are needed for sizes that were never released.
@@ -236,7 +237,7 @@ def summary(planned: Plan) -> str:
     size = preset_of(config.to_dict()) or "no released size"
     lines = [
         f"{source.file}: {planned.layout.title}; {len(source.tensors)} tensors {under}",
-        f"{config.architectures[0]}, {size}: width {config.hidden_size}, {config.num_hidden_layers} layers, "
+        f"{model_class(planned.layout).__name__}, {size}: width {config.hidden_size}, {config.num_hidden_layers} layers, "
         f"{config.num_attention_heads} heads, patch {config.patch_size}, {config.num_frames} frames of {config.image_size}",
     ]
     if planned.entry:

@@ -15,16 +15,13 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
+from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor, get_size_dict
 from transformers.image_transforms import get_size_with_aspect_ratio
-from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    PILImageResampling,
-    get_image_size_for_max_height_width,
-)
+from transformers.image_utils import PILImageResampling, get_image_size_for_max_height_width
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 logger = logging.get_logger(__name__)
 
@@ -67,7 +64,7 @@ def resize_short_side(
     frames: torch.Tensor, short_side: int, *, antialias: bool = True, interpolation: str = "bilinear"
 ) -> torch.Tensor:
     """(..., C, H, W) -> the same with the shorter side `short_side` and the aspect kept."""
-    height, width = short_side_size(*frames.shape[-2:], short_side)
+    height, width = short_side_size(frames.shape[-2], frames.shape[-1], short_side)
     return resize(frames, height, width, antialias=antialias, interpolation=interpolation)
 
 
@@ -117,11 +114,11 @@ def rescale_and_normalize(
     if mean is None:
         return out if scale == 1.0 else out.mul_(scale)
     # Rescaling is folded into mean and std, in this order of operations: other orders differ in the last bit.
-    mean = torch.tensor(mean, dtype=torch.float32, device=out.device).view(-1, 1, 1)
-    std = torch.tensor(std, dtype=torch.float32, device=out.device).view(-1, 1, 1)
+    shift = torch.tensor(mean, dtype=torch.float32, device=out.device).view(-1, 1, 1)
+    spread = torch.tensor(std, dtype=torch.float32, device=out.device).view(-1, 1, 1)
     if scale != 1.0:
-        mean, std = mean * (1.0 / scale), std * (1.0 / scale)
-    return out.sub_(mean).div_(std)
+        shift, spread = shift * (1.0 / scale), spread * (1.0 / scale)
+    return out.sub_(shift).div_(spread)
 
 
 class VideoMAEImageKwargs(ImagesKwargs, total=False):
@@ -143,6 +140,13 @@ class VideoMAEImageProcessor(BaseImageProcessor):
     valid_kwargs = VideoMAEImageKwargs
     model_input_names = ["pixel_values"]
     default_to_square = False
+
+    # The constructor sets these by their names, from SETTINGS and what it is given.
+    size: dict[str, int]
+    crop_size: dict[str, int]
+    image_mean: list[float]
+    image_std: list[float]
+    do_center_crop: bool
 
     def __init__(
         self,
@@ -168,10 +172,13 @@ class VideoMAEImageProcessor(BaseImageProcessor):
         for name, value in _checked(settings).items():
             setattr(self, name, value)
 
-    def __call__(self, images=None, *, videos=None, **kwargs) -> BatchFeature:
+    # What comes first is a video, and nothing else goes by place: transformers' own classes narrow these methods so.
+    def __call__(self, images=None, *, videos=None, **kwargs) -> BatchFeature:  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
         return self.preprocess(images if videos is None else videos, **kwargs)
 
-    def preprocess(self, videos, *, return_tensors: str | None = None, device=None, **kwargs) -> BatchFeature:
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
+        self, videos, *, return_tensors: str | None = None, device=None, **kwargs
+    ) -> BatchFeature:
         """Every option of the constructor can be given for this call alone; `return_tensors` is "pt" or "np"."""
         settings = self.call_settings(kwargs)
         clips = [self._process(video, settings, device) for video in list_videos(videos)]
@@ -371,7 +378,7 @@ def clip_tensors(video, input_data_format: str | None = None, *, convert_rgb: bo
     return [_channels_first(clip, input_data_format, convert_rgb) for clip in clips]
 
 
-def _stacked(frames: list[np.ndarray] | list[torch.Tensor]) -> torch.Tensor:
+def _stacked(frames: list) -> torch.Tensor:
     """One copy, and none where torch would first have to take each array in."""
     return torch.from_numpy(np.stack(frames)) if isinstance(frames[0], np.ndarray) else torch.stack(frames)
 

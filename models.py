@@ -14,7 +14,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -121,13 +121,14 @@ def open_model(
     *,
     may_lack: str | None = None,
     way_out: str = "`videomae doctor` reports what is wrong with the folder",
+    **options: Any,
 ) -> Model:
     """The model of that class from a folder or Hub name, in float32 and evaluation mode, without warnings.
 
     Parameters that the folder has no weights for are an error, unless their whole name matches the pattern `may_lack`.
-    Weights that the class has no place for, such as a head, are left out.
+    Weights that the class has no place for, such as a head, are left out. `options` change fields of the configuration.
     """
-    opened, report = load_with_report(kind, model, dtype=torch.float32)
+    opened, report = load_with_report(kind, model, dtype=torch.float32, **options)
     missing = sorted(name for name in report["missing_keys"] if not (may_lack and re.fullmatch(may_lack, name)))
     if missing:
         raise ValueError(
@@ -144,7 +145,8 @@ def load_with_report(kind: type[Model], model: str | os.PathLike, **options: Any
     """
     transformers_logging.disable_progress_bar()
     with quiet_loading():
-        return kind.from_pretrained(model, output_loading_info=True, **options)
+        # The annotation of transformers leaves out that a report comes with the model.
+        return cast(Any, kind).from_pretrained(model, output_loading_info=True, **options)
 
 
 @contextlib.contextmanager
@@ -295,7 +297,8 @@ def _shapes_of(file: Path, named: str) -> dict[str, tuple[int, ...]]:
 
 def open_device(name: str | None) -> torch.device:
     """The device of that name, or the accelerator, or the CPU where there is none."""
-    here = ["cpu"] + ([torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else [])
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    here = ["cpu"] + ([accelerator.type] if accelerator is not None else [])
     if name is None:
         return torch.device(here[-1])
     try:

@@ -9,8 +9,8 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from transformers import VideoClassificationPipeline as StockVideoClassificationPipeline
@@ -39,6 +39,9 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
     calibrated by the config's `temperature`, which changes no answer; transformers' own pipeline ignores it.
     """
 
+    model: Any
+    video_processor: Any  # ours where the model is
+
     def __init__(self, model, *args, video_processor=None, image_processor=None, **kwargs):
         self._is_videomae = getattr(model.config, "model_type", None) == "videomae"
         if self._is_videomae:
@@ -56,14 +59,15 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
 
     def __call__(self, inputs, **kwargs):
         """A video gives a list of labels with scores, best first; a list of videos gives a list of those."""
+        answer = cast(Callable[..., Any], super().__call__)  # transformers' annotation knows strings alone
         if self._is_videomae and isinstance(inputs, (list, tuple)):
             if not inputs:
                 return []
             if is_frame(inputs[0]):
-                return super().__call__([inputs], **kwargs)[0]
-        return super().__call__(inputs, **kwargs)
+                return answer([inputs], **kwargs)[0]
+        return answer(inputs, **kwargs)
 
-    def _sanitize_parameters(self, views=None, errors=None, limits=None, **kwargs):
+    def _sanitize_parameters(self, views=None, errors=None, limits=None, **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]  # all go by name
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
         options = {"views": views, "errors": errors, "limits": limits}
         return preprocess | {k: v for k, v in options.items() if v is not None}, forward, postprocess
@@ -123,7 +127,9 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         can be decoded.
         """
         settings = self.video_processor.call_settings({})
-        policy = dataclasses.replace(self.video_processor.sampling, num_frames=self.model.config.num_frames)
+        policy: ClipSampling = dataclasses.replace(
+            self.video_processor.sampling, num_frames=self.model.config.num_frames
+        )
         if sampling is not None:
             changed = sampling if isinstance(sampling, dict) else sampling.to_dict()
             policy = ClipSampling.from_dict(policy.to_dict() | changed)
@@ -244,6 +250,5 @@ def _processor_of(video_processor, image_processor, folder: str | None) -> Video
     given = video_processor or image_processor
     if given is None:
         raise ValueError("no video processor was given and the model's folder has none; pass video_processor")
-    return VideoMAEVideoProcessor.from_dict(
-        {name: value for name, value in given.to_dict().items() if name in SETTINGS or name == "sampling"}
-    )
+    settings = {name: value for name, value in given.to_dict().items() if name in SETTINGS or name == "sampling"}
+    return cast(VideoMAEVideoProcessor, VideoMAEVideoProcessor.from_dict(settings))

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,6 +46,12 @@ class KeyFrameClip:
     picture: np.ndarray | None = None  # (H, W, 3), the frame nearest to the key frame
     index: int = -1  # and its number in the file
 
+    @property
+    def key_picture(self) -> np.ndarray:
+        """`picture`, of a clip that is complete."""
+        assert self.picture is not None
+        return self.picture
+
 
 class VideoActionDetectionPipeline(ChunkPipeline):
     """Actions of every person in a video.
@@ -69,6 +75,8 @@ class VideoActionDetectionPipeline(ChunkPipeline):
     action_score, top_k: which actions are listed.
     clips_per_batch: key frames that go through the model together.
     """
+
+    model: Any
 
     _load_processor = False
     _load_image_processor = False
@@ -104,7 +112,8 @@ class VideoActionDetectionPipeline(ChunkPipeline):
         for inputs in self.preprocess(video, **preprocess):
             yield from self.postprocess([self.forward(inputs, **forward)], **postprocess)
 
-    def preprocess(
+    # As in transformers' own pipelines, the parameters of these say what they are.
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
         self,
         video,
         boxes: Mapping[float, Any] | str | os.PathLike | None = None,
@@ -169,7 +178,7 @@ class VideoActionDetectionPipeline(ChunkPipeline):
                 persons = known_boxes(rows, seconds, info.height, info.width)
                 check_boxes(persons[:, :4], info.height, info.width, f"persons at {seconds:g} s")
             return iter(sorted(known)), lambda clip: known_boxes(
-                known[clip.seconds], clip.seconds, *clip.picture.shape[:2]
+                known[clip.seconds], clip.seconds, *clip.key_picture.shape[:2]
             )
         if detector is None:
             raise ValueError(
@@ -178,14 +187,14 @@ class VideoActionDetectionPipeline(ChunkPipeline):
             )
         look = person_finder(detector, self.device)
         least = PERSON_SCORE[self.model.config.detection_family] if person_score is None else person_score
-        return regular, lambda clip: look(clip.picture, least)
+        return regular, lambda clip: look(clip.key_picture, least)
 
     def _inputs(self, batch: list[tuple[KeyFrameClip, torch.Tensor]]) -> dict[str, Any]:
         """Model input of some key frames; only those with persons have pixels."""
         mean, std = self.model.config.pixel_statistics
         key_frames, clips, boxes = [], [], []
         for clip, persons in batch:
-            height, width = clip.picture.shape[:2]
+            height, width = clip.key_picture.shape[:2]
             check_boxes(persons[:, :4], height, width, f"persons at {clip.seconds:g} s")
             key_frames.append(
                 {
@@ -201,11 +210,13 @@ class VideoActionDetectionPipeline(ChunkPipeline):
                 shares = persons[:, :4] / persons.new_tensor([width, height, width, height])
                 inclusive = self.model.config.detection_family == "videomae"
                 clips.append(frames)
-                boxes.append(scale_boxes(shares, (height, width), tuple(frames.shape[-2:]), inclusive=inclusive))
+                boxes.append(
+                    scale_boxes(shares, (height, width), (frames.shape[-2], frames.shape[-1]), inclusive=inclusive)
+                )
         pixels = rescale_and_normalize(torch.stack(clips), mean, std).to(self.dtype) if clips else None
         return {"pixel_values": pixels, "boxes": boxes, "key_frames": key_frames}
 
-    def _forward(self, inputs):
+    def _forward(self, inputs):  # pyright: ignore[reportIncompatibleMethodOverride]  # see preprocess
         scores = None
         if inputs["pixel_values"] is not None:
             logits = self.model(inputs["pixel_values"], inputs["boxes"]).logits
@@ -213,7 +224,9 @@ class VideoActionDetectionPipeline(ChunkPipeline):
             scores = action_scores(logits, torch.tensor(persons), self.model.config.detection_family)
         return {"is_last": inputs["is_last"], "scores": scores, "key_frames": inputs["key_frames"]}
 
-    def postprocess(self, outputs, action_score: float = 0.0, top_k: int = 5) -> list[dict[str, Any]]:
+    def postprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  # see preprocess
+        self, outputs, action_score: float = 0.0, top_k: int = 5
+    ) -> list[dict[str, Any]]:
         names = self.model.config.id2label
         results = []
         for output in outputs:
@@ -295,7 +308,7 @@ class _Frame:
 
     def __init__(self, picture: np.ndarray, seconds: float, index: int, short_side: int, rounded: bool):
         self.picture, self.seconds, self.index = picture, seconds, index
-        self._size = scaled_size(*picture.shape[:2], short_side, rounded=rounded)
+        self._size = scaled_size(picture.shape[0], picture.shape[1], short_side, rounded=rounded)
         self._scaled: torch.Tensor | None = None
 
     @property
@@ -310,8 +323,9 @@ def _take(clip: KeyFrameClip, before: _Frame | None, frame: _Frame) -> None:
     """Give a clip what the times between two frames in a row decide."""
 
     def nearer(seconds: float) -> _Frame:
-        earlier = before is not None and seconds - before.seconds < frame.seconds - seconds
-        return before if earlier else frame
+        if before is not None and seconds - before.seconds < frame.seconds - seconds:
+            return before
+        return frame
 
     while len(clip.frames) < len(clip.targets) and clip.targets[len(clip.frames)] <= frame.seconds:
         clip.frames.append(nearer(clip.targets[len(clip.frames)]).scaled)
@@ -341,7 +355,7 @@ def person_finder(detector: Any, device: torch.device) -> Callable[[np.ndarray, 
     def find(picture: np.ndarray, score: float) -> torch.Tensor:
         height, width = picture.shape[:2]
         found = []
-        for item in detector(Image.fromarray(picture)):
+        for item in cast(Any, detector)(Image.fromarray(picture)):
             if str(item["label"]).lower() not in ("person", "human", "people") or item["score"] < score:
                 continue
             box = item["box"]
@@ -356,7 +370,7 @@ def person_finder(detector: Any, device: torch.device) -> Callable[[np.ndarray, 
 
 
 def whole_frame(clip: KeyFrameClip) -> torch.Tensor:
-    height, width = clip.picture.shape[:2]
+    height, width = clip.key_picture.shape[:2]
     return torch.tensor([[0.0, 0.0, float(width), float(height), 1.0]])
 
 
@@ -406,6 +420,7 @@ def _boxes_from_json(path: str | os.PathLike) -> dict[float, list[list[float]]]:
         content = content.get("key_frames", content)
     entries = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else [])
     boxes: dict[float, list[list[float]]] = {}
+    key: Any = None
     try:
         for key, entry in entries:
             if isinstance(content, dict):

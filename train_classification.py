@@ -102,29 +102,30 @@ def train(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
     with Loop(session, plan, parts) as loop:
         for done in loop:
             if data.validation and (loop.every_epochs(options.validate_every) or done == plan.total_steps):
-                look(loop, data, watch)
+                look(loop, data, data.validation, watch)
                 if 0 < options.early_stopping <= watch.worse_in_row:
                     looks = f"no better validation for {watch.worse_in_row} looks"
                     loop.stop(f"{looks}: stopped, the best was step {watch.best_step}")
     if loop.ended and (options.test_data or options.test_split):
-        test_at_the_end(loop, data, watch)
+        test_at_the_end(loop, recipe, options, data, watch)
     return session.end(loop.exit_code)
 
 
-def look(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
+def look(loop: Loop, data: "ClassificationData", validation: VideoDataset, watch: Watch) -> None:
     """Validate, keep the best, and note what a user should know."""
     session = loop.session
     with averaged(loop.plain_model, loop.ema):
         outputs, labels = outputs_and_labels(
             session.accelerator,
             loop.model,
-            data.validation,
+            validation,
             ClassificationCollator(mean=data.mean, std=data.std, as_bytes=True),
             clips_per_device=max(loop.plan.clips_per_device, 1),
             num_workers=session.workers,
         )
         metrics = measured(outputs, labels, data.problem)
-        beside = {"val_top1": f"chance {chance(data.validation.labels.tolist()):.3g}"} if "top1" in metrics else {}
+        given = validation.manifest.given_labels.tolist()
+        beside = {"val_top1": f"chance {chance(given):.3g}"} if "top1" in metrics else {}
         values = {f"val_{name}": value for name, value in metrics.items()}
         loop.log.line(loop.done, values, what="validation", beside=beside)
         if watch.note(loop.done, metrics):
@@ -137,23 +138,22 @@ def look(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
     loop.ask_to_save()
     if watch.looks == EARLY_VALIDATIONS and data.problem == "single_label_classification":
         epochs = round(loop.done / loop.plan.steps_per_epoch)
-        labels = data.validation.labels.tolist()
-        if warning := chance_warning(metrics, labels, epochs=epochs, base_lr=session.recipe.base_lr):
+        if warning := chance_warning(metrics, given, epochs=epochs, base_lr=session.recipe.base_lr):
             session.tell(warning)
 
 
-def test_at_the_end(loop: Loop, data: "ClassificationData", watch: Watch) -> None:
+def test_at_the_end(
+    loop: Loop, recipe: FinetuneRecipe, options: FinetuneOptions, data: "ClassificationData", watch: Watch
+) -> None:
     """The multi-view test of the weights that evaluation/final_test.py decides on; their card gets the result."""
     session, run = loop.session, loop.run.folder
     name = weights_to_test(
-        session.recipe.test_weights, early_stopping=session.options.early_stopping > 0, has_best=(run / BEST).is_dir()
+        recipe.test_weights, early_stopping=options.early_stopping > 0, has_best=(run / BEST).is_dir()
     )
     validation = data.validation.manifest if data.validation else None
-    tested = test(
-        run / name, session.recipe, session.options, data.class_names, output=run / "test", validation=validation
-    )
+    tested = test(run / name, recipe, options, data.class_names, output=run / "test", validation=validation)
     if tested:
-        results = [*validation_results(watch, session.recipe, data), card_result(tested)]
+        results = [*validation_results(watch, recipe, data), card_result(tested)]
         write_model_files(run / name, session, data, loop.plan, watch.best_step if name == BEST else loop.done, results)
 
 
@@ -161,7 +161,9 @@ def validation_results(watch: Watch, recipe: FinetuneRecipe, data: "Classificati
     """The best validation so far, for the card."""
     if data.validation is None:
         return []
-    by_guess = chance(data.validation.labels.tolist()) if data.problem == "single_label_classification" else None
+    by_guess = None
+    if data.problem == "single_label_classification":
+        by_guess = chance(data.validation.manifest.given_labels.tolist())
     found = watch.results(
         dataset=data.facts["validation"], videos=len(data.validation), num_frames=recipe.num_frames, chance=by_guess
     )
@@ -195,6 +197,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     train = open_manifest(options.data, split=options.train_split, class_names=names, **read)
     train.check_labels(num_labels=recipe.num_labels, classes=recipe.label_kind == "class")
     names, num_labels = train.class_names, recipe.num_labels or train.num_labels
+    assert num_labels is not None  # there are labels
     if names is not None and len(names) != num_labels:
         raise ValueError(
             f"num_labels is {num_labels}, by --num_labels or the recipe, but {train.origin} has {len(names)} class names; "
@@ -234,7 +237,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         std=tuple(std),
     )
     common = {"sampling": sampling, "seed": recipe.seed, "max_broken": options.max_broken, "errors": options.errors}
-    facts = {
+    facts: dict[str, Any] = {
         **named_data(options, options.data),
         "clips": len(train),
         "classes": num_labels,
@@ -243,8 +246,10 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     if options.fold:
         facts["fold_held_out"] = options.fold
     if recipe.label_kind == "class" and num_labels <= SHOWN_CLASSES:
-        facts["clips_per_class"] = train.labels.bincount(minlength=num_labels).tolist()
-    val_name = options.dataset_name or Path(options.val_data or options.data).name if validation is not None else None
+        facts["clips_per_class"] = train.given_labels.bincount(minlength=num_labels).tolist()
+    if validation is not None:
+        name = options.dataset_name or Path(options.val_data or options.data).name
+        facts |= {"validation": name, "validation_clips": len(validation)}
     return ClassificationData(
         train=VideoDataset(
             train, mode="train", transform=transform, num_samples=recipe.num_samples, as_bytes=True, **common
@@ -259,7 +264,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
         problem=PROBLEMS[recipe.label_kind],
         mean=mean,
         std=std,
-        facts=facts | ({"validation": val_name, "validation_clips": len(validation)} if val_name else {}),
+        facts=facts,
     )
 
 
@@ -298,7 +303,7 @@ def held_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, Man
 
 
 def tell_empty_classes(manifest: Manifest, names: Sequence[str] | None, num_labels: int, tell) -> None:
-    empty = sorted(set(range(num_labels)) - set(manifest.labels.tolist()))
+    empty = sorted(set(range(num_labels)) - set(manifest.given_labels.tolist()))
     if empty:
         shown = ", ".join(names[label] if names else str(label) for label in empty[:8])
         tell(
@@ -347,7 +352,7 @@ def build_objective(
 ) -> Objective:
     weights = None
     if data.problem == "single_label_classification":
-        weights = class_weights(data.train.labels.tolist(), data.num_labels, recipe.class_weights)
+        weights = class_weights(data.train.manifest.given_labels.tolist(), data.num_labels, recipe.class_weights)
     elif recipe.class_weights != "none":
         raise ValueError(f"class_weights {recipe.class_weights!r} is for one class a video, not for {data.problem}")
     common = {
@@ -500,7 +505,7 @@ def card_result(tested: Mapping[str, Any]) -> dict[str, Any]:
     return {"split": "test", **{name: tested[name] for name in (*names, *single) if name in names or name in tested}}
 
 
-test.__test__ = False  # a name that pytest would otherwise collect where it is imported
+vars(test)["__test__"] = False  # a name that pytest would otherwise collect where it is imported
 
 # ----------------------------------------------------------------------------------------------------------- overfit
 

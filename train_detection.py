@@ -78,7 +78,7 @@ def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
     with Loop(session, plan, parts) as loop:
         for done in loop:
             if val and (loop.every_epochs(options.eval_every) or done == loop.last_step):
-                result = test_now(session, loop.model, val, loop.run.folder / f"test-{done}")
+                result = test_now(session, options, loop.model, val, loop.run.folder / f"test-{done}")
                 if result:  # in the main process
                     loop.log.line(done, {"val_map": result["mAP"]}, what="test")
                     tested.results = [card_result(result, options)]
@@ -86,19 +86,19 @@ def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
     return session.end(loop.exit_code)
 
 
-def test(options: DetectionOptions, box_score: float | None) -> int:
+def test(folder: str, options: DetectionOptions, box_score: float | None) -> int:
     """Test a model folder: mAP to the terminal, and with --output the result CSV and a JSON of every number."""
     if not options.val_annotations:
         raise ValueError("--test needs --val_annotations, the AVA CSV to compare with")
     session = Session(DETECTION["tiny"], options)  # the recipe has no part in a test
-    open_config(options.test, "--test", kind="ForActionDetection")
-    model = VideoMAEForActionDetection.from_pretrained(options.test, dtype=torch.float32).eval()
+    open_config(folder, "--test", kind="ForActionDetection")
+    model = VideoMAEForActionDetection.from_pretrained(folder, dtype=torch.float32).eval()
     actions = read_action_list(options.actions) if options.actions else None
     if box_score is None:
         box_score = DetectionRecipe.box_score if model.config.detection_family == "videomae" else 0.9
     val = test_data(options, model.config, box_score, actions)
     model = session.accelerator.prepare(model)
-    tested = test_now(session, model, val, Path(options.output) if options.output else None)
+    tested = test_now(session, options, model, val, Path(options.output) if options.output else None)
     if tested:
         print(
             f"mAP@0.5 {100 * tested['mAP']:.2f} with {tested['boxes']} persons, {tested['num_key_frames']} key frames"
@@ -108,9 +108,11 @@ def test(options: DetectionOptions, box_score: float | None) -> int:
     return 0
 
 
-def test_now(session: Session, model: torch.nn.Module, val: AvaDataset, folder: Path | None) -> dict[str, Any] | None:
+def test_now(
+    session: Session, options: DetectionOptions, model: torch.nn.Module, val: AvaDataset, folder: Path | None
+) -> dict[str, Any] | None:
     """Detect, score, and write FOLDER/detections.csv (the challenge's format) and FOLDER/ava_map.json."""
-    options, accelerator = session.options, session.accelerator
+    accelerator = session.accelerator
     began, seen = time.monotonic(), 0
 
     def progress(count: int) -> None:
@@ -130,7 +132,7 @@ def test_now(session: Session, model: torch.nn.Module, val: AvaDataset, folder: 
         num_workers=session.workers,
         progress=progress,
     )
-    state = accelerator.get_state_dict(model)  # every process joins in
+    state: Any = accelerator.get_state_dict(model)  # every process joins in
     if detections is None:
         return None
     classes = read_action_list(options.val_classes) if options.val_classes else None
@@ -166,10 +168,10 @@ def train_data(
         config,
         mode="train",
         transform=DetectionTrainTransform(
-            short_side=tuple(recipe.short_side),
+            short_side=recipe.short_side,
             size=recipe.crop_size,
             flip=recipe.flip,
-            colour=tuple(recipe.color_jitter),
+            colour=recipe.color_jitter,
             box_jitter=tuple(config.box_train_jitter),
             outside=recipe.boxes_outside,
             inclusive=config.detection_family == "videomae",
@@ -181,7 +183,7 @@ def train_data(
         box_score=recipe.box_score,
         proposal_iou=recipe.proposal_iou,
         max_boxes=recipe.max_boxes,
-        frame_jitter=tuple(recipe.frame_jitter),
+        frame_jitter=recipe.frame_jitter,
         seed=recipe.seed,
         missing=options.missing_movies,
         max_broken=options.max_broken,
@@ -194,6 +196,7 @@ def test_data(
     folder = options.val_movies or options.movies
     if not folder:
         raise ValueError("--val_movies (or --movies) is missing: the folder of the movies to test on")
+    assert options.val_annotations  # nobody tests without
     annotations = read_annotations(options.val_annotations, actions=actions.names if actions else None)
     excluded = set(read_key_frames(options.val_excluded)) if options.val_excluded else set()
     proposals = None
@@ -256,6 +259,7 @@ def summary(recipe: DetectionRecipe, data: AvaDataset) -> dict[str, Any]:
 
 
 def card_result(tested: Mapping[str, Any], options: DetectionOptions) -> dict[str, Any]:
+    assert options.val_annotations  # nobody tests without
     return {
         "dataset": Path(options.val_annotations).name,
         "protocol": f"{tested['boxes']} persons, {tested['num_key_frames']} key frames, one clip each"
@@ -305,7 +309,7 @@ def write_model_files(
 def main(argv: list[str] | None = None) -> int:
     recipe, options, given, _ = read_arguments(TRAIN_DETECTION, argv)
     with explained_broken_videos():
-        return test(options, given.get("box_score")) if options.test else train(recipe, options)
+        return test(options.test, options, given.get("box_score")) if options.test else train(recipe, options)
 
 
 if __name__ == "__main__":

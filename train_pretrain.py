@@ -35,7 +35,7 @@ from videomae.files import new_file
 from videomae.masking_videomae import make_mask
 from videomae.model_cards.run_cards import write_run_card
 from videomae.modeling_videomae import VideoMAEForPreTraining
-from videomae.models import open_config
+from videomae.models import load_with_report, open_config
 from videomae.pictures.drawing import grid_picture
 from videomae.pictures.reconstruction import reconstruct
 from videomae.sampling_videomae import ClipSampling
@@ -139,8 +139,8 @@ def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
             f"--model {recipe.model} is not the model that the recipe describes ({'; '.join(differing)}); "
             "choose the recipe of its size, or drop the recipe's own fields with an empty --config"
         )
-    model, report = VideoMAEForPreTraining.from_pretrained(
-        recipe.model, dtype=torch.float32, norm_pix_loss=recipe.norm_pix_loss, output_loading_info=True
+    model, report = load_with_report(
+        VideoMAEForPreTraining, recipe.model, dtype=torch.float32, norm_pix_loss=recipe.norm_pix_loss
     )
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
@@ -273,7 +273,7 @@ def write_model_files(folder: Path, session: Session, data: PretrainData, plan: 
 
 
 def draw(
-    path: Path, session: Session, model: torch.nn.Module, samples: Mapping[str, Any], forward: Mapping[str, Any]
+    path: Path, session: Session, model: VideoMAEForPreTraining, samples: Mapping[str, Any], forward: Mapping[str, Any]
 ) -> None:
     """Save a picture of samples: the clip, what the encoder sees of it, and what comes out, without a leak."""
     rows, notes = [], {}

@@ -12,6 +12,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from typing import cast
 
 CHUNK = 1 << 16
 
@@ -128,7 +129,9 @@ class _HTTPSHandler(urllib.request.HTTPSHandler):
         self.end = end
 
     def https_open(self, req):
-        return self.do_open(functools.partial(_HTTPSConnection, end=self.end), req, context=self._context)
+        return self.do_open(
+            functools.partial(_HTTPSConnection, end=self.end), req, context=getattr(self, "_context", None)
+        )
 
 
 class _UpToADeadline:
@@ -148,7 +151,7 @@ class _HTTPSConnection(_UpToADeadline, http.client.HTTPSConnection):
 
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock, *arguments, end: float, **options):
-        super().__init__(_Readable(sock, end), *arguments, **options)
+        super().__init__(cast(socket.socket, _Readable(sock, end)), *arguments, **options)
 
 
 class _Readable:
@@ -168,7 +171,7 @@ class _Receiver(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer) -> int | None:
         self._sock.settimeout(_left(self._end))
         return self._file.readinto(buffer)
 

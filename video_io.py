@@ -16,7 +16,7 @@ from the start.
 import itertools
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from .video_source import (
     Limits,
     Source,
     VideoReadError,
+    av,
     check_bytes,
     check_outline,
     check_pixels,
@@ -42,11 +43,6 @@ from .video_source import (
     reason,
 )
 from .video_windows import Window, walk_windows
-
-try:
-    import av
-except ImportError:  # decoded frames can be processed without it
-    av = None
 
 # Decoders that give the same pictures when they start at a key frame as when they come from before it.
 KEY_FRAME_CODECS = frozenset((
@@ -144,6 +140,11 @@ def iter_windows(
 class VideoReader:
     """An open video: `info` and any number of reads from one look at the packets."""
 
+    # What is known of the packets by their numbers: times, or None where there is none, and sizes.
+    _pts: list[Any]
+    _dts: Sequence[Any]
+    _sizes: Sequence[int]
+
     def __init__(self, source: Source, *, errors: str = "strict", limits: Limits | None = None, threads: int = 1):
         _check_errors(errors)
         self.errors, self.limits = errors, limits or Limits()
@@ -169,9 +170,7 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        self._container.close()
 
     @property
     def num_frames(self) -> int:
@@ -212,7 +211,8 @@ class VideoReader:
                 + (" (the file is cut off)" if self.truncated else "")
             )
         codec = self._stream.codec_context
-        check_bytes(self.name, len(indices), *scaled_size(codec.width, codec.height, short_side), self.limits)
+        width, height = scaled_size(codec.width, codec.height, short_side)
+        check_bytes(self.name, len(indices), width, height, self.limits)
         try:
             return self._gather(indices, short_side, part)
         except _OutOfOrder:
@@ -224,14 +224,14 @@ class VideoReader:
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             rows.setdefault(index, []).append(row)
-        out = None
-        for index, frame in self._sized(sorted(rows)):
-            if out is None:
-                size = upright_size(self._picture or frame)
-                width, height = scaled_size(*size, short_side)
-                check_bytes(self.name, len(indices), width, height, self.limits)
-                top, left, kept_height, kept_width = part(height, width) if part else (0, 0, height, width)
-                out = np.empty((len(indices), kept_height, kept_width, 3), dtype=np.uint8)
+        frames = self._sized(sorted(rows))
+        first_read = next(frames)
+        size = upright_size(self._picture or first_read[1])
+        width, height = scaled_size(*size, short_side)
+        check_bytes(self.name, len(indices), width, height, self.limits)
+        top, left, kept_height, kept_width = part(height, width) if part else (0, 0, height, width)
+        out = np.empty((len(indices), kept_height, kept_width, 3), dtype=np.uint8)
+        for index, frame in itertools.chain([first_read], frames):
             if upright_size(frame) != size:
                 self._note("frames of other sizes are scaled to {}x{}, that of the first".format(*size))
             first, *others = rows[index]
@@ -264,7 +264,8 @@ class VideoReader:
 
     def _scan(self) -> None:
         """Number the packets in decode order: `_order[i]` is the one of frame i."""
-        self._demux, self._position = iter(()), _NOWHERE
+        self._demux: Iterator[av.Packet] = iter(())
+        self._position = _NOWHERE
         self._fields, self._timed = False, True  # whether the order is that of time stamps
         self._untimed = self._container.format.name in UNTIMED_DEMUXERS
         if not self._read_table():
@@ -396,9 +397,12 @@ class VideoReader:
         self._last_duration *= 2 if self._fields else 1
         return self._fields
 
-    def _set_order(self, order: list[int | None], keys: list[int]) -> None:
-        """Where not even a decode tells the order, only its length means something (`_seekable` is False)."""
-        self._order, self._num_keys = order, len(keys)
+    def _set_order(self, order: list[Any], keys: Iterable[int]) -> None:
+        """Frame by frame the number of its packet, None where that is not known yet.
+
+        Where not even a decode tells the order, only its length means something (`_seekable` is False).
+        """
+        self._order, self._num_keys = order, len(list(keys))
         self._keys = sorted({0, *keys})  # the first packet is a place to start from, marked as a key frame or not
         self._index_of = {number: index for index, number in enumerate(order) if number is not None}
 
@@ -463,7 +467,7 @@ class VideoReader:
 
     # Decoding
 
-    def _decode(self, indices: list[int]) -> Iterator[tuple[int, "av.VideoFrame"]]:
+    def _decode(self, indices: list[int]) -> Generator[tuple[int, "av.VideoFrame"], None, None]:
         """(index, picture) for each of the sorted `indices`, in any order."""
         missing = set(indices)
         # A key frame after which the picture only heals (intra refresh) shows nothing at first: then come from before
@@ -534,12 +538,13 @@ class VideoReader:
             codec = self._stream.codec_context
             codec.flush_buffers()
             self._damage = Damage()
-            skipping, skip = wanted is not None and codec.name in SKIPPING_CODECS and not self._fields, None
+            needed = wanted if codec.name in SKIPPING_CODECS and not self._fields else None
+            skip = None
             for packet in self._demux:
                 self._position += 1
                 self._deadline.check()
-                if skipping and skip != (number not in wanted):
-                    skip = number not in wanted
+                if needed is not None and skip != (number not in needed):
+                    skip = number not in needed
                     codec.skip_frame = "NONREF" if skip else "DEFAULT"
                 packet.pts = number
                 for frame in codec.decode(packet):
@@ -589,7 +594,7 @@ class VideoReader:
             except DECODER_ERRORS:
                 continue
             landed = self._number(packet) if packet else None
-            if landed is not None and landed <= first:
+            if packet and landed is not None and landed <= first:
                 self._demux, self._position = itertools.chain([packet], self._demux), landed
                 return True
         return False
@@ -652,7 +657,7 @@ def iter_frames(
                 damage.see(frame)
                 if size is None:
                     size = scaled_size(*upright_size(frame), short_side)
-                    check_bytes(name, at_once, *size, limits)
+                    check_bytes(name, at_once, size[0], size[1], limits)
                 if index == most:
                     raise VideoReadError(f"{name} has more than max_frames={most} frames; raise the limit")
                 if frame.time is not None and origin is None:  # raw streams have no times

@@ -9,12 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .video_source import DECODER_ERRORS, Deadline, Limits, VideoReadError, reason
-
-try:
-    import av
-except ImportError:  # decoded frames can be processed without it
-    av = None
+from .video_source import DECODER_ERRORS, Deadline, Limits, VideoReadError, av, reason
 
 # Containers that store no presentation times. FFmpeg then makes some up, wrongly where pictures are reordered.
 UNTIMED_DEMUXERS = frozenset(("avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "obu", "vc1"))
@@ -60,7 +55,8 @@ def list_packets(
             if number >= limits.max_frames:
                 raise VideoReadError(f"{name} has more than max_frames={number} frames; raise the limit")
             if suspect is not None:  # packets were lost, unless another recording begins here: clocks do not go back
-                if packet.is_keyframe and None not in (packet.dts, found.dts[-1]) and packet.dts < found.dts[-1]:
+                before, now = found.dts[-1], packet.dts
+                if packet.is_keyframe and before is not None and now is not None and now < before:
                     found.joints.append(number)
                     suspect = None
                 elif number - suspect >= MARK_PACKETS:

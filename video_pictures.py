@@ -1,13 +1,11 @@
 """A decoded picture as RGB: turned upright, scaled, and never copied more often than that takes."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 
-try:
-    import av
-except ImportError:  # decoded frames can be processed without it
-    av = None
+from .video_source import av
 
 # What is kept of frames of (height, width): (top, left, height, width).
 Part = Callable[[int, int], tuple[int, int, int, int]]
@@ -78,7 +76,9 @@ def upright_rgb(
         frame, width, height, "rgb24", interpolation=av.video.reformatter.Interpolation.BILINEAR, threads=1
     )
     plane = rgb.planes[0]
-    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height]  # lines are longer than the picture
+    lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)[
+        :height
+    ]  # lines are longer than the picture
     picture = lines[:, : 3 * width].reshape(height, width, 3)
     picture = np.rot90(picture, turns) if turns else picture
     return picture[:, ::-1] if mirrored else picture

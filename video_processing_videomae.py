@@ -9,10 +9,10 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import VideosKwargs
 from transformers.utils import IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME
 from transformers.video_processing_utils import VideoProcessorMixin
@@ -58,6 +58,11 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
     default_to_square = False
     sampling_assumed = False  # True once loaded from files that say nothing of sampling
 
+    if TYPE_CHECKING:  # in transformers it also counts as giving a pair, which is what from_dict can give
+
+        @classmethod
+        def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self: ...  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
+
     def __init__(
         self,
         sampling: ClipSampling | dict[str, Any] | None = None,
@@ -75,7 +80,7 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
     def __call__(self, videos=None, *, images=None, **kwargs) -> BatchFeature:
         return self.preprocess(images if videos is None else videos, **kwargs)
 
-    def preprocess(
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  # transformers names the options in a TypedDict
         self,
         videos,
         *,
@@ -120,7 +125,7 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
                 sampled = views == "test" or (sample_frames and n != policy.num_frames)
                 wanted = chosen = _choose(n, policy, views) if sampled else [list(range(n))]
                 known = VideoMetadata(total_num_frames=n)
-            known.frames_indices = chosen if views == "test" else chosen[0]
+            known.frames_indices = cast(Any, chosen) if views == "test" else chosen[0]
             metadata.append(known)
             clips.append(_views(groups, wanted, views, policy.crops, settings, device))
         batch = _batch(clips, return_tensors)
@@ -129,7 +134,7 @@ class VideoMAEVideoProcessor(VideoProcessorMixin, VideoMAEImageProcessor):
         return batch
 
     @classmethod
-    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs):
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]  # of two bases with two names
         """As in transformers; `sampling` may be a dict of the fields of the saved policy that change."""
         if kwargs.get("sampling") is not None:  # a dict changes only the fields that it names
             stored = _policy(video_processor_dict.get("sampling"), ClipSampling())
@@ -200,18 +205,21 @@ def _read(source, policy: ClipSampling, views: str, errors: str, limits: Limits 
     if is_decoder(source):
         return _read_decoder(DecoderReader(source, limits), policy, views)
     with VideoReader(source, errors=errors, limits=limits, threads=threads) as reader:
-        for attempt in range(2):
+
+        def chosen() -> tuple[list[list[int]], torch.Tensor]:
             try:
                 indices = _choose(reader.num_frames, policy, views)
             except ValueError as error:
                 raise ValueError(f"{reader.name}: {error}") from None
-            try:
-                frames = reader.read(_union(indices))
-                break
-            except VideoReadError:
-                if errors == "strict" or attempt:
-                    raise
-                reader.count_by_decoding()  # the damage shows only now: choose again among what decodes
+            return indices, reader.read(_union(indices))
+
+        try:
+            indices, frames = chosen()
+        except VideoReadError:
+            if errors == "strict":
+                raise
+            reader.count_by_decoding()  # the damage shows only now: choose again among what decodes
+            indices, frames = chosen()
         info = reader.info
     known = VideoMetadata(
         total_num_frames=info.num_frames,
@@ -254,7 +262,7 @@ def _views(
             cropped.append(long_side_crops(frames, height, width, crops))
         else:
             cropped.append([center_crop(frames, height, width)])
-    whole = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*cropped)]
+    whole = [torch.cat(parts) if len(groups) > 1 else parts[0] for parts in zip(*cropped)]
     out = [normalized(_take(frames, clip), settings) for clip in clips for frames in whole]
     if settings["data_format"] == "channels_last":
         out = [view.permute(0, 2, 3, 1).contiguous() for view in out]

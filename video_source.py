@@ -11,14 +11,21 @@ import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from .video_container import Outline
 from .video_download import DownloadError, fetch
 
 try:
     import av
+    import av.container
+    import av.error
+    import av.stream
+    import av.video.frame
+    import av.video.reformatter
 except ImportError:  # decoded frames can be processed without it
+    if TYPE_CHECKING:
+        raise
     av = None
 
 Source = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | dict
@@ -31,7 +38,7 @@ DEMUXERS = (
     "avi,flv,live_flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,apng,nut,mxf,ivf,obu,h264,hevc,m4v,mjpeg,yuv4mpegpipe,dv,rm,vc1",
     "wav,mp3,aac,flac",  # to say "no picture in it" of an audio file
 )
-DECODER_ERRORS = (OSError,) if av is None else (av.FFmpegError, OSError)
+DECODER_ERRORS = (OSError,) if av is None else (av.error.FFmpegError, OSError)
 TRUNCATE_HINT = 'fetch it again, or pass errors="truncate" to use the frames before the damage'
 CORRUPT_HINT = 'fetch it again, or pass errors="truncate" to use it as it is'
 
@@ -71,15 +78,16 @@ def locate(source: Source, limits: Limits, *, stream: bool = False) -> tuple[str
         return io.BytesIO(source), "the video in memory"
     if hasattr(source, "read"):
         name = str(getattr(source, "name", None) or "the open file")
-        if not source.seekable():
+        file = cast(BinaryIO, source)
+        if not file.seekable():
             if stream:
-                return source, name
-            content = source.read(limits.max_download_bytes + 1)
+                return file, name
+            content = file.read(limits.max_download_bytes + 1)
             if len(content) > limits.max_download_bytes:
                 raise VideoReadError(f"{name} is longer than max_download_bytes={limits.max_download_bytes}")
             return io.BytesIO(content), name
-        source.seek(0)
-        return source, name
+        file.seek(0)
+        return file, name
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
             f"a video is a path, an http(s) URL, bytes or a binary file object, not {type(source).__name__}"
@@ -119,20 +127,22 @@ def download(url: str, limits: Limits | None = None) -> bytes:
         raise VideoReadError(f"{url} cannot be fetched: {error}") from None
 
 
-def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int):
+def open_container(
+    file: str | BinaryIO, name: str, limits: Limits, threads: int
+) -> "tuple[av.container.InputContainer, av.VideoStream]":
     """The open container and its video stream, ready to decode."""
     options = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
     try:
         if isinstance(file, str):
             # Where a table is long, only this ends the opening in time.
             container = av.open(
-                f"file:{file}", options=options, metadata_errors="replace", timeout=limits.decode_seconds or None
+                f"file:{file}", "r", options=options, metadata_errors="replace", timeout=limits.decode_seconds or None
             )
         else:
-            container = av.open(file, options=options, metadata_errors="replace", buffer_size=1 << 18)
+            container = av.open(file, "r", options=options, metadata_errors="replace", buffer_size=1 << 18)
     except av.error.ExitError:
         raise VideoReadError(f"{name} is not open after decode_seconds={limits.decode_seconds:g}") from None
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(f"{name} is not a video that can be read: {reason(error)}") from None
     try:
         cover = av.stream.Disposition.attached_pic
@@ -141,7 +151,7 @@ def open_container(file: str | BinaryIO, name: str, limits: Limits, threads: int
             kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
             raise VideoReadError(f"{name} holds no video, only {' and '.join(kinds)}")
         best = container.streams.best("video")  # FFmpeg's choice: the default one, else the one of the highest rate
-        stream = best if best in streams else streams[0]
+        stream = next((stream for stream in streams if stream is best), streams[0])
         codec = stream.codec_context
         if codec is None or codec.codec is None:
             raise VideoReadError(f"{name}: there is no decoder for its video")

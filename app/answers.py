@@ -77,8 +77,8 @@ class Labels:
         best: dict[str, float] = {}
         for _, _, scores in windows:
             for label, score in scores.items():
-                best[label] = max(score, best.get(label, score))
-        labels = sorted(best, key=best.get, reverse=True)[:top_k]
+                best[label] = max(score, best[label]) if label in best else score
+        labels = sorted(best, key=best.__getitem__, reverse=True)[:top_k]
         if len(windows) == 1:
             start, end, scores = windows[0]
             points = [(start, scores), (end, scores)]

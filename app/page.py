@@ -112,6 +112,7 @@ def build_page(
     if action_detector:
         acting = Actions(action_detector, where, person_detector, names=actions, errors=errors)
     source = labels or rebuilding or acting
+    assert source is not None  # one model is given, see above
     attention = Attention(source.model.videomae, source.processor, errors=errors)
     named = {"model": model, "pretrained": pretrained, "action_detector": action_detector}
     models = {part: about(name) for part, name in named.items() if name}
@@ -314,7 +315,9 @@ def page_errors(gradio, path: str) -> Iterator[None]:
 
 def start(page, *, host: str, port: int, scratch: str | Path | None = None) -> str:
     """Serve the page in the background; returns its address."""
-    gradio = import_gradio()
+    import_gradio()
+    from gradio.themes import Default
+
     fonts = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the machine: none is downloaded
     try:
         _, address, _ = page.launch(
@@ -328,7 +331,7 @@ def start(page, *, host: str, port: int, scratch: str | Path | None = None) -> s
             footer_links=[],
             max_file_size=LARGEST_UPLOAD,
             allowed_paths=[str(scratch)] if scratch else None,
-            theme=gradio.themes.Default(font=fonts[0], font_mono=fonts[1]),
+            theme=Default(font=fonts[0], font_mono=fonts[1]),
             css=STYLE,
         )
     except OSError as error:

@@ -58,7 +58,8 @@ def write_space(folder: str | Path, **models: str | None) -> Path:
                 copy_model(Path(value), beside / name)
                 word = name
             elif name == "actions":
-                word = shutil.copy(value, beside / f"actions{Path(value).suffix}").name
+                word = f"actions{Path(value).suffix}"
+                shutil.copy(value, beside / word)
             else:
                 word = value
                 names.append(value)
@@ -85,13 +86,13 @@ def sdk_version() -> str:
         return importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError:
         asked = next(line for line in importlib.metadata.requires("videomae") or () if line.startswith("gradio"))
-        return re.search(r"[\d.]+", asked)[0] + ".0.0"
+        return re.findall(r"[\d.]+", asked)[0] + ".0.0"
 
 
 def requirements() -> list[str]:
     """What the package depends on, as its own metadata says."""
     lines = importlib.metadata.requires("videomae") or []
-    return [line for line in lines if ";" not in line and re.match(r"[\w-]+", line)[0] not in PREINSTALLED]
+    return [line for line in lines if ";" not in line and re.findall(r"[\w-]+", line)[0] not in PREINSTALLED]
 
 
 def copy_model(source: Path, folder: Path) -> None:

@@ -13,6 +13,7 @@ from videomae.command_line import DONE, STOPPED, option, read_options
 class Options:
     output: str = option("demo_output", "options", "folder for data, runs and results", metavar="FOLDER")
     quick: bool = option(False, "options", "a few epochs on few clips")
+    seed: int = option(0, "options", "of everything that is drawn: videos, first weights, order, masks")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     from videomae.app.demo import demo
 
     try:
-        demo(Path(options.output), "quick" if options.quick else "full")
+        demo(Path(options.output), "quick" if options.quick else "full", seed=options.seed)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.")
         return STOPPED

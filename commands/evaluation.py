@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from videomae.choices import DTYPES, LABEL_KINDS, MATCHES
 from videomae.command_line import argument, errors_option, option, read_options
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Without an accelerator accelerate starts no process group unless it is told that the CPU is meant.
     state = PartialState(cpu=options.device == "cpu" or not torch.accelerator.is_available())
-    device = open_device(options.device) if options.device else state.device
+    device = open_device(options.device or str(state.device))
     if options.output:
         check_output(options.output)
     model = multi_view.load_classifier(options.model).to(device)
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.label_map:
         columns = multi_view.read_label_map(options.label_map, manifest.class_names, names_of(model.config.id2label))
     views = multi_view.saved_views(options.model, model.config).changed(
-        views=options.views,
+        views=cast(tuple[int, int] | None, options.views),  # what parse_views made of it
         strategy=options.sampling,
         stride_frames=options.stride_frames,
         antialias=options.antialias,

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     # A process that is done waits for the others, and a long video takes hours.
     state = PartialState(cpu=on_cpu, timeout=datetime.timedelta(days=7))
     check_output(options.output, "OUTPUT")
-    device = open_device(options.device) if options.device else state.device
+    device = open_device(options.device or str(state.device))
     manifest = open_videos(options.data, root=options.data_root, split=options.split, layout=options.layout)
     encoder = FeatureEncoder(options.model, device=device, dtype=options.dtype)
     kept = ("level", "window", "stride", "partial", "clips", "squash", "reference")

@@ -175,6 +175,7 @@ def frozen(options: Options, train: Any, test: Any) -> tuple[dict[str, Any], Any
     from videomae.evaluation.frozen_probe import FrozenOptions, report_lines, run_protocol
     from videomae.training.probe_recipes import PROBE_RECIPES, consistent
 
+    assert options.output  # check_group asks for it
     segments, crops = options.views or (None, None)
     changes = {
         "segments": segments,

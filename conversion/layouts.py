@@ -87,8 +87,9 @@ def recognise(source: Source) -> Layout:
     def has(part: str) -> bool:
         return any(key.startswith(part) for key in keys)
 
-    if source.is_transformers:
-        if source.config.get("pooled_features") or is_detector(source.config):
+    config = source.transformers_config
+    if config is not None:
+        if config.get("pooled_features") or is_detector(config):
             raise ValueError(f"{source.path} is a folder of this package already; load it with from_pretrained")
         kind = "pre-training" if has("decoder.") else "classifier" if has("classifier.") else "encoder"
         return LAYOUTS[f"transformers, {kind}"]
@@ -210,9 +211,10 @@ def listed(names: Sequence[str], most: int = 8) -> str:
 def official_state(folder: str | Path) -> dict[str, Tensor]:
     """The weights of one of our folders (or transformers') under the official names of V1 and V2."""
     source = open_checkpoint(folder, max_gigabytes=math.inf)
-    if not source.is_transformers:
+    config = source.transformers_config
+    if config is None:
         raise ValueError(f"{folder} is not a VideoMAE folder with a config.json; --to original starts from one")
-    if is_detector(source.config) and source.config.get("detection_family") == "mmaction2":
+    if is_detector(config) and config.get("detection_family") == "mmaction2":
         raise ValueError(f"{folder} came from MMAction2, whose background class was dropped; there is no way back")
     ours = our_state(source, LAYOUTS["transformers, encoder"])
     pretraining = "mask_token" in ours

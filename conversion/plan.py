@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -16,6 +16,9 @@ from videomae.data.lists.label_files import class_names
 from videomae.data.lists.label_names import are_placeholders
 from videomae.files import sha256_of
 from videomae.model_cards.zoo import Checkpoint, entry, load_zoo
+
+if TYPE_CHECKING:
+    from videomae.modeling_videomae import VideoMAEPreTrainedModel
 
 
 @dataclass
@@ -226,17 +229,18 @@ def transformers_architecture(
     source: Source, found: Checkpoint | None, overrides: Mapping[str, int | None], notes: list[str]
 ) -> VideoMAEConfig:
     """The configuration of a transformers folder is its own, but for the head count that an old converter got wrong."""
-    config = VideoMAEConfig.from_dict(source.config)
+    config = VideoMAEConfig.from_dict(source.config or {})
     for key, value in overrides.items():
         if value is not None:
             setattr(config, key, value)
-    released = PRESETS[found.preset].heads if found is not None else None
-    if overrides.get("num_attention_heads") is None and released not in (None, config.num_attention_heads):
-        notes.append(
-            f"config.json says {config.num_attention_heads} attention heads, {found.name} was trained with {released}; "
-            f"{released} it is"
-        )
-        config.num_attention_heads = released
+    if found is not None and overrides.get("num_attention_heads") is None:
+        released = PRESETS[found.preset].heads
+        if released != config.num_attention_heads:
+            notes.append(
+                f"config.json says {config.num_attention_heads} attention heads, {found.name} was trained with {released}; "
+                f"{released} it is"
+            )
+            config.num_attention_heads = released
     if config.hidden_size == 384 and config.num_attention_heads == 16 and overrides.get("num_attention_heads") is None:
         raise ValueError(
             f"{source.path}: width 384 with 16 attention heads is what a faulty converter once wrote; the released small "
@@ -246,7 +250,7 @@ def transformers_architecture(
     return config
 
 
-def model_class(layout: Layout) -> type:
+def model_class(layout: Layout) -> "type[VideoMAEPreTrainedModel]":
     from videomae import modeling_videomae as models
 
     if layout.head == "detect":

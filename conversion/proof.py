@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.conversion import reference
 from videomae.conversion.plan import Plan, model_class
 from videomae.conversion.weight_files import open_checkpoint
 from videomae.data.lists.manifests import some_of
+from videomae.models import load_with_report
 
 TOLERANCE = 1e-4  # relative to the largest output
 
@@ -34,7 +36,7 @@ def proof_inputs(config: VideoMAEConfig, head: str, version: int = 1) -> dict[st
 
 
 @torch.no_grad()
-def proof_outputs(model: torch.nn.Module, head: str, version: int = 1) -> dict[str, Tensor]:
+def proof_outputs(model: PreTrainedModel, head: str, version: int = 1) -> dict[str, Tensor]:
     """What a model (of ours, or transformers' own) computes for the fixed clip."""
     config = (
         model.config if isinstance(model.config, VideoMAEConfig) else VideoMAEConfig.from_dict(model.config.to_dict())
@@ -52,13 +54,13 @@ def reference_outputs(planned: Plan) -> dict[str, Tensor]:
     tensors = open_checkpoint(planned.source.path, max_gigabytes=math.inf).tensors
     inputs = proof_inputs(config, head, planned.version)
     hub = (planned.source.config or {}).get("model_config", {})
-    common = dict(heads=config.num_attention_heads, eps=hub.get("layer_norm_eps", reference.EPS))
+    common: dict[str, Any] = dict(heads=config.num_attention_heads, eps=hub.get("layer_norm_eps", reference.EPS))
     if head == "pretrain":
         return reference.pretrain(tensors, **inputs, **common, decoder_heads=config.decoder_num_attention_heads)
     if head == "detect":
         family = config.detection_family
-        outputs = reference.detect(tensors, **inputs, **common, family=family, table_grid=config.grid[1:])
-        return {"logits": outputs["logits"][:, 1:] if family == "mmaction2" else outputs["logits"]}
+        logits = reference.detect(tensors, **inputs, **common, family=family, table_grid=config.grid[1:])["logits"]
+        return {"logits": logits[:, 1:] if family == "mmaction2" else logits}
     outputs = reference.classify(tensors, **inputs, **common)
     return {"pooler_output": outputs["pooled_features"]} if head == "features" else {"logits": outputs["logits"]}
 
@@ -85,13 +87,13 @@ def source_config(planned: Plan) -> dict[str, Any]:
     heads = dict(
         num_attention_heads=config.num_attention_heads, decoder_num_attention_heads=config.decoder_num_attention_heads
     )
-    return {**planned.source.config, **heads, "num_frames": config.num_frames, "image_size": config.image_size}
+    return {**(planned.source.config or {}), **heads, "num_frames": config.num_frames, "image_size": config.image_size}
 
 
 def prove(planned: Plan, folder: Path) -> dict[str, Any]:
     """Load the written folder as a user would and compare it with the source on a fixed clip."""
     head = planned.layout.head
-    model, info = model_class(planned.layout).from_pretrained(folder, output_loading_info=True)
+    model, info = load_with_report(model_class(planned.layout), folder)
     if info["missing_keys"] or info["unexpected_keys"]:
         lost = some_of(sorted([*info["missing_keys"], *info["unexpected_keys"]]))
         raise ValueError(f"{folder} has missing or unexpected weights: {lost}")

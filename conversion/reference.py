@@ -9,6 +9,7 @@ B clips  T frames  C channels  H W pixels | t h w patch grid, N = t*h*w tokens |
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -166,7 +167,7 @@ def detect(
     family: str,
     table_grid: tuple[int, int] = (14, 14),
     eps: float = EPS,
-) -> dict[str, Tensor | list[Tensor]]:
+) -> dict[str, Any]:
     """Action detectors: scores for each box, features pooled from the last feature map averaged over time.
 
     `family` "videomae" is VideoMAE-Action-Detection, "mmaction2" is MMAction2, whose head keeps its background class.
@@ -300,6 +301,7 @@ def random_weights(
     for i in range(depth):
         weights |= one_block(f"{prefix}blocks.{i}", width, mlp)
     if kind == "pretrain":
+        assert decoder is not None
         decoder_width, decoder_depth, decoder_mlp = decoder
         weights |= pair("encoder.norm", width, around=1.0)
         weights |= {"encoder_to_decoder.weight": draw(decoder_width, width), "mask_token": draw(1, 1, decoder_width)}

@@ -54,8 +54,9 @@ class Source:
     rest: dict[str, Any]  # whatever else the file holds: args, epoch, meta
 
     @property
-    def is_transformers(self) -> bool:
-        return self.config is not None and self.config.get("model_type") == "videomae"
+    def transformers_config(self) -> dict[str, Any] | None:
+        """The configuration of a VideoMAE folder of transformers, or of this package; None for anything else."""
+        return self.config if self.config is not None and self.config.get("model_type") == "videomae" else None
 
 
 def open_checkpoint(path: str | Path, *, max_gigabytes: float = MAX_GIGABYTES) -> Source:

@@ -23,6 +23,11 @@ class Box(NamedTuple):
         return Box(self.top - other.top, self.left - other.left, self.height, self.width)
 
 
+def frame_size(clip: torch.Tensor) -> tuple[int, int]:
+    """Height and width of frames (..., H, W)."""
+    return clip.shape[-2], clip.shape[-1]
+
+
 def crop(clip: torch.Tensor, box: Box) -> torch.Tensor:
     """A view of the box in frames (..., H, W), without a copy."""
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
+from videomae.data.boxes import frame_size
 from videomae.data.mixing import Mix, Mixing
 from videomae.data.on_device import FINISHING, NOISE, Finishing, finish, flat_noise
 from videomae.data.randomness import DECODER_MASK, MASK, MIXING, generator_for, seed_for
@@ -98,7 +99,7 @@ class ClassificationCollator:
         if self.mixing is not None:
             if labels is None:
                 raise ValueError("mixing needs labels, and these items have none")
-            mix = self.mixing.draw(*items[0]["pixel_values"].shape[-2:], seed_for(items[0]["keys"][0], MIXING))
+            mix = self.mixing.draw(*frame_size(items[0]["pixel_values"]), seed_for(items[0]["keys"][0], MIXING))
             labels = self.mixing.targets(labels, mix)
         batch = pixels_of(items, self.mean, self.std, mix, as_bytes=self.as_bytes)
         if labels is not None:

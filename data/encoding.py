@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
@@ -36,7 +37,7 @@ def encode_video(
             height, width = frame.shape[:2]
             frame = np.ascontiguousarray(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
             if stream is None:
-                stream = output.add_stream(codec, rate=rate, options=options)
+                stream = cast(av.VideoStream, output.add_stream(codec, rate=rate, options=options))
                 stream.width, stream.height = frame.shape[1], frame.shape[0]
                 stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
                 stream.thread_count = 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from videomae.data.boxes import Box, crop
+from videomae.data.boxes import Box, crop, frame_size
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Mixing:
         return mix.apply(pixels), targets
 
     def __call__(self, pixels: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.apply(pixels, labels, self.draw(*pixels.shape[-2:], seed))
+        return self.apply(pixels, labels, self.draw(*frame_size(pixels), seed))
 
 
 def soft_labels(labels: torch.Tensor, num_labels: int, smoothing: float = 0.0) -> torch.Tensor:

@@ -50,8 +50,15 @@ def recode(source: Source, recoding: Recoding, errors: str = "strict") -> tuple[
     else:
         info = probe(source, errors=errors)
         count, fps = info.num_frames, info.fps if 0 < info.fps <= 1000 else FRAME_FOLDER_FPS
-        size = {"num_frames": 1, "stride_frames": 1, "hop_frames": 1, "short_side": recoding.short_side}
-        windows = iter_windows(source, **size, errors=errors, limits=Limits())
+        windows = iter_windows(
+            source,
+            num_frames=1,
+            stride_frames=1,
+            hop_frames=1,
+            short_side=recoding.short_side,
+            errors=errors,
+            limits=Limits(),
+        )
         video = recoding.encode((window.frames[0] for window in windows), fps)
     recoded = probe(video)
     if errors == "truncate" and 0 < recoded.num_frames < count:
@@ -69,11 +76,10 @@ def hash_of(source: Source) -> str:
         for name in sorted(os.listdir(source.folder)):
             digest.update(name.encode("utf-8", "surrogateescape") + Path(source.folder, name).read_bytes())
         return digest.hexdigest()
-    if isinstance(source, TarMember):
-        source = read_member(source)
-    if isinstance(source, dict):
-        source = source.get("bytes") or source["path"]
-    return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else sha256_of(source)
+    held = read_member(source) if isinstance(source, TarMember) else source
+    if isinstance(held, dict):
+        held = held.get("bytes") or held["path"]
+    return hashlib.sha256(held).hexdigest() if isinstance(held, bytes) else sha256_of(held)
 
 
 def prepare(
@@ -101,7 +107,7 @@ def prepare(
     settings = {**dataclasses.asdict(recoding), "format": format, "videos_per_shard": videos_per_shard, "seed": seed}
     settings |= {"videos": len(manifest), "list_sha256": manifest.sha256(labels=True), "errors": errors}
     _claim(output, settings)
-    names = _file_names(manifest) if format == "folder" else None
+    names = _file_names(manifest) if format == "folder" else []
     order = np.random.default_rng(seed).permutation(len(manifest)) if format == "shards" else np.arange(len(manifest))
     groups = [order[first : first + videos_per_shard].tolist() for first in range(0, len(order), videos_per_shard)]
     parts = [f"shard-{number:05d}" for number in range(len(groups))]
@@ -141,6 +147,8 @@ def _pool(workers: int):
 def _end_with_parent() -> None:
     """Let this worker end when the process that started it has been killed: it would wait for work for good."""
     parent = multiprocessing.parent_process()
+    if parent is None:
+        return
 
     def wait() -> None:
         parent.join()
@@ -149,7 +157,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _recode_job(job: tuple[int, Source, Recoding, str]) -> tuple[int, bytes | None, dict[str, Any] | str]:
+def _recode_job(job: tuple[int, Source, Recoding, str]) -> tuple[int, bytes | None, Any]:
+    """(index, new bytes, facts), or (index, None, error)."""
     index, source, recoding, errors = job
     try:
         video, facts = recode(source, recoding, errors)

@@ -12,8 +12,10 @@ import functools
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import av
+import av.video.reformatter
 import numpy as np
 import torch
 
@@ -92,7 +94,7 @@ def read_table(read: Reads, size: int, max_frames: int) -> Table:
     return Table(extradata, width, height, starts.tolist(), order.tolist(), keys.tolist())
 
 
-def _see(condition: bool) -> None:
+def _see(condition: object) -> None:
     if not condition:
         raise NotAsPrepared
 
@@ -238,7 +240,7 @@ class PreparedReader:
             if number is not None:
                 self._deadline.check()
                 codec.skip_frame = "DEFAULT" if number in wanted else "NONREF"
-                packet = av.Packet(data[starts[number] - starts[first] : starts[number + 1] - starts[first]])
+                packet = av.Packet(cast(Any, data[starts[number] - starts[first] : starts[number + 1] - starts[first]]))
                 packet.pts = packet.dts = number
             for frame in codec.decode(packet):
                 damage.see(frame)

@@ -86,7 +86,7 @@ def read(url: str, start: int | None = None, end: int | None = None, *, first: b
         later it is a failure that may pass.
     """
     fs, path = _file_system(url)
-    wanted = None if end is None else end - start
+    wanted = None if end is None else end - (start or 0)
     seconds = _setting(READ_SECONDS, DEFAULT_READ_SECONDS) + (wanted or 0) / SLOWEST_BYTES_A_SECOND
     deadline = time.monotonic() + seconds
     attempt = 0

@@ -14,7 +14,7 @@ class EpochIndex(NamedTuple):
     """An index that says which epoch it belongs to, so that workers may be ahead of the training by an epoch's edge."""
 
     epoch: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # not the method of tuples
 
 
 class EpochSampler(Sampler[int]):

@@ -33,8 +33,8 @@ class SampleMaker:
     """How a data set turns a video into pixels; the fields are those of VideoDataset."""
 
     mode: str = "train"
-    sampling: ClipSampling | None = None
-    transform: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    sampling: ClipSampling = dataclasses.field(default_factory=ClipSampling)
+    transform: Any = None  # (clip, generator) -> pixels, with the further methods of those in transforms.py or not
     num_samples: int = 1
     seed: int = 0
     half_rate_sources: tuple[str, ...] = ()
@@ -50,8 +50,6 @@ class SampleMaker:
             raise ValueError(f"num_samples must be at least 1, not {self.num_samples}")
         if self.num_samples > 1 and self.mode in ("validation", "test"):
             raise ValueError(f"{self.mode} has no augmented copies; num_samples must be 1, not {self.num_samples}")
-        if self.sampling is None:
-            object.__setattr__(self, "sampling", ClipSampling())
         if self.transform is None:
             object.__setattr__(self, "transform", DEFAULT_TRANSFORMS.get(self.mode, EvalTransform)())
 
@@ -130,4 +128,4 @@ class SampleMaker:
 
 def stack(clips: Sequence[torch.Tensor]) -> torch.Tensor:
     """(S, T, C, H, W), in memory as the clips are: interleaved bytes stay so, which torch.cat would not do."""
-    return torch.stack(clips) if len(clips) > 1 else clips[0].unsqueeze(0)
+    return torch.stack(list(clips)) if len(clips) > 1 else clips[0].unsqueeze(0)

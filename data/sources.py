@@ -33,7 +33,7 @@ class FrameFolder(NamedTuple):
 
     folder: str
     first: int
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # not the method of tuples
     pattern: str
 
 
@@ -51,10 +51,17 @@ Source = str | FrameFolder | TarMember | dict[str, Any] | bytes  # or an open de
 
 class Clip(Protocol):
     num_frames: int
-    truncated: bool
+
+    @property
+    def truncated(self) -> bool: ...
 
     def read(self, indices: Sequence[int], *, short_side: int | None = None, part: Part | None = None) -> torch.Tensor:
         """uint8 (T, H, W, 3); `part(height, width)` says which (top, left, height, width) of the frames is kept."""
+        ...
+
+
+class _ClosableClip(Clip, Protocol):
+    def close(self) -> None: ...
 
 
 @contextlib.contextmanager
@@ -89,7 +96,7 @@ def _named(name: str | None) -> Iterator[None]:
         raise VideoReadError(str(error)) from None
 
 
-def _open_member(member: "Member", limits: Limits, errors: str) -> "Clip":
+def _open_member(member: "Member", limits: Limits, errors: str) -> _ClosableClip:
     def reopen() -> VideoReader:
         return VideoReader(member.read(0, member.size), errors=errors, limits=limits)
 
@@ -183,7 +190,7 @@ class _FrameReader:
                 raise VideoReadError(f"{self._source.folder}: frame {index} has another size than those before")
             frames[index] = frame
         if part is not None:
-            top, left, height, width = part(*frame.shape[:2])
+            top, left, height, width = part(*next(iter(frames.values())).shape[:2])
             frames = {index: frame[top : top + height, left : left + width] for index, frame in frames.items()}
         return torch.from_numpy(np.stack([frames[index] for index in indices]))
 

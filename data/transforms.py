@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
-from videomae.data.boxes import Box, crop
+from videomae.data.boxes import Box, crop, frame_size
 from videomae.data.randaugment import RandAugment, luma
 from videomae.data.randomness import log_uniform, randint, uniform
 
@@ -220,7 +220,7 @@ class RandomErasing:
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> Erased | None:
         """The box and its noise for a clip of this shape (T, C, H, W), or None where nothing is erased."""
-        box = self.box(*shape[-2:], generator)
+        box = self.box(shape[-2], shape[-1], generator)
         if box is None:
             return None
         return Erased(box, torch.randn(*shape[:-2], box.height, box.width, generator=generator))
@@ -235,7 +235,7 @@ class PretrainTransform:
     flip: float = 0.0
 
     def __call__(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return self.of_box(crop(clip, self.box(*clip.shape[-2:], generator)), generator)
+        return self.of_box(crop(clip, self.box(*frame_size(clip), generator)), generator)
 
     def box(self, height: int, width: int, generator: torch.Generator) -> Box:
         """The part of the frames that is kept; the first draw of the two that make a sample."""
@@ -273,7 +273,7 @@ class TrainTransform:
     def as_bytes(self, clip: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Erased | None]:
         """The uint8 clip before it is normalised, and what is to be erased afterwards."""
         # The box is drawn first, so that RandAugment works out no more of the frame than is kept.
-        box = random_resized_box(*clip.shape[-2:], generator, area=self.area, aspect=self.aspect)
+        box = random_resized_box(*frame_size(clip), generator, area=self.area, aspect=self.aspect)
         if self.colour_jitter is not None:
             clip = self.colour_jitter(clip, generator)
         clip = crop(clip, box) if self.auto_augment is None else self.auto_augment(clip, generator, box)
@@ -297,4 +297,4 @@ class EvalTransform:
     def views(self, clip: torch.Tensor, crops: int) -> list[torch.Tensor]:
         """The `crops` square crops of a test, along the long side."""
         clip = resize_short_side(clip, self.size, antialias=self.antialias)
-        return [crop(clip, box) for box in spatial_boxes(*clip.shape[-2:], self.size, crops)]
+        return [crop(clip, box) for box in spatial_boxes(*frame_size(clip), self.size, crops)]

@@ -82,7 +82,7 @@ class VideoDataset(Dataset):
     ):
         self.maker = SampleMaker(
             mode=mode,
-            sampling=sampling,
+            sampling=sampling or ClipSampling(),
             transform=transform,
             num_samples=num_samples,
             seed=seed,

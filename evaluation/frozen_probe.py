@@ -80,7 +80,7 @@ def test_views(recipe: ProbeRecipe, encoder: FrozenEncoder) -> Views:
     return Views(sampling=sampling, size=encoder.size, mean=tuple(encoder.mean), std=tuple(encoder.std))
 
 
-test_views.__test__ = False  # a name that pytest would otherwise collect where it is imported
+vars(test_views)["__test__"] = False  # a name that pytest would otherwise collect where it is imported
 
 
 def training_set(manifest: Manifest, recipe: ProbeRecipe, views: Views, options: FrozenOptions) -> VideoDataset:
@@ -114,7 +114,7 @@ def training_set(manifest: Manifest, recipe: ProbeRecipe, views: Views, options:
 class Trained:
     """Heads after their training, and what they were trained with."""
 
-    session: Session
+    session: Session[ProbeRecipe, FrozenOptions]
     encoder: FrozenEncoder
     views: Views
     heads: AttentiveHeads
@@ -144,7 +144,9 @@ def run_protocol(
     and "linear" beside "attentive"; `vectors` are the options of `vector_probes`.
     """
     train.check_labels()
-    test.check_labels(num_labels=train.num_labels, classes=False)
+    num_classes = train.num_labels
+    assert num_classes is not None  # there are labels
+    test.check_labels(num_labels=num_classes, classes=False)
     encoder = open_encoder(start, like=like, num_frames=recipe.num_frames, levels=recipe.levels, seed=recipe.seed)
     fixed = options.tokens_gib > 0
     session = Session(dataclasses.replace(recipe, model=start, image_size=encoder.size, fixed_views=fixed), options)
@@ -152,7 +154,7 @@ def run_protocol(
         raise ValueError("the heads of a probe are not sharded; start it without FSDP")
     learn, held = split_training(train, val_share, groups, recipe.seed)
     with explained_broken_videos():
-        trained = train_heads(session, encoder.to(session.device), learn, train.num_labels)
+        trained = train_heads(session, encoder.to(session.device), learn, num_classes)
         if not trained.loop.ended:
             return None, session.end(trained.loop.exit_code)
         of_vectors = set(probes) - {"attentive"} or vectors.get("shots")
@@ -161,7 +163,7 @@ def run_protocol(
     if not session.accelerator.is_main_process:
         return None, session.end()
     sizes = {"train_videos": len(learn), "held_out_videos": len(held) if held else 0}
-    result = probes_of(scores, trained.heads, probes, train.num_labels, seed=recipe.seed, **vectors)
+    result = probes_of(scores, trained.heads, probes, num_classes, seed=recipe.seed, **vectors)
     report = report_of(trained, scores, val_share) | sizes | {"probes": result}
     chosen = result["attentive"].get("chosen")
     if chosen and encoder.is_videomae:
@@ -174,7 +176,9 @@ def run_protocol(
     return report, session.end()
 
 
-def train_heads(session: Session, encoder: FrozenEncoder, learn: Manifest, num_classes: int) -> Trained:
+def train_heads(
+    session: Session[ProbeRecipe, FrozenOptions], encoder: FrozenEncoder, learn: Manifest, num_classes: int
+) -> Trained:
     """The loop of all heads, run to its end or to an interruption."""
     recipe, options, views = session.recipe, session.options, test_views(session.recipe, encoder)
     torch.manual_seed(recipe.seed)

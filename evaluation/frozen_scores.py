@@ -102,7 +102,7 @@ def _row(
 def collect(folder: Path, manifest: Manifest) -> VideoScores:
     """All rows of a folder as arrays; a video without one is an error."""
     columns = _read(folder, "index", "label", "error", "ranks", "vector")
-    rows = {index: place for place, index in enumerate(columns.get("index", ()))}
+    rows: dict[int, int] = {index: place for place, index in enumerate(columns.get("index", []))}
     if lost := [index for index in range(len(manifest)) if index not in rows]:
         raise OSError(
             f"{len(lost)} of {len(manifest)} videos have no scores, the first is {manifest.path(lost[0])}; all processes "
@@ -117,8 +117,8 @@ def collect(folder: Path, manifest: Manifest) -> VideoScores:
     ]
     if not good:
         raise ValueError(f"none of {len(broken)} videos could be read; the first: {broken[0]['error']}")
-    stack = [np.stack([columns[name][place] for place in good]) for name in ("ranks", "vector")]
-    return VideoScores(np.array([columns["label"][place] for place in good]), *stack, broken)
+    ranks, vectors = (np.stack([columns[name][place] for place in good]) for name in ("ranks", "vector"))
+    return VideoScores(np.array([columns["label"][place] for place in good]), ranks, vectors, broken)
 
 
 def _read(folder: Path, *names: str) -> dict[str, list]:

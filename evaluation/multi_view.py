@@ -45,7 +45,7 @@ from videomae.metrics.video_accuracy.scores import (
     per_class_table,
     video_accuracy,
 )
-from videomae.modeling_videomae import VideoMAEForVideoClassification
+from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEPreTrainedModel
 from videomae.models import DTYPES, open_classifier, open_config, open_processor, weights_sha256
 from videomae.sampling_videomae import ClipSampling
 from videomae.training import engines
@@ -126,7 +126,7 @@ def fixed_groups(videos: int, views_per_video: int, views_per_step: int) -> list
 
 @torch.inference_mode()
 def score_views(
-    model: torch.nn.Module,
+    model: VideoMAEPreTrainedModel,
     pixels: torch.Tensor,
     *,
     views: Views,
@@ -262,7 +262,7 @@ def _check_predictions(path: Path, results: dict[str, Any]) -> None:
 
 
 def evaluate(
-    model: torch.nn.Module,
+    model: VideoMAEPreTrainedModel,
     manifest: Manifest,
     views: Views,
     *,
@@ -367,7 +367,7 @@ def evaluate(
 
 
 def score_what_is_left(
-    model: torch.nn.Module,
+    model: VideoMAEPreTrainedModel,
     manifest: Manifest,
     views: Views,
     partial: PartialResults,
@@ -455,7 +455,7 @@ def summary(
         **result,
         "view_count": len(ranks),
         "metrics": metrics,
-        "chance": chance(labels),
+        "chance": chance(labels.tolist()),
         **({"confusion_matrix": counts} if counts else {}),
         "per_class": table,
         "confusion": confusion_pairs(predictions, labels, names),
@@ -465,7 +465,7 @@ def summary(
 # ------------------------------------------------------------------------------------------------- small questions
 
 
-def problem_of(model: torch.nn.Module, manifest: Manifest) -> str:
+def problem_of(model: VideoMAEPreTrainedModel, manifest: Manifest) -> str:
     """What the outputs mean: the config's `problem_type`, else single-label for numbers and multi-label for vectors."""
     if manifest.labels is None:
         raise ValueError(f"{manifest.origin} has no labels to test against")
@@ -481,7 +481,7 @@ def problem_of(model: torch.nn.Module, manifest: Manifest) -> str:
 
 def entry(manifest: Manifest, index: int) -> dict[str, Any]:
     label = manifest.label(index)
-    return {"path": manifest.path(index), "label": label if isinstance(label, int) else label.tolist()}
+    return {"path": manifest.path(index), "label": label.tolist() if isinstance(label, torch.Tensor) else label}
 
 
 def manifest_sha256(manifest: Manifest) -> str:

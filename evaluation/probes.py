@@ -30,7 +30,7 @@ from videomae.evaluation.multi_view import manifest_sha256, saved_views
 from videomae.files import write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import label_ranks, softmax
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
-from videomae.models import open_config, weights_sha256
+from videomae.models import open_config, open_model, weights_sha256
 
 # n videos  N tokens  D width  K classes
 
@@ -85,7 +85,7 @@ def linear_scores(
             decay: F.cross_entropy(train[held_out] @ weight.T + bias, train_labels[held_out]).item()
             for decay, (weight, bias) in fit.items()
         }
-        best = min(losses, key=losses.get)
+        best = min(losses, key=losses.__getitem__)
     weight, bias = logistic_regression(train, train_labels, num_classes, best)
     return test @ weight.T + bias
 
@@ -226,7 +226,7 @@ def attentive_scores(
 
 @torch.no_grad()
 def extract_features(
-    encoder: nn.Module,
+    encoder: VideoMAEModel,
     clips: VideoDataset,
     *,
     mean: Sequence[float],
@@ -262,9 +262,11 @@ def load_encoder(start: str, *, like: str | None = None, seed: int = 0, num_fram
     A pre-trained encoder keeps its final norm, a classifier's has none. num_frames: of a clip, where it is not the
     model's; the table of positions is then another one.
     """
-    frames = {} if num_frames is None else {"num_frames": num_frames}
+    frames: dict[str, Any] = {} if num_frames is None else {"num_frames": num_frames}
     if start != "random":
-        return VideoMAEModel.from_pretrained(start, dtype=torch.float32, **frames)
+        return open_model(VideoMAEModel, start, **frames)
+    if like is None:
+        raise ValueError("random weights need an architecture; give the model folder that they are to be `like`")
     torch.manual_seed(seed)
     config = VideoMAEConfig.from_pretrained(like, **frames)
     # As pre-training starts: the fair comparison, since fine-tuning's initialisation is another one.
@@ -361,7 +363,7 @@ def probe_models(
     for start, config in configs.items():
         views = saved_views(model if start == "random" else start, config)
         encoder = load_encoder(start, like=model, seed=seed).to(device)
-        clips = [
+        train_clips, test_clips = (
             VideoDataset(
                 manifest,
                 mode="validation",
@@ -372,7 +374,7 @@ def probe_models(
                 errors=errors,
             )
             for manifest in (train, test)
-        ]
+        )
         cache = None
         if folder:
             identity = [weights_sha256(encoder), *map(manifest_sha256, (train, test)), repr(views)]
@@ -382,11 +384,12 @@ def probe_models(
             cache = Path(folder, f"features-{tokens}-{key}.safetensors")
         results[start] = probe(
             encoder,
-            *clips,
+            train_clips,
+            test_clips,
             probes,
             mean=views.mean,
             std=views.std,
-            num_classes=train.num_labels,
+            num_classes=train.num_labels or 0,
             cache=cache,
             seed=seed,
             **more,

@@ -125,8 +125,8 @@ def _columns(row: Mapping[str, Any], path: Path) -> tuple[str | None, str]:
 def _scores(rows: list[dict[str, Any]], path: Path) -> tuple[np.ndarray, list[str] | None]:
     """(N, C) numbers, and the names of the classes where columns carry them."""
     by_class = [name for name in rows[0] if str(name).lower().startswith(CLASS_PREFIXES)]
-    whole = next((name for name in SCORE_COLUMNS if name in rows[0]), None)
-    if not by_class and whole is None:
+    whole = next((name for name in SCORE_COLUMNS if name in rows[0]), "")
+    if not by_class and not whole:
         raise ValueError(
             f"{path} has no scores among its columns {some_of(map(str, rows[0]))}; name one of lists `scores`, or one "
             "for each class `score_NAME`"

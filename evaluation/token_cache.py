@@ -6,7 +6,7 @@ reached, the videos that are left are read and encoded in every epoch.
 
 # B videos  N tokens of a video  D width
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class VideoCollator:
 
 
 def video_tokens(
-    encode: Callable[[torch.Tensor], torch.Tensor], batch: dict[str, Any], cache: TokenCache | None = None
+    encode: Callable[[torch.Tensor], torch.Tensor], batch: Mapping[str, Any], cache: TokenCache | None = None
 ) -> torch.Tensor:
     """The tokens (B, N, D) of a batch of VideoCollator; those just made are written to `cache`.
 

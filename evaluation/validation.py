@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from videomae.data.sampler import EpochSampler
+from videomae.data.video_dataset import VideoDataset
 from videomae.metrics.video_accuracy.scores import confusion_matrix, label_ranks, mean_average_precision
 from videomae.training import engines
 from videomae.training.batches import leave_ctrl_c_to_the_loop
@@ -33,7 +34,7 @@ DECISIVE = {
 def validate(
     accelerator: Accelerator,
     model: torch.nn.Module,
-    dataset: Dataset,
+    dataset: VideoDataset,
     collate: Callable[[list], Mapping[str, Any]],
     *,
     problem: str,
@@ -54,7 +55,7 @@ def validate(
 def outputs_and_labels(
     accelerator: Accelerator,
     model: torch.nn.Module,
-    dataset: Dataset,
+    dataset: VideoDataset,
     collate: Callable[[list], Mapping[str, Any]],
     *,
     clips_per_device: int,

@@ -106,7 +106,15 @@ class SlidingWindows:
             )
         return [int(i * length / num_frames) for i in range(num_frames)]
 
-    def read(self, source: Source, num_frames: int, pixels: "Pixels", fps: float | None, threads: int, errors: str):
+    def read(
+        self,
+        source: Source,
+        num_frames: int,
+        pixels: "Pixels | ReferencePixels",
+        fps: float | None,
+        threads: int,
+        errors: str,
+    ):
         """(what is known of the video, an iterator over its clips); every frame is decoded and transformed once."""
         facts, read = _frames_of(source, fps, threads, errors)
         offsets, stride = self.offsets(num_frames, facts.fps), self.stride.in_frames(facts.fps, "--stride")
@@ -146,7 +154,15 @@ class PolicyClips:
     def count(self) -> int:
         return self.clips or 1
 
-    def read(self, source: Source, num_frames: int, pixels: "Pixels", fps: float | None, threads: int, errors: str):
+    def read(
+        self,
+        source: Source,
+        num_frames: int,
+        pixels: "Pixels | ReferencePixels",
+        fps: float | None,
+        threads: int,
+        errors: str,
+    ):
         """(what is known of the video, an iterator over its clips); every wanted frame is transformed once."""
         with open_clip(source, LIMITS, errors=errors) as video:
             rate = getattr(video, "fps", None) or fps
@@ -261,13 +277,15 @@ class FeatureEncoder:
         if self.config.num_channels != 3:
             raise ValueError(f"{model} takes {self.config.num_channels} channels; features are read from RGB video")
         architecture = (self.config.architectures or [""])[0]
-        classifier = architecture.endswith("ForVideoClassification")
-        kind = VideoMAEForVideoClassification if classifier else VideoMAEModel
-        loaded = open_model(kind, model)
+        if architecture.endswith("ForVideoClassification"):
+            loaded = open_model(VideoMAEForVideoClassification, model)
+            self.model = loaded.videomae
+        else:
+            loaded = self.model = open_model(VideoMAEModel, model)
         self.name, self.device, self.dtype = model, torch.device(device), dtype
         self.weights_sha256 = weights_sha256(loaded)
         loaded.to(self.device)
-        self.model, self.norm = loaded.videomae if classifier else loaded, loaded.fc_norm
+        self.norm = loaded.fc_norm
         self.pooling = "mean of tokens" if self.norm is None else "fc_norm(mean of tokens)"
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ import queue
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,7 +160,7 @@ def entries_of(manifest: Manifest) -> list[Entry]:
     entries = []
     for source, path in videos.values():
         name = _without_suffix(path) if counts[_without_suffix(path)] == 1 else path
-        if paths[path] > 1:
+        if paths[path] > 1 and isinstance(source, FrameFolder):
             name = f"{path}.{source.first}-{source.first + source.count - 1}"
         entries.append(Entry(source, path, name))
     if len({entry.name for entry in entries}) < len(entries):
@@ -182,6 +182,8 @@ def _without_suffix(path: str) -> str:
 
 def stamp_of(source: Source) -> dict[str, int] | None:
     """What shows whether a source has changed; None where it cannot be found."""
+    if isinstance(source, (dict, bytes)):  # of a table
+        return None
     path = (
         source.shard if isinstance(source, TarMember) else source.folder if isinstance(source, FrameFolder) else source
     )
@@ -250,7 +252,7 @@ def units_of(entries: list[Entry], plan: Plan) -> list[list[Entry]]:
     return [entries[first : first + size] for first in range(0, len(entries), size)]
 
 
-def read_ahead(units: Iterable[Any], read: Callable[[Any], Iterator[Any]], workers: int) -> Iterator[Any]:
+def read_ahead(units: Iterable[Any], read: Callable[[Any], Iterator[Any]], workers: int) -> Generator[Any, None, None]:
     """`read` every unit, in `workers` threads (FFmpeg works without the interpreter's lock), a little ahead."""
     if not workers:
         for unit in units:

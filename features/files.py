@@ -29,7 +29,8 @@ class RowFile:
 
     def __init__(self, path: Path, dtype: str, *, single: bool = False, metadata: dict[str, str] | None = None):
         self.path, self.dtype, self.single, self.metadata = path, np.dtype(dtype), single, metadata or {}
-        self.count, self.row_shape = 0, None
+        self.count = 0
+        self.row_shape: tuple[int, ...] = ()  # known with the first row
         self._stack = contextlib.ExitStack()
         self._beside = self._stack.enter_context(new_file(path))
         opened = open(self._beside, "wb") if path.suffix == ".npy" else tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
@@ -40,7 +41,7 @@ class RowFile:
         return self.row_shape if self.single else (self.count, *self.row_shape)
 
     def add(self, row: np.ndarray) -> None:
-        if self.row_shape is None:
+        if not self.count:
             self.row_shape = row.shape
             self._write_npy_header()
         with np.errstate(over="ignore"):  # checked below

@@ -43,7 +43,7 @@ def check_comparable(first: dict[str, Any] | None, second: dict[str, Any] | None
     if first is None or second is None:
         return
     compared = [{name: identity[name] for name in MUST_AGREE} for identity in (first, second)]
-    if changes := differing(*compared):
+    if changes := differing(compared[0], compared[1]):
         raise ValueError(
             f"the two sets were made in different ways ({'; '.join(changes).replace(', now ', ' against ')}); make both "
             "with one model and the same options"

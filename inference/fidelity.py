@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.synthetic import MOTIONS, SyntheticSet, render_clip
@@ -83,7 +84,7 @@ def agreement(
 
 
 @torch.inference_mode()
-def logits_of(model: torch.nn.Module, clips: torch.Tensor, batch_size: int = 4) -> torch.Tensor:
+def logits_of(model: PreTrainedModel, clips: torch.Tensor, batch_size: int = 4) -> torch.Tensor:
     """float32 logits (B, K) on the CPU; the clips go to the model's device batch by batch."""
     parts = [model(pixel_values=part.to(model.device, model.dtype)).logits for part in clips.split(batch_size)]
     return torch.cat(parts).float().cpu()

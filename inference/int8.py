@@ -10,6 +10,7 @@ its one scale per tensor rounds activations about three times as coarsely.
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from videomae.inference.fidelity import Agreement, agreement, logits_of
 from videomae.modeling_videomae import VideoMAELayer
@@ -29,6 +30,10 @@ def rounded(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class Int8Linear(nn.Module):
     """A linear layer for inference whose product is one of int8 matrices, summed in int32."""
 
+    weight: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor | None
+
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -42,7 +47,8 @@ class Int8Linear(nn.Module):
         kind = inputs.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
         values, scales = rounded(inputs.reshape(-1, self.in_features))
-        outputs = torch._int_mm(values, self.weight.t()).float().mul_(scales).mul_(self.scales)
+        products = torch._int_mm(values, self.weight.t())  # pyright: ignore[reportPrivateImportUsage]  # it has no public name
+        outputs = products.float().mul_(scales).mul_(self.scales)
         if self.bias is not None:
             outputs.add_(self.bias)
         return outputs.to(dtype).view(*inputs.shape[:-1], self.out_features)
@@ -63,7 +69,7 @@ def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def quantize_int8(
-    model: nn.Module,
+    model: PreTrainedModel,
     clips: torch.Tensor,
     *,
     min_agreement: float = 0.98,

@@ -238,6 +238,7 @@ def write_onnx(graph: Graph, path: Path, *, opset: int | None = None, batch_size
             dynamo=True,
             verbose=False,
         )
+        assert program is not None  # dynamo=True returns one
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # stack traces with the paths of this machine, as large as a small model
         program.save(path, external_data=is_large(graph))

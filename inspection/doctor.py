@@ -65,12 +65,14 @@ def look_at_data(
     """`check-data` on a list or folder; against a model's class names where one was looked at too."""
     findings = Findings(target)
     config = open_config(model, "", weights=False) if model else None
-    classifier = config is not None and (config.architectures or [""])[0].endswith("ForVideoClassification")
+    classifier = None
+    if config is not None and (config.architectures or [""])[0].endswith("ForVideoClassification"):
+        classifier = config
     manifest = open_data(target, root)
     report = check(
         manifest,
-        id2label=config.id2label if classifier else None,
-        num_labels=config.num_labels if classifier else None,
+        id2label=classifier.id2label if classifier else None,
+        num_labels=classifier.num_labels if classifier else None,
         probe=probe,
         sampling=ClipSampling(num_frames=config.num_frames) if config else None,
         speed_samples=5,  # a first idea; check-data takes more

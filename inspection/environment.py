@@ -53,7 +53,7 @@ def _packages(findings: Findings) -> dict[str, str | None]:
     """The versions of what is needed, and of the optional packages that are there."""
     try:
         needed = importlib.metadata.requires("videomae") or []
-        versions = {"videomae": importlib.metadata.version("videomae")}
+        versions: dict[str, str | None] = {"videomae": importlib.metadata.version("videomae")}
     except importlib.metadata.PackageNotFoundError:
         findings.problem("videomae is not installed, only imported from a folder", "pip install -e . in the checkout")
         return {}
@@ -134,7 +134,8 @@ def _container_limit() -> int | None:
 
 def _devices(findings: Findings) -> list[dict[str, Any]]:
     """The accelerators, each tried with a product of matrices."""
-    if not torch.accelerator.is_available():
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
         if os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi"):
             build = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a build for the CPU"
             findings.problem(
@@ -142,7 +143,7 @@ def _devices(findings: Findings) -> list[dict[str, Any]]:
                 "install a torch for CUDA that fits the driver (nvidia-smi shows its version), from pytorch.org",
             )
         return []
-    kind = torch.accelerator.current_accelerator().type
+    kind = accelerator.type
     devices = []
     for index in range(torch.accelerator.device_count()):
         device = torch.device(kind, index)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -243,15 +243,17 @@ def check_duplicates(
     copies = {later for _, later in pairs}  # they stand for nothing new below
     if looked:
         shown = [index for index, one in enumerate(looked) if one.small is not None and index not in copies]
-        small = np.stack([looked[index].small.ravel() for index in shown]) if shown else np.zeros((0, 1))
+        small = (
+            np.stack([cast(np.ndarray, looked[index].small).ravel() for index in shown]) if shown else np.zeros((0, 1))
+        )
         for pair in close_pairs(small, SAME_PICTURES) if shown else ():
             pairs.setdefault((shown[pair.one], shown[pair.other]), (KINDS[2], pair.similarity))
     if features is not None:
         rows, indices = _rows_of(videos, features[0])
         for pair in near_pairs(features[1][rows], similarity):
-            key = tuple(sorted((indices[pair.one], indices[pair.other])))
-            if key[0] != key[1] and not copies.intersection(key):
-                pairs.setdefault(key, (KINDS[3], pair.similarity))
+            one, other = sorted((indices[pair.one], indices[pair.other]))
+            if one != other and not copies.intersection((one, other)):
+                pairs.setdefault((one, other), (KINDS[3], pair.similarity))
     found = [_described(videos, key, *facts) for key, facts in pairs.items()]
     return sorted(found, key=lambda row: (not row["leak"], KINDS.index(row["kind"]), -row["similarity"], row["path"]))
 

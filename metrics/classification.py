@@ -96,6 +96,7 @@ def log_odds(probabilities: np.ndarray, *, single: bool) -> np.ndarray:
 
 
 def probabilities_of(logits: np.ndarray, *, single: bool) -> np.ndarray:
+    """Softmax over the classes where one class holds (`single`), else a sigmoid of each; in float64."""
     logits = np.asarray(logits, np.float64)
     if not single:
         return 0.5 * (1.0 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
@@ -252,7 +253,8 @@ class Scored:
     def class_sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How often each class was rightly said, said, and true; all (C,)."""
         if not self.single:
-            return tuple(weights @ part for part in self._answers)
+            right, said, true = (weights @ part for part in self._answers)
+            return right, said, true
         said, true = self._answers
         size = self.scores.shape[1]
         return (
@@ -298,6 +300,7 @@ def mean(values: Sequence[float | None] | np.ndarray) -> float | None:
 
 
 def number(value: float) -> float | None:
+    """A figure for JSON, which has no NaN: None stands for it."""
     return None if np.isnan(value) else float(value)
 
 
@@ -321,6 +324,6 @@ def intervals(
     ]
     found = {}
     for name in draws[0] if draws else ():
-        values = [draw[name] for draw in draws if draw[name] is not None]
+        values = [value for draw in draws if (value := draw[name]) is not None]
         found[name] = tuple(map(float, np.percentile(values, (2.5, 97.5)))) if values else None
     return found

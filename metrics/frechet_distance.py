@@ -59,4 +59,4 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean (D,), and a matrix R of at most D rows with R'R the covariance (of n - 1, as np.cov has it)."""
     mean = features.mean(axis=0)
     root = (features - mean) / np.sqrt(len(features) - 1)
-    return mean, np.linalg.qr(root, mode="r") if len(root) > root.shape[1] else root
+    return mean, np.asarray(np.linalg.qr(root, mode="r")) if len(root) > root.shape[1] else root

@@ -380,6 +380,7 @@ def _sampling(checkpoint: Checkpoint) -> dict[str, Any]:
     """How a clip is taken; a pre-training has only its stride."""
     if checkpoint.sampling:
         return {"stride_frames": 1, **checkpoint.sampling}
+    assert checkpoint.pretraining is not None  # every other model has a sampling policy
     return {"strategy": "dense", "num_frames": 16, "stride_frames": checkpoint.pretraining.stride_frames}
 
 
@@ -403,7 +404,7 @@ def _base_on_hub(checkpoint: Checkpoint) -> str | None:
 
 
 def _file_of(checkpoint: Checkpoint) -> str:
-    if checkpoint.release == "videomae_v2_hub":
+    if checkpoint.release == "videomae_v2_hub" and checkpoint.hub:
         return checkpoint.hub.rsplit("/", 1)[-1]
     return checkpoint.file or "checkpoint.pth"
 

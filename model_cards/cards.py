@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import yaml
@@ -131,7 +131,7 @@ def check_card(content: str, *, where: str = "the card") -> ModelCardData:
         raise ValueError(f"the metadata of {where} cannot be read: {error}") from None
     if found := UNWRITTEN.search(card.text):
         raise ValueError(f"{where} has an unwritten place ({found.group()!r}); write it or take the section out")
-    return card.data
+    return cast(ModelCardData, card.data)
 
 
 def python_snippets(content: str) -> list[str]:

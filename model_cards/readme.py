@@ -42,7 +42,9 @@ def published_table() -> str:
     best: dict[tuple[str, str, str], float] = {}
     for checkpoint in load_zoo().values():
         family = next((name for name, releases in FAMILIES.items() if checkpoint.release in releases), None)
-        for result in checkpoint.results if family else ():
+        if family is None:
+            continue
+        for result in checkpoint.results:
             value = result.map if result.data == "ava" else result.top1
             if result.data in COLUMNS and value is not None:
                 key = (family, checkpoint.preset, result.data)

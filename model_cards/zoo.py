@@ -58,7 +58,7 @@ class Result:
     def views(self) -> tuple[int, int, int] | None:
         """(frames, clips, crops), where the protocol is of that kind."""
         match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", self.protocol)
-        return tuple(int(number) for number in match.groups()) if match else None
+        return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def attention_maps(
     config, grid = encoder.config, token_grid(pixel_values[None], encoder.config, True)
     depth, width = config.num_hidden_layers, config.num_attention_heads
     layer_numbers = [_place(layer, depth, "layer") for layer in layers]
-    head_numbers = [head if head == MEAN else _place(head, width, "head") for head in heads]
+    head_numbers = [head if head == MEAN else _place(int(head), width, "head") for head in heads]
     if query is not None and (
         len(query) != 3 or not all(0 <= place < size for place, size in zip(query, grid, strict=True))
     ):

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from videomae.data.encoding import encode_video
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 # T frames  H W pixels  C channels
 Row = tuple[str, Tensor]  # a title, which may have several lines, and frames (T, H, W, C) of [0, 1]
 GAP, MARGIN = 2, 6
@@ -121,17 +123,17 @@ def _tile(frame: Tensor, height: int) -> Image.Image:
     return image.resize((max(round(image.width * height / image.height), 1), height), how)
 
 
-def font_of(size: int) -> ImageFont.ImageFont:
+def font_of(size: int) -> Font:
     return ImageFont.load_default(size=size)
 
 
-def text_size(text: str, font: ImageFont.ImageFont) -> tuple[int, int]:
+def text_size(text: str, font: Font) -> tuple[int, int]:
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font)
     return round(right - left), round(bottom - top)
 
 
-def _note_lines(notes: Sequence[str], width: int, font: ImageFont.ImageFont) -> tuple[list[tuple[str, bool]], int]:
+def _note_lines(notes: Sequence[str], width: int, font: Font) -> tuple[list[tuple[str, bool]], int]:
     """(line, is a warning) of all notes, wrapped, and the height that they need."""
     lines = []
     for note in notes:
@@ -147,7 +149,7 @@ def _note_lines(notes: Sequence[str], width: int, font: ImageFont.ImageFont) -> 
     return lines, len(lines) * _line_height(font) + 2 * MARGIN if lines else 0
 
 
-def _line_height(font: ImageFont.ImageFont) -> int:
+def _line_height(font: Font) -> int:
     return text_size("Ag", font)[1] + 6
 
 

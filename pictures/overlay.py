@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def draw_overlay(
         bar.update(bar.total - bar.n)
 
 
-def _nearest_result(results: list[dict[str, Any]], reach: float) -> Iterator[dict[str, Any] | None]:
+def _nearest_result(results: list[dict[str, Any]], reach: float) -> Generator[dict[str, Any] | None, float, None]:
     """Send rising times, get the key frame nearest to each, or None where all are further than `reach`."""
     place, answer = 0, None
     while True:

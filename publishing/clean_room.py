@@ -74,7 +74,7 @@ def differences(computed: Mapping[str, list[float]], expected: Mapping[str, list
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("inputs", type=Path, help="what torch.save wrote of {'model': inputs, 'frames': (T, H, W, 3)}")
     parser.add_argument("--trust_remote_code", action="store_true", help="load with the code in the folder")

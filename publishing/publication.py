@@ -44,7 +44,12 @@ class Publication:
 
     @property
     def card(self) -> str:
-        return self.files["README.md"].decode()
+        return self.text("README.md")
+
+    def text(self, path: str) -> str:
+        """What a file of the publication says."""
+        content = self.files[path]
+        return (content.read_bytes() if isinstance(content, Path) else content).decode()
 
     def sizes(self) -> dict[str, int]:
         return {

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -48,7 +48,7 @@ def publish(
     name: str,
     *,
     license: str | None = None,
-    labels: str | os.PathLike | None = None,
+    labels: str | Path | None = None,
     allow_missing: Collection[str] = (),
     results: Collection[Path] = (),
     private: bool = False,
@@ -131,8 +131,8 @@ def recorded_output(publication: Publication, results: Collection[Path] = ()) ->
     example = example_inputs(model.config, head)
     outputs = clean_room.answers(model, example["model"])
     if model.config.num_channels == 3:  # the fixed frames are pictures; infrared and the like have no stock processor
-        settings = json.loads(publication.files[IMAGE_PROCESSOR])
-        processor = videomae.VideoMAEImageProcessor.from_dict(settings)
+        settings = json.loads(publication.text(IMAGE_PROCESSOR))
+        processor = cast(videomae.VideoMAEImageProcessor, videomae.VideoMAEImageProcessor.from_dict(settings))
         pixels = processor(list(example["frames"].numpy()), return_tensors="pt").pixel_values
         outputs["pixel_values"] = clean_room.recorded(pixels)
     for quantity, values in outputs.items():
@@ -187,7 +187,7 @@ def run_clean(publication: Publication, *, with_code: bool) -> dict[str, Any]:
         publication.lay_out(folder)
         # The empty module keeps this package out, as on a machine that never had it.
         code = "import runpy, sys; sys.modules['videomae'] = None; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
-        config = VideoMAEConfig.from_dict(json.loads(publication.files["config.json"]))
+        config = VideoMAEConfig.from_dict(json.loads(publication.text("config.json")))
         torch.save(example_inputs(config, publication.head), Path(scratch) / "inputs.pt")
         command = [sys.executable, "-c", code, clean_room.__file__, str(folder), str(Path(scratch) / "inputs.pt")]
         result = subprocess.run(
@@ -276,7 +276,11 @@ def upload(publication: Publication, target: Target, *, private: bool, message: 
 @contextlib.contextmanager
 def hub_errors(name: str) -> Iterator[None]:
     """Turn errors on the way to the Hub into one line that says what went wrong and what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of whichever client huggingface_hub uses
+        OfflineModeIsEnabled,
+    )
 
     try:
         yield

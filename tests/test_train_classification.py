@@ -250,7 +250,7 @@ def test_the_pretrained_norm_is_dropped_and_it_is_said(videos, pretrained, tmp_p
     finetune(videos, pretrained, tmp_path / "run", "--dry_run")
     said = capsys.readouterr().err
     assert "its final norm is dropped" in said and "dry run: about" in said
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["card.md"]
 
 
 def test_a_dry_run_keeps_the_clips_of_a_batch_that_is_mixed_even(videos, pretrained, tmp_path, capsys):

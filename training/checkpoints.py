@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from videomae.files import new_folder, sha256_of, write_json
 from videomae.training.optimisation import Ema
@@ -63,7 +64,7 @@ def save_checkpoint(
     run: str | os.PathLike,
     *,
     state: Mapping[str, Any],
-    model: nn.Module,
+    model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     ema: Ema | None = None,
     write_more: Callable[[Path], None] | None = None,
@@ -97,8 +98,9 @@ def whole_tensors(tensors: Mapping[str, torch.Tensor], *, keep: bool = True) -> 
     """Sharded tensors put together, on the CPU where they are kept; a collective when any is sharded."""
     whole = {}
     for name, tensor in tensors.items():
-        if hasattr(tensor, "full_tensor"):
-            tensor = tensor.full_tensor().cpu() if keep else tensor.full_tensor()
+        full_tensor = getattr(tensor, "full_tensor", None)
+        if full_tensor is not None:
+            tensor = full_tensor().cpu() if keep else full_tensor()
         if keep:
             whole[name] = tensor
     return whole
@@ -106,14 +108,13 @@ def whole_tensors(tensors: Mapping[str, torch.Tensor], *, keep: bool = True) -> 
 
 def sharded_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """This process's shard of a whole tensor, laid out as the parameter is; the tensor itself where nothing is sharded."""
-    if not hasattr(parameter, "placements") or tensor.shape != parameter.shape:
+    mesh, placements = getattr(parameter, "device_mesh", None), getattr(parameter, "placements", None)
+    if placements is None or tensor.shape != parameter.shape:
         return tensor.clone()  # off a mapped file, and aligned as fresh tensors are
     from torch.distributed.tensor import distribute_tensor
 
     # Every process has read the whole tensor from the file, so none needs to be sent it.
-    return distribute_tensor(
-        tensor.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
-    )
+    return distribute_tensor(tensor.to(parameter.device), mesh, placements, src_data_rank=None)
 
 
 def write_checkpoint(
@@ -231,7 +232,7 @@ def read_state(folder: str | os.PathLike) -> dict[str, Any]:
 def load_checkpoint(
     folder: str | os.PathLike,
     *,
-    model: nn.Module,
+    model: PreTrainedModel,
     optimizer: torch.optim.Optimizer | None = None,
     ema: Ema | None = None,
 ) -> dict[str, Any]:
@@ -256,7 +257,7 @@ def load_checkpoint(
     return read_state(folder)
 
 
-def check_same_model(folder: Path, model: nn.Module) -> None:
+def check_same_model(folder: Path, model: PreTrainedModel) -> None:
     """Raise with the names and both values of the configuration fields in which model and checkpoint differ."""
     saved = json.loads((folder / "config.json").read_text("utf-8"))
     current = json.loads(model.config.to_json_string(use_diff=False))
@@ -273,12 +274,12 @@ def check_same_model(folder: Path, model: nn.Module) -> None:
         )
 
 
-def read_weights(model_class: type, folder: Path) -> dict[str, torch.Tensor]:
+def read_weights(model_class: type[PreTrainedModel], folder: Path) -> dict[str, torch.Tensor]:
     """A model folder's weights under the model's own names, whatever names the files use."""
     return model_class.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
-def restore_weights(model: nn.Module, folder: Path) -> None:
+def restore_weights(model: PreTrainedModel, folder: Path) -> None:
     current = model.state_dict()
     saved = read_weights(_plain_class(model), folder)
     model.load_state_dict({name: sharded_like(saved[name], current[name]) for name in current}, strict=True)
@@ -306,10 +307,10 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _plain_class(model: nn.Module) -> type:
+def _plain_class(model: PreTrainedModel) -> type[PreTrainedModel]:
     """The model's own class, below the one that FSDP2 puts over it."""
     return next(kind for kind in type(model).__mro__ if not kind.__name__.startswith("FSDP"))
 
 
 def _step_of(folder: Path) -> int:
-    return int(_FOLDER_NAME.search(folder.name).group(1))
+    return int(folder.name.rpartition("-")[2])

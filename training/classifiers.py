@@ -15,7 +15,7 @@ from torch import nn
 from videomae.configuration_videomae import PRESETS, VideoMAEConfig
 from videomae.data.lists.label_names import class_columns, names_of, normalised, side_by_side
 from videomae.modeling_videomae import VideoMAEForVideoClassification
-from videomae.models import open_config, quiet_loading
+from videomae.models import load_with_report, open_config
 from videomae.training.kinetics_maps import LABEL_MAPS
 
 HEADS = ("auto", "labels", "fresh")
@@ -64,10 +64,9 @@ def build_classifier(
     classifier = known.endswith("ForVideoClassification")
     config = VideoMAEConfig.from_pretrained(start, **fields)
     name_classes(config, class_names)
-    with quiet_loading():  # what differs is checked and said below
-        model, info = VideoMAEForVideoClassification.from_pretrained(
-            start, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-        )
+    model, info = load_with_report(
+        VideoMAEForVideoClassification, start, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+    )
     check_loaded(start, info, classifier=classifier)
     if not classifier:
         if init_head_from.endswith(".json"):
@@ -80,6 +79,7 @@ def build_classifier(
             f"{start} is {known or 'an encoder'}: its final norm is dropped, and the new head reads the mean of all "
             "tokens through a new fc_norm"
         )
+        assert model.fc_norm is not None  # use_mean_pooling is True
         start_afresh(model, model.fc_norm, model.classifier)
         return model
     if not before.use_mean_pooling:
@@ -141,9 +141,10 @@ def carry_head(
                     f"the data's class names to its order, or choose --init_head_from labels\n{side_by_side(class_names, taken)}"
                 )
         weight, bias = read_head(start, before)
+        head = linear_head(model)
         with torch.no_grad():
-            model.classifier.weight.copy_(weight[columns])
-            model.classifier.bias.copy_(bias[columns])
+            head.weight.copy_(weight[columns])
+            head.bias.copy_(bias[columns])
         say(f"the head takes over {size} of the {before.num_labels} classes of {start}")
     elif size != before.num_labels:
         release = f"label_{before.num_labels}to{size}.json"
@@ -168,8 +169,14 @@ def carry_head(
 
 
 def read_head(start: str, config: VideoMAEConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    head = VideoMAEForVideoClassification.from_pretrained(start, config=config, dtype=torch.float32).classifier
+    head = linear_head(VideoMAEForVideoClassification.from_pretrained(start, config=config, dtype=torch.float32))
     return head.weight.detach().clone(), head.bias.detach().clone()
+
+
+def linear_head(model: VideoMAEForVideoClassification) -> nn.Linear:
+    """The head of a classifier that has classes; of one without any it is no layer at all."""
+    assert isinstance(model.classifier, nn.Linear)
+    return model.classifier
 
 
 def label_map(rule: str) -> list[int]:
@@ -189,7 +196,7 @@ def start_afresh(model: VideoMAEForVideoClassification, *modules: nn.Module) -> 
     for module in modules:
         # from_pretrained marks what it filled, and transformers' guarded initialisers leave that alone
         for parameter in module.parameters():
-            parameter.__dict__.pop("_is_hf_initialized", None)
+            vars(parameter).pop("_is_hf_initialized", None)
         model._init_weights(module)
 
 
@@ -202,7 +209,7 @@ def name_classes(config: VideoMAEConfig, class_names: Sequence[str] | None) -> N
     config.label2id = {name: index for index, name in enumerate(names)}
 
 
-def freeze(model: nn.Module, what: str) -> int:
+def freeze(model: VideoMAEForVideoClassification, what: str) -> int:
     """Stop gradients into "none", the whole "encoder", or the patch embedding and the first N blocks ("3").
 
     Returns how many parameters are left to train. Frozen blocks keep their dropout: freezing changes what is learnt,

@@ -23,7 +23,7 @@ from videomae.data.lists.label_names import are_placeholders
 from videomae.metrics.ava_map.average_precision import LEAST_SCORE, ava_map
 from videomae.metrics.ava_map.columns import for_metric
 from videomae.modeling_videomae_detection import VideoMAEForActionDetection, action_scores
-from videomae.models import open_config
+from videomae.models import load_with_report, open_config
 from videomae.training import engines
 from videomae.training.batches import leave_ctrl_c_to_the_loop
 from videomae.training.classifiers import name_classes
@@ -87,8 +87,8 @@ def build_detector(
     if actions is not None or not keeps_head:
         name_actions(config, actions)
     torch.manual_seed(recipe.seed)
-    model, info = VideoMAEForActionDetection.from_pretrained(
-        recipe.model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+    model, info = load_with_report(
+        VideoMAEForActionDetection, recipe.model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
     )
     wrong = [name for name in info["missing_keys"] if not name.startswith(NEW_PARTS)]
     wrong += [name for name in info["unexpected_keys"] if not name.startswith(LEFT_PARTS)]
@@ -107,7 +107,7 @@ def build_detector(
         f"with {config.num_labels} actions"
     )
     for parameter in model.classifier.parameters():  # a classifier of as many classes would have filled it
-        parameter.__dict__.pop("_is_hf_initialized", None)
+        vars(parameter).pop("_is_hf_initialized", None)
     model._init_weights(model.classifier)
     return model
 

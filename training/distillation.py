@@ -100,8 +100,8 @@ class TeacherCollator:
         rows = [item["index"] for item in items for _ in item["keys"]]
         teacher = self.scores[rows]
         if self.collate.mixing is not None:
-            size = batch["pixel_values"].shape[-2:]
-            mix = self.collate.mixing.draw(*size, seed_for(items[0]["keys"][0], MIXING))
+            height, width = batch["pixel_values"].shape[-2:]
+            mix = self.collate.mixing.draw(height, width, seed_for(items[0]["keys"][0], MIXING))
             own = teacher.exp()
             teacher = (mix.share * own + (1 - mix.share) * own.flip(0)).log()
         return batch | {"teacher_logits": teacher}

@@ -8,11 +8,16 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, GradScalerKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    GradScalerKwargs,
+    broadcast_object_list,
+)
 from torch import nn
 
 from videomae.data.on_device import finish
@@ -85,7 +90,7 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Hand model and optimizer to the engine; both may come back wrapped."""
     if accelerator.distributed_type == DistributedType.FSDP:
-        plugin = accelerator.state.fsdp_plugin
+        plugin = cast(FullyShardedDataParallelPlugin, accelerator.state.fsdp_plugin)  # not None under FSDP
         plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks_to_shard(model)})
     return accelerator.prepare(model, optimizer)
 
@@ -170,7 +175,8 @@ def agreed(accelerator: Accelerator, *flags: bool, asking: bool = True) -> tuple
         return (False,) * len(flags)
     if accelerator.num_processes == 1:
         return flags
-    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), reduction="sum")
+    mine = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+    counts = cast(torch.Tensor, accelerator.reduce(mine, reduction="sum"))
     return tuple(count > 0 for count in counts.tolist())
 
 

@@ -11,6 +11,7 @@ What differs between trainings is data (`Parts`) and the body of that `for`, whi
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedModel
 
 from videomae.files import new_folder
 from videomae.training import engines
@@ -85,7 +87,7 @@ def training_step(
 class Parts:
     """What one kind of training brings to the loop."""
 
-    model: nn.Module
+    model: PreTrainedModel
     dataset: Any  # a Dataset that takes an EpochIndex, and names what is `broken`
     collate: Callable[[list], Any]
     facts: Mapping[str, Any]  # of the data, for the records; a resumed run must have the same
@@ -289,14 +291,14 @@ def overfit(
     """
     accelerator = session.accelerator
     model, optimizer = accelerator.prepare(model, build_optimizer(model.train(), session.recipe))
+    last = math.inf
     for step in range(steps):
         lr = warmup(min(step, OVERFIT_WARMUP - 1), OVERFIT_WARMUP, 0.0, OVERFIT_LR)
         value, _, _ = training_step(accelerator, model, optimizer, [batch], loss, lr=lr, weight_decay=0.0)
         if step % 20 == 0 or step == steps - 1:
-            say(f"step {step}: loss {value.item():.4f}")
-            if value.item() < goal:
+            last = value.item()
+            say(f"step {step}: loss {last:.4f}")
+            if last < goal:
                 say(f"overfitted {what} in {step} steps: the path from file to weights works")
                 return 0
-    raise ValueError(
-        f"after {steps} steps on the same {what} the loss is {value.item():.3f}, above {goal}; look at {advice}"
-    )
+    raise ValueError(f"after {steps} steps on the same {what} the loss is {last:.3f}, above {goal}; look at {advice}")

@@ -6,18 +6,20 @@ themselves lie in training/lora.safetensors, to resume from.
 
 import copy
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from videomae.modeling_videomae import VideoMAEForVideoClassification
 from videomae.training.checkpoints import save_tensors
 
 STATE = "training/lora.safetensors"
 TARGETS = ("query", "value")  # as in the LoRA paper (arXiv 2106.09685)
 
 
-def add_lora(model: nn.Module, rank: int) -> int:
+def add_lora(model: VideoMAEForVideoClassification, rank: int) -> int:
     """Put rank-`rank` matrices beside the query and value of every block; only they, `fc_norm` and the head are trained.
 
     Returns how many parameters that is. Afterwards `save_pretrained` and `state_dict` give the merged model, and
@@ -28,11 +30,11 @@ def add_lora(model: nn.Module, rank: int) -> int:
     except ImportError:
         raise ValueError("--lora_rank needs the package peft: pip install 'videomae[lora]'") from None
     adapted = LoraModel(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(TARGETS)), "default")
-    for module in (model.fc_norm, model.classifier):
+    for module in filter(None, (model.fc_norm, model.classifier)):
         module.requires_grad_(True)
 
-    def merged() -> nn.Module:
-        twin = copy.deepcopy(adapted).merge_and_unload()
+    def merged() -> VideoMAEForVideoClassification:
+        twin = cast(VideoMAEForVideoClassification, copy.deepcopy(adapted).merge_and_unload())
         for name in replaced:
             delattr(twin, name)  # the copy is a plain model with the methods of its class
         return twin

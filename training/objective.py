@@ -27,7 +27,9 @@ class Objective:
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
         logits = model(batch["pixel_values"]).logits
-        loss = self.label_weight * self.label_loss(logits.float(), batch["labels"]) if self.label_weight else 0.0
+        loss = torch.zeros((), device=logits.device)
+        if self.label_weight:
+            loss = self.label_weight * self.label_loss(logits.float(), batch["labels"])
         if self.teacher_weight:
             teacher = batch["teacher_logits"] if self.teacher is None else self.teacher(batch["pixel_values"])
             loss = loss + self.teacher_weight * distillation_loss(logits, teacher, self.temperature)

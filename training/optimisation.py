@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -50,7 +50,7 @@ def parameter_groups(
     `num_layers` is that of the encoder and comes from `model.config` where it has one.
     """
     if num_layers is None:
-        num_layers = model.config.num_hidden_layers if layer_decay is not None else 0
+        num_layers = int(cast(Any, model).config.num_hidden_layers) if layer_decay is not None else 0
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -78,14 +78,16 @@ def build_optimizer(
 
     Rates come from `set_rates`.
     """
-    if groups is None and hasattr(model, "optimizer_groups"):
-        groups = model.optimizer_groups()
+    own_groups = getattr(model, "optimizer_groups", None)
+    if groups is None and own_groups is not None:
+        groups = cast(Any, own_groups)()
     groups = groups or parameter_groups(
         model, weight_decay=recipe.weight_decay, layer_decay=getattr(recipe, "layer_decay", None)
     )
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     fused = devices <= set(FUSED_DEVICES)
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(recipe.betas), eps=recipe.adam_eps, fused=fused)
+    beta1, beta2 = recipe.betas
+    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=recipe.adam_eps, fused=fused)
 
 
 # ----------------------------------------------------------------------------------------------------- schedule
@@ -162,10 +164,11 @@ def gradient_norm(parameters: Iterable[torch.Tensor], max_norm: float | None = N
     Sharded gradients (FSDP2) give the norm of the full gradient on every process.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    full_tensor = getattr(norm, "full_tensor", None)
+    return norm if full_tensor is None else full_tensor()
 
 
 def step_unless(bad: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -177,11 +180,11 @@ def step_unless(bad: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     if getattr(optimizer, "scaler", None) is not None:
         optimizer.step()
     elif inner.defaults.get("fused"):
-        inner.found_inf = bad.to(torch.float32)
+        vars(inner)["found_inf"] = bad.to(torch.float32)  # where the kernel looks for it
         try:
             optimizer.step()
         finally:
-            del inner.found_inf
+            del vars(inner)["found_inf"]
     elif not bool(bad):
         optimizer.step()
 
@@ -205,7 +208,7 @@ class Ema:
     def update(self, model: nn.Module) -> None:
         current = model.state_dict()
         floats = [name for name, value in self.state.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  # it has no public name
             [self.state[name] for name in floats],
             [current[name].to(self.state[name].dtype) for name in floats],
             1.0 - self.decay,

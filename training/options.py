@@ -35,7 +35,6 @@ from videomae.files import write_atomic
 from videomae.training.recipes import DETECTION, FINETUNING, PRETRAINING, Recipe, find_recipe
 
 R = TypeVar("R", bound=Recipe)
-Options = TypeVar("Options", bound="RunOptions")
 RECIPE, RECORD = "recipe.yaml", "run.json"  # in the folder of a run
 
 # Whatever a recipe counts, wherever it comes from: below these nothing can be trained, above them memory or time ends.
@@ -317,11 +316,11 @@ def read_arguments(trainer: Trainer, argv: Sequence[str] | None) -> Arguments:
 
 def asked_for(
     arguments: argparse.Namespace,
-    options_class: type[Options],
+    options_class: type[RunOptions],
     recipes: Mapping[str, Recipe],
     *,
     otherwise: str | None = None,
-) -> tuple[Recipe, Options]:
+) -> tuple[Recipe, RunOptions]:
     """The recipe and the options of a command line. With --resume, what was not given is what the run has on record.
 
     `otherwise` is the recipe where neither the command line nor the folder of the run names one.
@@ -346,7 +345,7 @@ def asked_for(
         raise UsageError(str(error)) from None
 
 
-def _recorded(options: Options, arguments: argparse.Namespace) -> dict[str, Any]:
+def _recorded(options: RunOptions, arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the run's last start that are still asked for: not those given now, nor those meant for one start."""
     try:
         starts = json.loads(Path(options.output, RECORD).read_text("utf-8"))["starts"]

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -85,7 +85,7 @@ class Meter:
             return
         rows = torch.stack(self._steps)
         if self.accelerator.num_processes > 1:
-            rows = self.accelerator.reduce(rows, reduction="mean")
+            rows = cast(torch.Tensor, self.accelerator.reduce(rows, reduction="mean"))
         rows = rows.tolist()
         for row, (step, sources) in zip(rows, self._sources, strict=True):
             row[2] = float(row[2] > 0)

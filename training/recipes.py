@@ -12,7 +12,8 @@ tests/test_recipes.py compares every field with the flags that tests/golden/offi
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 from videomae.command_line import option
 
@@ -23,6 +24,7 @@ V2_SCRIPTS = "OpenGVLab/VideoMAEv2 scripts"
 AD_SCRIPTS = "MCG-NJU/VideoMAE-Action-Detection scripts"
 MM_CONFIGS = "open-mmlab/mmaction2 configs/detection/videomae"
 
+R = TypeVar("R", bound="Recipe")
 LR_BATCH = 256  # the total batch that published learning rates are quoted for
 
 
@@ -409,43 +411,35 @@ def _v1_finetunings() -> tuple[FinetuneRecipe, ...]:
 
 
 def _v2_finetunings() -> tuple[FinetuneRecipe, ...]:
-    huge = {"batch": (4, 32, 2), "decay": 0.8, "drop_path": 0.2}
-    giant = {"decay": 0.9}
-    after_k710 = dict(giant, batch=(3, 32, 2), epochs=3, lr=1e-5, drop_path=0.25, warmup_epochs=1, weight_decay=0.1)
-    small_sets = dict(giant, batch=(3, 8, 2), drop_path=0.35, head_dropout_prob=0.5, start="v2-giant-k710")
+    huge = partial(_finetuning, 2, "huge", batch=(4, 32, 2), decay=0.8, drop_path=0.2)
+    giant = partial(_finetuning, 2, "giant", decay=0.9)
+    from_k710 = partial(giant, start="v2-giant-k710")
+    after_k710 = partial(
+        from_k710, batch=(3, 32, 2), epochs=3, lr=1e-5, drop_path=0.25, warmup_epochs=1, weight_decay=0.1
+    )
+    small_sets = partial(from_k710, batch=(3, 8, 2), drop_path=0.35, head_dropout_prob=0.5)
     return (
         _finetuning(2, "base", "K400", epochs=90, batch=(16, 32, 2), lr=7e-4, decay=0.75, drop_path=0.1),
         _finetuning(2, "base", "K710", epochs=90, batch=(16, 32, 2), lr=7e-4, decay=0.75, drop_path=0.1),
         _finetuning(2, "base", "SSV2", epochs=25, batch=(16, 16, 2), lr=2e-3, decay=0.65, drop_path=0.1),
         _finetuning(2, "large", "K400", epochs=35, batch=(6, 32, 2), lr=2e-3, decay=0.75, drop_path=0.2),
         _finetuning(2, "large", "SSV2", epochs=20, batch=(6, 32, 2), lr=5e-4, decay=0.75, drop_path=0.2),
-        _finetuning(2, "huge", "K400", epochs=40, lr=1e-3, head_dropout_prob=0.5, **huge),
-        _finetuning(
-            2, "huge", "K600", epochs=40, lr=1e-3, head_dropout_prob=0.5, **huge,
+        huge("K400", epochs=40, lr=1e-3, head_dropout_prob=0.5),
+        huge(
+            "K600", epochs=40, lr=1e-3, head_dropout_prob=0.5,
             differs=(
                 "clips_per_step: script 4 x 1 = 4 where it is not told the GPUs; 128 here, as for K400 and K710",
             ),
         ),
-        _finetuning(2, "huge", "K710", epochs=40, lr=1e-3, head_dropout_prob=0.5, **huge),
-        _finetuning(2, "huge", "SSV2", epochs=20, lr=5e-4, **huge),
-        _finetuning(2, "giant", "K400", epochs=30, batch=(3, 64, 2), lr=1e-3, drop_path=0.2, weight_decay=0.1, **giant),
-        _finetuning(
-            2, "giant", "K710", epochs=35, batch=(3, 32, 2), lr=1e-3, drop_path=0.3, weight_decay=0.1,
-            clip_grad_norm=5.0, **giant,
-        ),
-        _finetuning(2, "giant", "SSV2", epochs=20, batch=(3, 32, 2), lr=3e-4, drop_path=0.25, **giant),
-        _finetuning(
-            2, "giant", "K400", name="v2-giant-k710-k400", start="v2-giant-k710", init_head_from="label_710to400.json",
-            **after_k710,
-        ),
-        _finetuning(
-            2, "giant", "K600", name="v2-giant-k710-k600", start="v2-giant-k710", init_head_from="label_710to600.json",
-            **after_k710,
-        ),
-        _finetuning(2, "giant", "UCF101", name="v2-giant-k710-ucf101", epochs=50, lr=1e-3, **small_sets),
-        _finetuning(
-            2, "giant", "HMDB51", name="v2-giant-k710-hmdb51", epochs=15, lr=5e-4, stride_frames=2, **small_sets
-        ),
+        huge("K710", epochs=40, lr=1e-3, head_dropout_prob=0.5),
+        huge("SSV2", epochs=20, lr=5e-4),
+        giant("K400", epochs=30, batch=(3, 64, 2), lr=1e-3, drop_path=0.2, weight_decay=0.1),
+        giant("K710", epochs=35, batch=(3, 32, 2), lr=1e-3, drop_path=0.3, weight_decay=0.1, clip_grad_norm=5.0),
+        giant("SSV2", epochs=20, batch=(3, 32, 2), lr=3e-4, drop_path=0.25),
+        after_k710("K400", name="v2-giant-k710-k400", init_head_from="label_710to400.json"),
+        after_k710("K600", name="v2-giant-k710-k600", init_head_from="label_710to600.json"),
+        small_sets("UCF101", name="v2-giant-k710-ucf101", epochs=50, lr=1e-3),
+        small_sets("HMDB51", name="v2-giant-k710-hmdb51", epochs=15, lr=5e-4, stride_frames=2),
     )  # fmt: skip
 
 
@@ -604,7 +598,7 @@ DETECTION: dict[str, DetectionRecipe] = {
 KINDS: dict[str, dict[str, Any]] = {"pre-training": PRETRAINING, "fine-tuning": FINETUNING, "detection": DETECTION}
 
 
-def find_recipe(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
+def find_recipe(name: str, recipes: Mapping[str, R]) -> R:
     """The recipe of that name, or an error with the nearest ones."""
     if name in recipes:
         return recipes[name]

@@ -4,10 +4,11 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from videomae.data.video_dataset import BrokenVideosError
@@ -19,11 +20,14 @@ from videomae.training.progress import say
 from videomae.training.recipes import Recipe
 from videomae.training.runs import LOG, Run, open_run
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+AnyOptions = TypeVar("AnyOptions", bound=RunOptions)
 
-class Session:
+
+class Session(Generic[AnyRecipe, AnyOptions]):
     """One start of a training: its recipe, its options, and this process's part in it."""
 
-    def __init__(self, recipe: Recipe, options: RunOptions):
+    def __init__(self, recipe: AnyRecipe, options: AnyOptions):
         transformers_logging.disable_progress_bar()
         self.recipe, self.options = recipe, options
         self.accelerator = engines.start_accelerator(options)
@@ -83,7 +87,7 @@ class Session:
             self.accelerator, lambda: open_run(options.output, self.recipe, resume=options.resume, say=self.tell)
         )
 
-    def prepare(self, model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def prepare(self, model: PreTrainedModel) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Model, in training mode, and optimizer as the engine wants them; both may come back wrapped."""
         if self.options.compile:
             model.compile()

@@ -93,7 +93,7 @@ def read_action_list(path: str | os.PathLike) -> ActionList:
             raise ValueError(f"{path} lists action {number} twice: {names[number]!r} and {name!r}")
         names[number] = name
         if kind:
-            categories.setdefault(LABEL_TYPES.get(kind, kind.lower()), []).append(number)
+            categories.setdefault(LABEL_TYPES.get(kind) or kind.lower(), []).append(number)
     if not names:
         raise ValueError(f"{path} lists no action")
     if not categories and all(1 <= number <= 80 and AVA_ACTIONS[number - 1] == name for number, name in names.items()):

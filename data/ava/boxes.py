@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from videomae.data.boxes import frame_size
 from videomae.data.randomness import randint, uniform
 from videomae.data.transforms import Box, crop, normalise, resize
 from videomae.roi_align_videomae import scale_boxes, scaled_size, widen_boxes
@@ -153,7 +154,7 @@ class DetectionTrainTransform:
     size: int = 224
     flip: float = 0.5
     colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    box_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    box_jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     outside: str = "squeeze"
     inclusive: bool = False
     mean: tuple[float, ...]
@@ -167,7 +168,7 @@ class DetectionTrainTransform:
         """`boxes` are shares of the frame."""
         low, high = self.short_side
         clip, boxes, kept = _scaled(clip, boxes, low + randint(generator, high - low + 1), inclusive=self.inclusive)
-        place = random_box(*clip.shape[-2:], self.size, generator)
+        place = random_box(*frame_size(clip), self.size, generator)
         frame = {"height": place.height, "width": place.width, "inclusive": self.inclusive}
         clip, boxes = crop(clip, place), shift_boxes(boxes, place.top, place.left)
         if self.outside == "squeeze":
@@ -208,7 +209,7 @@ def _scaled(
 
     VideoMAE-Action-Detection (`inclusive`) leaves boxes out that have no area in the source; mmaction2 keeps them.
     """
-    source = tuple(clip.shape[-2:])
+    source = frame_size(clip)
     size = scaled_size(*source, short_side, rounded=not inclusive)
     boxes = scale_boxes(shares, source, size, inclusive=inclusive)
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1) if inclusive else torch.ones(len(boxes), dtype=torch.bool)

@@ -172,7 +172,9 @@ class AvaDataset(Dataset):
             low, high = self.frame_jitter
             offsets = [offset + low + randint(generator, high - low + 1) for offset in offsets]
         boxes, labels, scores, annotated = self.persons(key_frame)
-        frames = self.movies[key_frame.video_id].read(key_frame.seconds, offsets, self.config.detection_frame_rate)
+        movie = self.movies[key_frame.video_id]
+        assert movie is not None  # key frames without one are left out
+        frames = movie.read(key_frame.seconds, offsets, self.config.detection_frame_rate)
         sample = self.transform(frames.permute(0, 3, 1, 2), boxes, generator_for(key, PIXELS))
         kept, its_boxes, labels = sample.kept.nonzero().flatten(), sample.boxes, labels[sample.kept]
         if self.mode == "train":
@@ -198,7 +200,7 @@ class AvaDataset(Dataset):
             labels[row, [action - 1 for action in actions]] = 1
         found = torch.zeros(0, 5)
         if self.proposals is not None and (self.mode == "test" or self.proposal_iou is not None):
-            found = self._chosen(key_frame)
+            found = self._chosen(self.proposals, key_frame)
             if self.mode == "test":
                 truth, labels = truth[:0], labels[:0]
         return (
@@ -224,8 +226,8 @@ class AvaDataset(Dataset):
             rows, labels = rows[some], labels[some]
         return rows, labels
 
-    def _chosen(self, key_frame: KeyFrame) -> torch.Tensor:
-        boxes = self.proposals.get(key_frame, np.zeros((0, 5), dtype=np.float32))
+    def _chosen(self, proposals: Proposals, key_frame: KeyFrame) -> torch.Tensor:
+        boxes = proposals.get(key_frame, np.zeros((0, 5), dtype=np.float32))
         if not len(boxes) and self.whole_frame:
             return torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]])
         else_best = self.config.detection_family == "mmaction2"

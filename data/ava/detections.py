@@ -69,7 +69,8 @@ def read_detections(path: str | os.PathLike) -> Detections:
     fine = (box[:, :2] <= box[:, 2:]).all() and box.min(initial=0) >= -SLACK and box.max(initial=0) <= 1 + SLACK
     if not fine or not np.isfinite(score).all() or table["action_id"].null_count:
         return _read_detections_row_by_row(path)
-    texts = compute.binary_join_element_wise(table["video_id"], table["timestamp"], ",").combine_chunks()
+    columns = [table["video_id"], table["timestamp"], pa.scalar(",")]
+    texts = compute.call_function("binary_join_element_wise", columns).combine_chunks()
     coded = texts.dictionary_encode()
     key_frames: dict[KeyFrame, int] = {}
     numbers = []  # two texts may be one time: 0902 and 902.0

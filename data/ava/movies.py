@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import av
+import av.video.reformatter
 import numpy as np
 import torch
 from PIL import Image
@@ -134,7 +136,12 @@ def _nearest(
         except DECODER_ERRORS as error:
             damage = f"cannot be decoded around {wanted[0]:.2f} s: {error}"
         ended = None if walk.last is None or walk.complete else walk.last
-        if damage is None and None not in (ended, length) and ended < min(wanted[-1], length) - CUT_OFF_SECONDS:
+        if (
+            damage is None
+            and ended is not None
+            and length is not None
+            and ended < min(wanted[-1], length) - CUT_OFF_SECONDS
+        ):
             damage = f"ends at {ended:.2f} s and declares {length:.2f} s; it is cut off, or made of several recordings"
         if damage and (errors == "strict" or walk.last is None):
             raise VideoReadError(f"{path} {damage}")
@@ -156,7 +163,7 @@ class _Walk:
     def __init__(self, wanted: list[float], *, from_start: bool):
         self._wanted, self._from_start = wanted, from_start
         self._taken: list[np.ndarray] = []
-        self._before: av.VideoFrame | None = None
+        self._before: Any = None  # the frame of that time
         self._scaler = av.video.reformatter.VideoReformatter()
         self.last: float | None = None
 
@@ -210,13 +217,13 @@ class SecondFiles:
                 frame -= _count(self.files[at], self.errors)
                 at += 1
             places.append((at, min(max(frame, 0), _count(self.files[at], self.errors) - 1)))
-        clip: list[torch.Tensor | None] = [None] * len(places)
+        clip: dict[int, torch.Tensor] = {}
         for at in dict.fromkeys(place[0] for place in places):
             rows = [row for row, place in enumerate(places) if place[0] == at]
             indices = [places[row][1] for row in rows]
             for row, frame in zip(rows, read_frames(self.files[at], indices, errors=self.errors)):
                 clip[row] = frame
-        return torch.stack(clip)
+        return torch.stack([clip[row] for row in range(len(places))])
 
 
 @lru_cache(maxsize=4096)

@@ -3,7 +3,7 @@
 import pickle
 import re
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class _PickledArray:
         self.array = self.of_bytes(content, of, shape, "F" if fortran else "C").array
 
     @classmethod
-    def of_bytes(cls, content: Any, of: _PickledType, shape: Any, order: str) -> "_PickledArray":
+    def of_bytes(cls, content: Any, of: _PickledType, shape: Any, order: Literal["F", "C"]) -> "_PickledArray":
         made = cls()
         content = content.encode("latin1") if isinstance(content, str) else content  # Python 2's bytes
         made.array = np.frombuffer(content, of.dtype).reshape(shape, order=order)

@@ -145,8 +145,10 @@ def _from_rows(rows: Sequence[Mapping[str, Any]], shown: str) -> list[str]:
     if name_key is None:
         raise ValueError(f"{shown}: its entries have no field called {', '.join(NAME_COLUMNS[:4])}")
     id_key = next((key for key in ID_COLUMNS if all(_is_number(row.get(key, "")) for row in rows)), None)
+    if id_key is None:
+        return sorted({str(row[name_key]) for row in rows})
     pairs = dict.fromkeys((row.get(id_key), str(row[name_key])) for row in rows)  # an annotation file repeats them
-    if id_key is not None and len({number for number, _ in pairs}) == len({name for _, name in pairs}) == len(pairs):
+    if len({number for number, _ in pairs}) == len({name for _, name in pairs}) == len(pairs):
         return _by_id(pairs, shown)
     return sorted({name for _, name in pairs})
 
@@ -168,7 +170,7 @@ def _from_lines(text: str, shown: str) -> list[str]:
     """A name a line, or a number and a name, or a name and a number."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for pattern in (r"(?P<number>\d+)[\s,:]+(?P<name>.*\S)", r"(?P<name>.*\S)[\s,:]+(?P<number>\d+)"):
-        matches = [re.fullmatch(pattern, line) for line in lines]
-        if lines and all(matches) and len({match["name"] for match in matches}) == len(lines):
+        matches = [match for line in lines if (match := re.fullmatch(pattern, line))]
+        if lines and len(matches) == len({match["name"] for match in matches}) == len(lines):
             return _by_id(((match["number"], match["name"].strip("\"'")) for match in matches), shown)
     return [line.strip("\"'") for line in lines]

@@ -41,10 +41,10 @@ def class_columns(
     """
     if match not in MATCHES:
         raise ValueError(f"labels must be matched by one of {', '.join(MATCHES)}, not {match!r}")
-    if match == "by_name" and not (data_names and model_names):
-        side = "the data set has" if not data_names else "the checkpoint has"
-        raise ValueError(f"labels cannot be matched by name: {side} no class names; use by_index or name them")
     if match == "by_name":
+        if not (data_names and model_names):
+            side = "the data set has" if not data_names else "the checkpoint has"
+            raise ValueError(f"labels cannot be matched by name: {side} no class names; use by_index or name them")
         columns = find_names(data_names, model_names)
         return None if columns == list(range(num_labels)) else columns
     if data_names and len(data_names) > num_labels:

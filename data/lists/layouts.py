@@ -354,7 +354,7 @@ def open_manifest(
         return source
     if not isinstance(source, (str, os.PathLike)):
         return from_dataset(source, options)
-    if is_url(source) and not source.startswith("file://"):
+    if isinstance(source, str) and is_url(source) and not source.startswith("file://"):
         if layout not in (None, "shards"):
             raise ValueError(f"{source}: only prepared shards are read from a URL, not layout {layout!r}; download it")
         return _read_shards(source, options)

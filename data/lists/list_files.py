@@ -166,20 +166,21 @@ def _shorten(text: str, most: int = 100) -> str:
 def read_table(path: Path, options: ReadOptions) -> Manifest:
     """A CSV, TSV, JSONL or Parquet file with named columns: a path, and maybe a label, a start and a total."""
     builder = Builder(path, options.root or path.parent, options)
-    split, known, picks = options.split, None, None
+    split, known = options.split, None
+    picks: tuple[str, str | None, str | None, str | None, str | None] = ("", None, None, None, None)
     for line, row in table_rows(path):
         if row.keys() != known:
             known, picks = row.keys(), _named_columns(row, path, line)
         path_column, label_column, first_column, count_column, split_column = picks
         if split is not None and split_column and row[split_column] != split:
             continue
-        video, label = row.get(path_column), row.get(label_column)
+        video, label = row.get(path_column), row.get(label_column) if label_column else None
         if not isinstance(video, str):
             raise ValueError(f"{path}, line {line}: {path_column} must be a path, not {video!r}")
         if label == "" or (isinstance(label, float) and label != label):
             label = () if options.label_kind == "multi" else None
         count = as_integer(row[count_column]) if first_column and count_column else None
-        if count is not None and count > 0:
+        if first_column and count is not None and count > 0:
             builder.add(video.strip(), label, line, as_integer(row[first_column]) or 0, count)
         else:
             builder.add(video.strip(), label.strip() if isinstance(label, str) else label, line)
@@ -188,7 +189,9 @@ def read_table(path: Path, options: ReadOptions) -> Manifest:
     return builder.build()
 
 
-def _named_columns(row: Mapping[str, Any], path: Path, line: int) -> tuple[str | None, ...]:
+def _named_columns(
+    row: Mapping[str, Any], path: Path, line: int
+) -> tuple[str, str | None, str | None, str | None, str | None]:
     lower = {str(name).strip().lower(): name for name in row}
 
     def find(names):

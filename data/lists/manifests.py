@@ -74,11 +74,11 @@ class Manifest:
         """What to open for the entry."""
         if self.table is not None:
             return self.table[int(index)][self.column]
-        if self.shard is not None:
+        if self.shard is not None and self.offset is not None and self.size is not None:
             shard = os.path.join(self.root, self.shards[int(self.shard[index])])
             return TarMember(shard, int(self.offset[index]), int(self.size[index]), self.path(index))
         path = os.path.join(self.root, self.path(index))
-        if self.count is not None and self.count[index] > 0:
+        if self.first is not None and self.count is not None and self.count[index] > 0:
             return FrameFolder(path, int(self.first[index]), int(self.count[index]), self._pattern(index))
         return path
 
@@ -88,6 +88,13 @@ class Manifest:
             return self.pattern
         path = self.path(index)
         return next((pattern for source, pattern in SOURCE_PATTERNS.items() if source in path), self.pattern)
+
+    @property
+    def given_labels(self) -> torch.Tensor:
+        """`labels`, where there must be some."""
+        if self.labels is None:
+            raise ValueError(f"{self.origin} has no labels; a classifier needs a label for each video")
+        return self.labels
 
     def label(self, index: int) -> int | torch.Tensor | None:
         if self.labels is None:
@@ -122,34 +129,34 @@ class Manifest:
 
     def check_labels(self, *, num_labels: int | None = None, classes: bool = True) -> None:
         """What a classifier needs: labels, inside the range, of more than one class."""
-        if self.labels is None:
-            raise ValueError(f"{self.origin} has no labels; a classifier needs a label for each video")
-        if self.labels.dim() == 2:
-            if num_labels is not None and self.labels.shape[1] != num_labels:
-                raise ValueError(f"{self.origin} has labels of {self.labels.shape[1]} numbers, the model {num_labels}")
+        labels = self.given_labels
+        if labels.dim() == 2:
+            if num_labels is not None and labels.shape[1] != num_labels:
+                raise ValueError(f"{self.origin} has labels of {labels.shape[1]} numbers, the model {num_labels}")
             return
-        outside = self.labels < 0 if num_labels is None else (self.labels < 0) | (self.labels >= num_labels)
+        outside = labels < 0 if num_labels is None else (labels < 0) | (labels >= num_labels)
         if num_labels is None and self.class_names is None:
             self._check_count()
         if outside.any():
             index = int(outside.nonzero()[0])
             bound = f"0 ... {num_labels - 1}" if num_labels is not None else "0 and above"
             raise ValueError(
-                f"{self.origin}: label {int(self.labels[index])} of {self.path(index)} lies outside {bound} "
+                f"{self.origin}: label {int(labels[index])} of {self.path(index)} lies outside {bound} "
                 f"({int(outside.sum())} such entries); raise num_labels or fix the list"
             )
-        if classes and len(self.labels.unique()) < 2:
+        if classes and len(labels.unique()) < 2:
             raise ValueError(
-                f"{self.origin} has one class only ({self._class_name(int(self.labels[0]))}); a classifier learns "
+                f"{self.origin} has one class only ({self._class_name(int(labels[0]))}); a classifier learns "
                 "nothing from it: add videos of another class"
             )
 
     def _check_count(self) -> None:
         """Refuse numbers so large that they are no classes: whatever counts by class would take memory for each."""
-        index = int(self.labels.argmax())
-        if self.labels[index] >= MAX_LABELS:
+        labels = self.given_labels
+        index = int(labels.argmax())
+        if labels[index] >= MAX_LABELS:
             raise ValueError(
-                f"{self.origin}: label {int(self.labels[index])} of {self.path(index)} would make more than {MAX_LABELS:,} "
+                f"{self.origin}: label {int(labels[index])} of {self.path(index)} would make more than {MAX_LABELS:,} "
                 "classes; fix the list, or use names as labels"
             )
 
@@ -238,9 +245,6 @@ class Builder:
         labels, class_names = self._labels(codes)
         self._refuse_contradictions(codes)
         text, ends = packed(bytes(self._text), self._lengths)
-        frames = {}
-        if self._counts:
-            frames = {"first": torch.tensor(self._firsts), "count": torch.tensor(self._counts)}
         return Manifest(
             origin=self.origin,
             root=self.root,
@@ -248,8 +252,9 @@ class Builder:
             ends=ends,
             labels=labels,
             class_names=class_names,
+            first=torch.tensor(self._firsts) if self._counts else None,
+            count=torch.tensor(self._counts) if self._counts else None,
             pattern=self.options.pattern,
-            **frames,
         )
 
     def _at(self, line: int | None) -> str:
@@ -315,10 +320,11 @@ class Builder:
         as_integers = {label: as_integer(label) for label in labels}
         if names and all(str(label) in names for label in as_integers):
             return {label: names.index(str(label)) for label in as_integers}, names
-        if all(number is not None for number in as_integers.values()):
+        integers = {label: number for label, number in as_integers.items() if number is not None}
+        if len(integers) == len(as_integers):
             limit = len(names) if names else self.options.num_labels
             for label, use in zip(labels, uses):
-                number, line = as_integers[label], self._first_use[use]
+                number, line = integers[label], self._first_use[use]
                 if not -(2**63) <= number < 2**63:
                     raise ValueError(f"{self._at(line)}: label {str(number)[:40]} is no class number; fix the line")
                 if number < 0 or (limit is not None and number >= limit):
@@ -326,7 +332,7 @@ class Builder:
                     if number < 0 and limit is None and self.options.label_kind == "class":
                         continue  # lists for pre-training carry -1; a classifier's check refuses it
                     raise ValueError(f"{self._at(line)}: label {number} lies outside {bound}")
-            return as_integers, names
+            return integers, names
         for label, use in zip(labels, uses):
             line = self._first_use[use]
             if isinstance(label, float):
@@ -335,12 +341,11 @@ class Builder:
                 )
             if names and str(label) not in names:
                 raise ValueError(f"{self._at(line)}: no class {label!r} among {some_of(names)}, given or in labels.txt")
-        integers = [label for label in labels if as_integers[label] is not None]
         if integers:
-            named = next(i for i, label in enumerate(labels) if as_integers[label] is None)
+            named = next(i for i, label in enumerate(labels) if label not in integers)
             raise ValueError(
                 f"{self._at(self._first_use[uses[named]])}: label {labels[named]!r} is a name where others are numbers "
-                f"(such as {integers[0]!r}); use one or the other, or pass class_names"
+                f"(such as {next(iter(integers))!r}); use one or the other, or pass class_names"
             )
         names = tuple(sorted({str(label) for label in labels}))
         return {label: names.index(str(label)) for label in as_integers}, names

@@ -100,7 +100,7 @@ def merge(sets: Sequence[LabelledSet], *, aliases: Mapping[str, str] | None = No
     conflicts = []
     for one in sets:
         for index, file in enumerate(files_of(one.train)):
-            key, label = video_id(file), maps[one.name][one.train.label(index)]
+            key, label = video_id(file), maps[one.name][int(one.train.given_labels[index])]
             count = counts[one.name]
             if key in tested or (by_content and file in tested_content):
                 count["leaks"] += 1

@@ -59,7 +59,7 @@ class AvaMap(evaluate.Metric):
             ),
         )
 
-    def _compute(
+    def _compute(  # pyright: ignore[reportIncompatibleMethodOverride]  # `compute` passes the inputs and options named here
         self, predictions, references, classes=None, iou_threshold=0.5, most_per_frame=None, protocol="ava"
     ) -> dict:
         result = ava_map(

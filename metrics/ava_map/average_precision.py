@@ -7,7 +7,7 @@ counts, not in this; `ava_map` says how. Names, CSV files and label lists are re
 by videomae.data.ava.annotations; ava_map.py makes an `evaluate` metric of this.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,11 +38,18 @@ class LabelledBoxes(NamedTuple):
     label: np.ndarray
     score: np.ndarray | None = None
 
+    @property
+    def scores(self) -> np.ndarray:
+        """`score`, where there must be one."""
+        if self.score is None:
+            raise ValueError("detections need scores")
+        return self.score
+
     @classmethod
     def of(cls, frame, box, label, score=None) -> "LabelledBoxes":
         """From any sequences, checked: equal lengths and finite numbers."""
         frame = np.asarray(frame, dtype=np.int64).reshape(-1)
-        columns = dict(
+        columns: dict[str, np.ndarray] = dict(
             box=np.asarray(box, dtype=np.float64).reshape(-1, 4), label=np.asarray(label, dtype=np.int64).reshape(-1)
         )
         if score is not None:
@@ -56,7 +63,8 @@ class LabelledBoxes(NamedTuple):
         return cls(frame, **columns)
 
     def take(self, rows: np.ndarray) -> "LabelledBoxes":
-        return LabelledBoxes(*(None if column is None else column[rows] for column in self))
+        score = None if self.score is None else self.score[rows]
+        return LabelledBoxes(self.frame[rows], self.box[rows], self.label[rows], score)
 
 
 def true_positives(truth: LabelledBoxes, detections: LabelledBoxes, iou_threshold: float) -> np.ndarray:
@@ -86,7 +94,7 @@ def true_positives(truth: LabelledBoxes, detections: LabelledBoxes, iou_threshol
 
     near = best >= iou_threshold
     candidates, matched = candidates[near], pair_truth[first_best[near]]
-    by_score = np.argsort(-detections.score[candidates], kind="stable")
+    by_score = np.argsort(-detections.scores[candidates], kind="stable")
     _, winners = np.unique(matched[by_score], return_index=True)  # the best-scored detection of each annotated box
     hits[candidates[by_score[winners]]] = True
     return hits
@@ -102,7 +110,7 @@ def average_precision(hits: np.ndarray, num_truth: int) -> float:
 
 def best_per_frame(detections: LabelledBoxes, most: int) -> LabelledBoxes:
     """The `most` best-scored boxes of every key frame, in the order they had."""
-    order = np.lexsort((-detections.score, detections.frame))
+    order = np.lexsort((-detections.scores, detections.frame))
     frame = detections.frame[order]
     rank = np.arange(len(frame)) - np.searchsorted(frame, frame, side="left")
     return detections.take(np.sort(order[rank < most]))
@@ -110,15 +118,15 @@ def best_per_frame(detections: LabelledBoxes, most: int) -> LabelledBoxes:
 
 def as_written(detections: LabelledBoxes) -> LabelledBoxes:
     """What is left of detections in mmaction2's result files: four digits, and single precision when read again."""
-    kept = detections.take(detections.score >= LEAST_SCORE)
-    return kept._replace(box=kept.box.round(4).astype(np.float32), score=kept.score.round(4).astype(np.float32))
+    kept = detections.take(detections.scores >= LEAST_SCORE)
+    return kept._replace(box=kept.box.round(4).astype(np.float32), score=kept.scores.round(4).astype(np.float32))
 
 
 def ava_map(
     truth: LabelledBoxes,
     detections: LabelledBoxes,
     *,
-    classes: Sequence[int] | None = None,
+    classes: Iterable[int] | None = None,
     categories: Mapping[str, Sequence[int]] | None = None,
     key_frames: Sequence[int] | None = None,
     iou_threshold: float = 0.5,
@@ -143,26 +151,24 @@ def ava_map(
     if protocol not in AVA_PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(AVA_PROTOCOLS)}, not {protocol!r}")
     mmaction2 = protocol == "mmaction2"
-    if detections.score is None:
-        raise ValueError("detections need scores")
+    given = len(detections.scores)
     if classes is None:
         classes, categories = AVA_EVALUATED, AVA_CATEGORIES if categories is None else categories
-    classes = np.unique(np.asarray(list(classes), dtype=np.int64))
-    if not len(classes):
+    counting = np.unique(np.asarray(list(classes), dtype=np.int64))
+    if not len(counting):
         raise ValueError("classes is empty; name at least one class to evaluate")
-    given = len(detections.frame)
     frames = np.union1d(truth.frame, detections.frame) if key_frames is None else np.unique(np.asarray(key_frames))
-    every_truth = truth.take(np.isin(truth.label, classes))
+    every_truth = truth.take(np.isin(truth.label, counting))
     if mmaction2:
         frames = np.intersect1d(frames, every_truth.frame)
     truth = every_truth.take(np.isin(every_truth.frame, frames))
     detections = detections.take(np.isin(detections.frame, frames))
     elsewhere = given - len(detections.frame)
 
-    detections = detections.take(np.isin(detections.label, classes))
+    detections = detections.take(np.isin(detections.label, counting))
     if most_per_frame is not None:
         detections = best_per_frame(detections, most_per_frame)
-    solid = (detections.box[:, 2:] > detections.box[:, :2]).all(1)
+    solid = np.asarray((detections.box[:, 2:] > detections.box[:, :2]).all(1))
     empty = len(solid) - int(solid.sum())
     if mmaction2:
         truth = truth._replace(box=truth.box.astype(np.float32))
@@ -173,17 +179,17 @@ def ava_map(
         raise ValueError("no annotated box of the evaluated classes lies in the evaluated key frames; mAP is undefined")
 
     hits = true_positives(truth, detections, iou_threshold)
-    num_truth = np.bincount((every_truth if mmaction2 else truth).label, minlength=classes[-1] + 1)
-    by_class = np.lexsort((-detections.score, *([detections.frame] if mmaction2 else []), detections.label))
+    num_truth = np.bincount((every_truth if mmaction2 else truth).label, minlength=counting[-1] + 1)
+    by_class = np.lexsort((-detections.scores, *([detections.frame] if mmaction2 else []), detections.label))
     labels = detections.label[by_class]
-    starts, ends = np.searchsorted(labels, classes, "left"), np.searchsorted(labels, classes, "right")
+    starts, ends = np.searchsorted(labels, counting, "left"), np.searchsorted(labels, counting, "right")
     per_class: dict[int, float | None] = {}
-    for label, start, end in zip(classes.tolist(), starts, ends):
+    for label, start, end in zip(counting.tolist(), starts, ends):
         rows = by_class[start:end]
         if mmaction2:  # compute_precision_recall sorts so, frame after frame; with four digits many scores are equal
-            rows = rows[np.argsort(detections.score[rows])[::-1]]
+            rows = rows[np.argsort(detections.scores[rows])[::-1]]
         per_class[label] = average_precision(hits[rows], int(num_truth[label])) if num_truth[label] else None
-    unseen = [label for label, start, end in zip(classes.tolist(), starts, ends) if num_truth[label] and start == end]
+    unseen = [label for label, start, end in zip(counting.tolist(), starts, ends) if num_truth[label] and start == end]
     counted = {label: value for label, value in per_class.items() if not (mmaction2 and label in unseen)}
     if all(value is None for value in counted.values()):
         raise ValueError(
@@ -192,7 +198,7 @@ def ava_map(
         )
 
     def mean_of(some) -> float | None:
-        values = [counted[label] for label in some if counted.get(label) is not None]
+        values = [value for label in some if (value := counted.get(label)) is not None]
         return float(np.mean(values)) if values else None
 
     return {

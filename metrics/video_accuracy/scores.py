@@ -90,6 +90,7 @@ def video_accuracy(
 
 
 def share(hits: np.ndarray) -> float:
+    """The mean of hits, 0.0 where there are none."""
     return float(np.mean(hits)) if len(hits) else 0.0
 
 

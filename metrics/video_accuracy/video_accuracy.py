@@ -55,11 +55,13 @@ class VideoAccuracy(evaluate.Metric):
             features=datasets.Features(features),
         )
 
-    def compute(self, *, predictions=None, references=None, **kwargs) -> dict:
+    def compute(self, *, predictions=None, references=None, **kwargs) -> dict | None:
         """As of every module of `evaluate`; without `video_ids` each row is a video of its own."""
         if predictions is not None and "video_ids" not in kwargs and self.config_name != "views":
             kwargs["video_ids"] = [str(row) for row in range(len(predictions))]
         return super().compute(predictions=predictions, references=references, **kwargs)
 
-    def _compute(self, predictions, references, video_ids, view_ids=None) -> dict:
+    def _compute(  # pyright: ignore[reportIncompatibleMethodOverride]  # `compute` passes the inputs and options named here
+        self, predictions, references, video_ids, view_ids=None
+    ) -> dict:
         return video_accuracy(np.asarray(predictions), np.asarray(references), list(video_ids), view_ids)
