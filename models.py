@@ -121,13 +121,14 @@ def open_model(
     *,
     may_lack: str | None = None,
     way_out: str = "`videomae doctor` reports what is wrong with the folder",
+    **options: Any,
 ) -> Model:
     """The model of that class from a folder or Hub name, in float32 and evaluation mode, without warnings.
 
     Parameters that the folder has no weights for are an error, unless their whole name matches the pattern `may_lack`.
-    Weights that the class has no place for, such as a head, are left out.
+    Weights that the class has no place for, such as a head, are left out. `options` change fields of the configuration.
     """
-    opened, report = load_with_report(kind, model, dtype=torch.float32)
+    opened, report = load_with_report(kind, model, dtype=torch.float32, **options)
     missing = sorted(name for name in report["missing_keys"] if not (may_lack and re.fullmatch(may_lack, name)))
     if missing:
         raise ValueError(

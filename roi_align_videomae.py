@@ -76,8 +76,9 @@ def roi_patches(
             f"{len(boxes)} lists of boxes for a batch of {len(feature_map)}; give one per clip, empty ones too"
         )
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)  # y, x
+    exporting = torch.compiler.is_exporting()  # one graph for any number of boxes: no step may depend on that number
     for clip, clip_boxes in zip(feature_map.permute(0, 3, 2, 1).float(), boxes):  # (w, h, C)
-        if not len(clip_boxes):
+        if not exporting and not len(clip_boxes):
             continue
         x1, y1, x2, y2 = (clip_boxes.detach().float() * spatial_scale).unbind(1)
         rows, columns = (
@@ -92,7 +93,8 @@ def roi_patches(
             )
             for start, end, cells, side_bins in zip((y1, x1), (y2, x2), feature_map.shape[2:], bins)
         )
-        for some_rows, some_columns in zip(rows.split(BOXES_AT_A_TIME), columns.split(BOXES_AT_A_TIME)):
+        pieces = [(rows, columns)] if exporting else zip(rows.split(BOXES_AT_A_TIME), columns.split(BOXES_AT_A_TIME))
+        for some_rows, some_columns in pieces:
             strips = some_rows.flatten(0, 1) @ clip  # (w, n * P, C)
             strips = strips.unflatten(1, (-1, bins[0])).transpose(0, 1).flatten(2)  # (n, w, P * C)
             yield (some_columns @ strips).unflatten(2, (bins[0], -1))

@@ -214,15 +214,15 @@ def one_frame_accuracy(data: Path) -> float:
     import torch
 
     from videomae.data.lists.layouts import open_manifest
+    from videomae.data.sources import open_clip
     from videomae.evaluation.probes import linear_scores
-    from videomae.video_io import VideoReader
 
     sets = []
     for name in ("labelled.csv", "test.csv"):
         manifest, frames = open_manifest(data / name), []
         for index in range(len(manifest)):
-            with VideoReader(manifest.source(index)) as reader:
-                frames.append(reader.read([reader.info.num_frames // 2])[0].float().mean(-1))
+            with open_clip(manifest.source(index)) as clip:
+                frames.append(clip.read([clip.num_frames // 2])[0].float().mean(-1))
         grey = torch.nn.functional.avg_pool2d(torch.stack(frames), 2)  # every 2 x 2 pixels are one feature
         sets.append((grey.flatten(1), manifest.labels))
     (train, labels), (test, truth) = sets

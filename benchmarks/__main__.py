@@ -5,7 +5,7 @@
     python -m benchmarks gpu                  # all of the table GPU, on a machine with a CUDA device
     python -m benchmarks cpu data_loading     # only entries with this in their command; others of the day's file stay
     python -m benchmarks gpu --missing        # only those that are not yet done in the day's file
-    python -m benchmarks data_loading         # by name: prints, records nothing; options: python benchmarks/NAME.py --help
+    python -m benchmarks data_loading --repeats 3      # by name: prints, records nothing; takes its own options and --help
     python -m benchmarks tables               # docs/performance.md from the newest results files, nothing measured
 
 A suite writes benchmarks/results/DEVICE-DATE.json after every benchmark, so a failure or an interruption loses nothing that
@@ -15,6 +15,7 @@ interpreter that has them (`make bench BENCH_PYTHON=/path/to/python`).
 
 import argparse
 import ast
+import importlib
 import json
 import os
 import shlex
@@ -27,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER))  # the benchmarks import what they share by its bare name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +53,17 @@ SUITES = {
         Entry(benchmark="video_input", options="--only windows --quick", seconds=15, threads=1),
         Entry(benchmark="data_loading", options="--repeats 20", seconds=45, threads=1),
         Entry(benchmark="epoch_edges", seconds=60, threads=1),
-        Entry(benchmark="evaluate_throughput", options="--videos 2", seconds=95),
-        Entry(benchmark="finetune_step", options="--steps 2", seconds=80),
-        Entry(benchmark="pretrain_throughput", options="--rounds 1 --steps 3", seconds=135),
+        Entry(benchmark="from_files", options="--only evaluate --videos 2", seconds=95),
+        Entry(benchmark="from_files", options="--only finetune --steps 2", seconds=80),
+        Entry(benchmark="from_files", options="--only pretrain --rounds 1 --steps 3", seconds=135),
         Entry(benchmark="model_step", options="--presets small --rounds 1", seconds=90),
         Entry(benchmark="model_step", options="--presets base --heads pretrain pretrain-dual --rounds 1", seconds=65),
         Entry(benchmark="training_cost", seconds=135),
         Entry(benchmark="inference", options="--rounds 2", seconds=120),
         Entry(benchmark="token_reduction", options="--rounds 2", seconds=110),
-        Entry(benchmark="roi_align", seconds=10),
-        Entry(benchmark="ava_map", seconds=15, threads=1),
-        Entry(benchmark="convert_giant", options="--preset base", seconds=25),
+        Entry(benchmark="detection", options="--only roi_align", seconds=10),
+        Entry(benchmark="detection", options="--only ava_map", seconds=15, threads=1),
+        Entry(benchmark="conversion", options="--preset base", seconds=25),
     ),
     "gpu": (
         Entry(benchmark="gpu_steps", options="--presets large --kinds pretrain pretrain-dual", seconds=420),
@@ -72,18 +72,16 @@ SUITES = {
         Entry(benchmark="pretrain_step", options="--device cuda --dtype bf16 --batch 32 --repeats 10", seconds=60),
     ),
 }
-# Experiments rather than timings, or too long for the suite: by name.
+# Longer than in a suite: by name.
 OUTSIDE = {
-    "pretrain_probe": "a few minutes of training",
-    "pretraining_gain": "five seeds, about half an hour",
-    "convert_giant": "at its full size: 4 GB, about four minutes",
+    "conversion": "at its full size: 4 GB, about four minutes",
     "video_input": "with every distance of key frames, and ten minutes of sliding windows: about three minutes",
     "model_step": "with --presets large or --compile: several minutes",
 }
 
 
 def benchmarks() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(FOLDER.glob("*.py")) if not path.stem.startswith("_")}
+    return {path.stem: path for path in sorted(FOLDER.glob("*.py")) if path.stem not in ("__init__", "__main__")}
 
 
 def listing() -> str:
@@ -91,7 +89,7 @@ def listing() -> str:
         f"{name:<22}{ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))).splitlines()[0]}"
         for name, path in benchmarks().items()
     ]
-    lines += ["", "Outside of the suite, or larger than in it:"]
+    lines += ["", "Larger than in the suite:"]
     lines += [f"{name:<22}{why}" for name, why in OUTSIDE.items()]
     lines += ["", "python -m benchmarks cpu runs the suite (gpu: that of a GPU); python -m benchmarks NAME runs one."]
     return "\n".join(lines)
@@ -110,11 +108,12 @@ def run_suite(kind: str, only: list[str], minutes: float, missing: bool) -> int:
     """Run the entries one after the other, each in a process of its own, and write what they record."""
     import psutil
     import torch
-    from _results import ResultsFile, commit, machine, update_page
+
+    from .common.results import ResultsFile, commit, machine, update_page
 
     if kind == "gpu" and not torch.cuda.is_available():
         raise ValueError(
-            "no CUDA device here; to see that everything runs: python benchmarks/gpu_steps.py --device cpu --smoke"
+            "no CUDA device here; to see that everything runs: python -m benchmarks gpu_steps --device cpu --smoke"
         )
     entries = chosen(kind, only)
     facts = machine(kind)
@@ -122,7 +121,7 @@ def run_suite(kind: str, only: list[str], minutes: float, missing: bool) -> int:
     ends, failed = time.monotonic() + 60 * minutes, []
     for entry in entries:
         threads = entry.threads or facts["cores"]
-        words = [f"benchmarks/{entry.benchmark}.py", *shlex.split(entry.options)]
+        words = ["-m", "benchmarks", entry.benchmark, *shlex.split(entry.options)]
         if missing and results.has(shlex.join(["python", *words])):
             continue
         print(f"\n== python {shlex.join(words)}", flush=True)
@@ -182,39 +181,43 @@ def run_one(words: list[str], *, threads: int, limit: float) -> tuple[str, list[
     return status, rows
 
 
-def run_by_name(names: list[str]) -> int:
-    known = benchmarks()
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no benchmark {unknown[0]!r}; there are {', '.join(known)}, and the suites cpu and gpu")
-    for name in names:
-        print(f"== {name}", flush=True)
-        subprocess.run([sys.executable, str(known[name])], cwd=FOLDER.parent, check=True)
-    return 0
+def run_by_name(name: str, words: list[str]) -> int:
+    if name not in benchmarks():
+        raise ValueError(f"no benchmark {name!r}; there are {', '.join(benchmarks())}, and the suites cpu and gpu")
+    module = importlib.import_module(f"{__package__}.{name}")
+    return module.main(words) or 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", help="cpu or gpu, then maybe names; or names; or tables")
-    parser.add_argument("--missing", action="store_true", help="leave out what the day's results file has already")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="a suite ends then, whatever is left to do")
-    args = parser.parse_args(argv)
-    if not args.names:
-        print(listing())
-        return 0
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv and argv[0] not in (*SUITES, "tables") and not argv[0].startswith("-"):
+            return run_by_name(argv[0], argv[1:])  # it has options of its own
+        args = parse(argv)
+        if not args.names:
+            print(listing())
+            return 0
         if args.names == ["tables"]:
-            from _results import update_page
+            from .common.results import update_page
 
             update_page()
             return 0
-        if args.names[0] in SUITES:
-            return run_suite(args.names[0], args.names[1:], args.minutes, args.missing)
-        return run_by_name(args.names)
+        return run_suite(args.names[0], args.names[1:], args.minutes, args.missing)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", help="cpu or gpu, then maybe names; or one name with its options; or tables"
+    )
+    parser.add_argument("--missing", action="store_true", help="leave out what the day's results file has already")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="a suite ends then, whatever is left to do")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Samples a second for training and testing: ours against the official pipelines, restated, in one run on one thread.
 
-    python benchmarks/data_loading.py                 # a 10 s clip of 340x256, H.264
-    python benchmarks/data_loading.py --repeats 3     # a quick look
-    python benchmarks/data_loading.py --operations    # each image operation against PIL
-    python benchmarks/data_loading.py --codecs        # ways to re-encode a data set, compared
+    python -m benchmarks data_loading                 # a 10 s clip of 340x256, H.264
+    python -m benchmarks data_loading --repeats 3     # a quick look
+    python -m benchmarks data_loading --operations    # each image operation against PIL
+    python -m benchmarks data_loading --codecs        # ways to re-encode a data set, compared
 
 The official pipelines decode with decord (where it is installed, else with PyAV from the start of the file), augment
 frame by frame in PIL, open a video again for each of the 15 test views, and hand over normalised floats. Ours hand over the
@@ -18,7 +18,6 @@ import functools
 import math
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,7 +29,6 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _side_by_side import cores, header, record, take_turns
 from PIL import Image, ImageEnhance, ImageOps
 
 from videomae.data.collators import ClassificationCollator, PretrainCollator
@@ -48,6 +46,8 @@ from videomae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform,
 from videomae.data.video_dataset import VideoDataset, make_loader
 from videomae.sampling_videomae import ClipSampling
 from videomae.video_io import probe, read_frames
+
+from .common.timing import cores, header, record, take_turns
 
 try:
     import decord
@@ -431,7 +431,3 @@ def main(argv: list[str] | None = None) -> int:
                 unit="samples/s",
             )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """What the edges of epochs cost: many epochs of a few short clips against one epoch of as many, in pairs.
 
-    python benchmarks/epoch_edges.py                        # 20 epochs of 56 clips, one of 1,120; five pairs
-    python benchmarks/epoch_edges.py --epochs 3 --pairs 2   # a quick look
+    python -m benchmarks epoch_edges                        # 20 epochs of 56 clips, one of 1,120; five pairs
+    python -m benchmarks epoch_edges --epochs 3 --pairs 2   # a quick look
 
 Both sides read the same files through the trainers' `step_batches` and make the same number of steps of a small model, from
 the start of the workers to the last step; they take turns. Where workers stop and start at each epoch's end, the first
@@ -13,14 +13,12 @@ waits for its data beside how long a step is.
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from _side_by_side import header, record, take_turns
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
 from videomae.data.collators import PretrainCollator
@@ -31,6 +29,8 @@ from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.sampling_videomae import ClipSampling
 from videomae.training.batches import StepPlan, step_batches
+
+from .common.timing import header, record, take_turns
 
 SIZE, FRAMES, BATCH = 32, 8, 8
 
@@ -136,7 +136,3 @@ def main(argv: list[str] | None = None) -> int:
     )
     record("waiting for data at an epoch's edge", ours=wait, unit="ms", limit=step, note="the limit is one step")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """Training steps on a GPU in bf16: ours and stock, eager, compiled and with CUDA graphs, over batches, without any wait.
 
     python -m benchmarks gpu                                          # everything below, with a results file and the tables
-    python benchmarks/gpu_steps.py --presets base --kinds pretrain --batches 32 64
-    python benchmarks/gpu_steps.py --device cpu --smoke               # small and on the CPU: only to see that it runs
+    python -m benchmarks gpu_steps --presets base --kinds pretrain --batches 32 64
+    python -m benchmarks gpu_steps --device cpu --smoke               # small and on the CPU: only to see that it runs
 
 A step is the trainers' own `training_step` for ours (autocast, gradient norm, fused AdamW), and the same function around
 transformers' model for stock, on synthetic clips that already lie on the device. Kinds: pretrain (V1), pretrain-dual (V2,
@@ -10,7 +10,7 @@ against stock's single mask) and classify (fine-tuning with soft labels, as mixu
 (torch.compile) and graphs (mode="reduce-overhead", which replays CUDA graphs); of a sweep of batches only the middle one is
 compiled. Each contender takes turns with stock eager; one that does not fit or fails is named and left out.
 
-FLOPs are counted as benchmarks/_cost.py says, for ours and stock alike those of the algorithm that each runs; MFU divides by
+FLOPs are counted as benchmarks/common/cost.py says, for ours and stock alike those of the algorithm that each runs; MFU divides by
 the data sheet's dense bf16 peak (--peak_tflops for a device that is not listed) and "of the ceiling" by the rate of a large
 matrix product measured here. Every mode of ours is also run once under torch.cuda.set_sync_debug_mode("error"), where any
 wait for the device inside a step is an error. --profile prints what the kernels of a step take.
@@ -22,15 +22,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from _cost import device_peak, matmul_flops_per_second, step_flops, tokens_of
-from _side_by_side import clock, header, held_mib, median_ratio, middle, peak_mib, record, reset_peak, take_turns
 from accelerate import Accelerator
-from model_step import config_of, inputs_of, our_model, stock_inputs, stock_model
 
 from videomae.training.loop import training_step
 from videomae.training.objective import Objective
 from videomae.training.optimisation import build_optimizer
 from videomae.training.recipes import FinetuneRecipe, PretrainRecipe
+
+from .common.cost import device_peak, matmul_flops_per_second, step_flops, tokens_of
+from .common.timing import clock, header, held_mib, median_ratio, middle, peak_mib, record, reset_peak, take_turns
+from .model_step import config_of, inputs_of, our_model, stock_inputs, stock_model
 
 KINDS = ("pretrain", "pretrain-dual", "classify")
 BATCHES = {"pretrain": [32, 64, 128], "pretrain-dual": [32, 64, 128], "classify": [8, 16, 32]}
@@ -247,7 +248,3 @@ def main(argv: list[str] | None = None) -> int:
                 else:
                     compare(args, preset, kind, batch, modes, peak, ceiling)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,9 +1,9 @@
 """Inference of a classifier: latency of one clip and throughput of a batch; float32, bf16, int8, ONNX Runtime, attention kinds.
 
-    python benchmarks/inference.py                                             # ViT-S on the CPU, 1 and 4 clips
-    python benchmarks/inference.py --preset base --batch 8 --only float32 bf16 int8
-    python benchmarks/inference.py --device cuda --preset base --batch 32 --compile
-    python benchmarks/inference.py --preset small --image_size 64 --rounds 1   # a quick look
+    python -m benchmarks inference                                             # ViT-S on the CPU, 1 and 4 clips
+    python -m benchmarks inference --preset base --batch 8 --only float32 bf16 int8
+    python -m benchmarks inference --device cuda --preset base --batch 32 --compile
+    python -m benchmarks inference --preset small --image_size 64 --rounds 1   # a quick look
 
 All contenders have the same random weights (a head as large as a trained one) and take turns. The peer is transformers'
 VideoMAEForVideoClassification with sdpa, in float32 and under bf16 autocast; where torchao is installed also stock with its
@@ -14,7 +14,6 @@ agreement of a trained classifier.
 
 import argparse
 import importlib.util
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,12 +21,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from _side_by_side import Row, clock, cores, has_bf16, header, middle, record, take_turns
 from transformers.utils import is_flash_attn_2_available
 
 from videomae import VideoMAEConfig, VideoMAEForVideoClassification
 from videomae.inference.fidelity import agreement, example_clips
 from videomae.inference.int8 import quantize_int8
+
+from .common.timing import Row, clock, cores, has_bf16, header, middle, record, take_turns
 
 KINDS = ("float32", "bf16", "int8", "onnx", "attention")
 STOCK, OURS = "transformers, float32", "ours, float32"
@@ -189,7 +189,3 @@ def main(argv: list[str] | None = None) -> int:
             now = time.process_time if args.device == "cpu" and args.threads == 1 else clock(args.device)
             report(args, batch, take_turns(turns, args.rounds, now=now), differences)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

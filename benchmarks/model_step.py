@@ -1,15 +1,15 @@
 """The model alone: forward, and forward with backward, of every head and size; ours, stock and the official code.
 
-    python benchmarks/model_step.py                                            # ViT-S, every head, float32 and bf16
-    python benchmarks/model_step.py --presets base large --heads pretrain --dtypes float32 --compile
-    python benchmarks/model_step.py --profile --presets small --heads pretrain # where the time goes, by operator
+    python -m benchmarks model_step                                            # ViT-S, every head, float32 and bf16
+    python -m benchmarks model_step --presets base large --heads pretrain --dtypes float32 --compile
+    python -m benchmarks model_step --profile --presets small --heads pretrain # where the time goes, by operator
 
 Heads are pretrain (V1: 90 % tube mask), pretrain-dual (V2: and half of the decoder's tokens), classify and detect (three
 boxes a clip). Stock is transformers with sdpa; it has no dual masking and no detector, so pretrain-dual stands against its
 single mask and detect has no peer. With --official, pretrain also runs against the official forward as
 conversion/reference.py restates it (forward only: it is the tests' oracle and keeps no gradients).
 
-FLOPs are counted as benchmarks/_cost.py says; utilisation divides them by the time and by the rate of a large square matrix
+FLOPs are counted as benchmarks/common/cost.py says; utilisation divides them by the time and by the rate of a large square matrix
 product of the same type, measured in the same process. Memory is what the call holds at its peak beyond what was held before
 it: activations, and for a step the gradients.
 """
@@ -19,12 +19,13 @@ from collections.abc import Callable
 
 import torch
 import transformers
-from _cost import HEADS, forward_flops, matmul_flops_per_second, step_flops, tokens_of
-from _side_by_side import added_mib, cores, has_bf16, header, median_ratio, middle, record, take_turns
 
 from videomae import VideoMAEConfig
 from videomae.conversion import reference as reference
 from videomae.masking_videomae import batch_masks
+
+from .common.cost import HEADS, forward_flops, matmul_flops_per_second, step_flops, tokens_of
+from .common.timing import added_mib, cores, has_bf16, header, median_ratio, middle, record, take_turns
 
 KINDS = ("pretrain", "pretrain-dual", "classify", "detect")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -229,7 +230,3 @@ def main(argv: list[str] | None = None) -> int:
     for preset, kind, dtype, work in cases:
         measure(args, preset, kind, dtype, work, ceilings[dtype])
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

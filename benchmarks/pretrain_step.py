@@ -1,7 +1,7 @@
 """One pre-training step, forward and backward, of ours and of stock transformers, in one run.
 
-    python benchmarks/pretrain_step.py                                   # ViT-B, batch 4, 16x224x224, 90 % tube, float32
-    python benchmarks/pretrain_step.py --device cuda --dtype bf16 --compile --batch 32
+    python -m benchmarks pretrain_step                                   # ViT-B, batch 4, 16x224x224, 90 % tube, float32
+    python -m benchmarks pretrain_step --device cuda --dtype bf16 --compile --batch 32
 
 Three contenders take turns on the same clips and masks: stock with single masking, ours with single masking, ours with
 V2's dual masking (running cell 0.5). Peak memory is that of a process that runs one contender alone. The ratio of times is
@@ -15,10 +15,11 @@ import sys
 
 import torch
 import transformers
-from _side_by_side import clock, cores, header, median_ratio, peak_mib, record, take_turns
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
 from videomae.masking_videomae import batch_masks
+
+from .common.timing import clock, cores, header, median_ratio, peak_mib, record, take_turns
 
 CONTENDERS = ("stock", "ours", "ours, dual masking")
 
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     del steps
     memory = {}
     for name in CONTENDERS:
-        child = [sys.executable, __file__, *argv, "--alone", name]
+        child = [sys.executable, "-m", "benchmarks", "pretrain_step", *argv, "--alone", name]
         memory[name] = float(subprocess.run(child, check=True, capture_output=True, text=True).stdout.split()[-1])
 
     print(f"{'':<20}{'median s':>10}{'best s':>10}{'x stock':>9}{'peak MiB':>10}{'x stock':>9}")
@@ -117,7 +118,3 @@ def main(argv: list[str] | None = None) -> int:
             **peer,
         )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

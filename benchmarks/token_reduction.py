@@ -1,8 +1,8 @@
 """Fewer tokens: throughput against agreement of answers, for token merging, run-length tokens and int8.
 
-    python benchmarks/token_reduction.py                       # trains a tiny classifier, then times ViT-S too
-    python benchmarks/token_reduction.py --presets small base  # and ViT-B
-    python benchmarks/token_reduction.py --steps 30 --presets  # a quick look at the first table
+    python -m benchmarks token_reduction                       # trains a tiny classifier, then times ViT-S too
+    python -m benchmarks token_reduction --presets small base  # and ViT-B
+    python -m benchmarks token_reduction --steps 30 --presets  # a quick look at the first table
 
 First a tiny classifier learns four motions of synthetic clips under a still camera (data/synthetic.py), from nothing, in
 memory. On clips that it has not seen, each setting is asked for its answers: how many are those of the full model, how many
@@ -12,13 +12,11 @@ classifier of this package, whose speed beside transformers' is what benchmarks/
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from _side_by_side import cores, header, record, take_turns
 
 from videomae import ReducedVideoMAEForVideoClassification, VideoMAEConfig, VideoMAEForVideoClassification
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
@@ -26,6 +24,8 @@ from videomae.data.synthetic import SyntheticSet, render_clip
 from videomae.data.transforms import normalise
 from videomae.inference.fidelity import agreement, logits_of
 from videomae.inference.int8 import quantize_int8
+
+from .common.timing import cores, header, record, take_turns
 
 MOTIONS = ("moves right", "moves left", "moves down", "moves up")
 TINY = VideoMAEConfig(
@@ -200,7 +200,3 @@ def main(argv: list[str] | None = None) -> int:
     for preset in args.presets:
         time_preset(preset, args.batch, max(args.rounds - 1, 1))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,12 +1,12 @@
 """What a training costs: clips a second with data, waiting, workers, memory against batch, and hours of published recipes.
 
-    python benchmarks/training_cost.py                         # ViT-S pre-training on this CPU, then the extrapolation
-    python benchmarks/training_cost.py --only recipes          # no training: published recipes in FLOPs and GPU hours
-    python benchmarks/training_cost.py --only recipes --clips_per_second v1-base-k400=900 --gpus 8
-    python benchmarks/training_cost.py --predict large classify --gib 80      # which batch fits
+    python -m benchmarks training_cost                         # ViT-S pre-training on this CPU, then the extrapolation
+    python -m benchmarks training_cost --only recipes          # no training: published recipes in FLOPs and GPU hours
+    python -m benchmarks training_cost --only recipes --clips_per_second v1-base-k400=900 --gpus 8
+    python -m benchmarks training_cost --predict large classify --gib 80      # which batch fits
 
 The loop is the trainer's own (training/batches.py, training/loop.py) on 340x256 H.264 files. Memory is measured
-for a forward and backward pass and stands beside the count of benchmarks/_cost.py.
+for a forward and backward pass and stands beside the count of benchmarks/common/cost.py.
 
 The arithmetic of the extrapolation: clips of an epoch = videos of the data set x samples of a decoded clip; hours = clips /
 (clips a second of one device) / devices / 3600. The rate of a device comes from the newest results file of a GPU
@@ -17,14 +17,17 @@ never waited for, and a recipe with gradient checkpointing as costing a third mo
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from _cost import (
+
+from videomae import VideoMAEConfig
+from videomae.training.recipes import FINETUNING, PRETRAINING, FinetuneRecipe, PretrainRecipe
+
+from .common.cost import (
     TRAINING_BYTES_PER_PARAMETER,
     Tokens,
     checkpointed_bytes,
@@ -34,11 +37,8 @@ from _cost import (
     step_flops,
     tokens_of,
 )
-from _results import newest_results, number, table
-from _side_by_side import added_mib, cores, header, record
-
-from videomae import VideoMAEConfig
-from videomae.training.recipes import FINETUNING, PRETRAINING, FinetuneRecipe, PretrainRecipe
+from .common.results import newest_results, number, table
+from .common.timing import added_mib, cores, header, record
 
 # Training videos as the papers count them (VideoMAE, section 4.1; VideoMAE V2, section 4.1).
 VIDEOS = {
@@ -336,7 +336,3 @@ def main(argv: list[str] | None = None) -> int:
     if args.only in (None, "recipes"):
         extrapolate(args, rate if args.preset == "small" and args.image_size == 224 else None)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """Reading and processing videos, side by side with decord, torchcodec and transformers' PIL processor.
 
-    python benchmarks/video_input.py            # about two minutes; peers are used where they are installed
-    python benchmarks/video_input.py --quick    # shorter videos, fewer repeats: only to see that it runs
-    python benchmarks/video_input.py --only windows
+    python -m benchmarks video_input            # about two minutes; peers are used where they are installed
+    python -m benchmarks video_input --quick    # shorter videos, fewer repeats: only to see that it runs
+    python -m benchmarks video_input --only windows
 
 One thread everywhere, so the figures are processor time, which a busy machine disturbs less than the clock does. All
 take turns, each from a closed file to the frames in memory, as a data set does it; medians are printed, and the median
@@ -22,11 +22,12 @@ import av
 import numpy as np
 import PIL.Image
 import torch
-from _side_by_side import header, median_ratio, middle, peak_mib, record, take_turns
 
 from videomae.image_processing_videomae import VideoMAEImageProcessor
 from videomae.sampling_videomae import ClipSampling, inference_clip
 from videomae.video_io import iter_windows, read_frames
+
+from .common.timing import header, median_ratio, middle, peak_mib, record, take_turns
 
 WIDTH, HEIGHT, FPS = 340, 256, 30
 
@@ -198,7 +199,3 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.only in (None, "processing"):
             processing(repeats)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

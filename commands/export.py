@@ -1,4 +1,4 @@
-"""A classifier as an ONNX file, compared with the model: `videomae export FOLDER OUTPUT`."""
+"""A classifier, a detector or features as an ONNX file, compared with the model: `videomae export FOLDER OUTPUT`."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,8 +7,16 @@ from videomae.command_line import argument, option, read_options
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    model: str = argument("folder or Hub name of a classifier", kind="model")
+    model: str = argument("folder or Hub name of a model", kind="model")
     output: str = argument("folder to write")
+    features: bool = option(False, "options", "feature vectors in place of scores, from any kind of model")
+    frame_size: tuple[int, int] | None = option(
+        None,
+        "options",
+        "of a detector's frames [16:9, or as the first of --videos]",
+        metavar=("HEIGHT", "WIDTH"),
+        least=1,
+    )
     int8: bool = option(False, "options", "8-bit weights and products, if the answers stay")
     videos: tuple[str, ...] | None = option(
         None, "options", "videos to compare answers on [clips drawn by a program]", kind="file"

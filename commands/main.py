@@ -18,7 +18,7 @@ COMMANDS = {
     "fvd": ("videomae.commands.fvd", "Fréchet video distance between two sets of features"),
     "probe": ("videomae.commands.probe", "linear, attentive and k-NN probes on frozen features"),
     "convert": ("videomae.commands.convert", "a released checkpoint to a from_pretrained folder"),
-    "export": ("videomae.commands.export", "a classifier as an ONNX file, compared with the model"),
+    "export": ("videomae.commands.export", "a classifier, a detector or features as an ONNX file"),
     "publish": ("videomae.commands.publish", "check a model folder and upload it to the Hub"),
     "cards": ("videomae.commands.cards", "make the model cards from zoo.yaml"),
     "doctor": (

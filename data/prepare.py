@@ -5,7 +5,7 @@
     videomae prepare train.csv prepared/train --num_workers 16    # run again after a crash: it goes on
 
 Frames keep their number and order, so samples are those of the originals up to the loss of the second compression. The
-default was chosen by measurement (`python benchmarks/data_loading.py --codecs`): H.264 made to be decoded, with a key
+default was chosen by measurement (`python -m benchmarks data_loading --codecs`): H.264 made to be decoded, with a key
 frame every 48 frames and, between two frames that others refer to, seven that none does. Broken videos are left out and reported.
 """
 

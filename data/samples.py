@@ -32,8 +32,8 @@ DEFAULT_TRANSFORMS = {"pretrain": PretrainTransform, "train": TrainTransform}
 class SampleMaker:
     """How a data set turns a video into pixels; the fields are those of VideoDataset."""
 
-    sampling: ClipSampling
     mode: str = "train"
+    sampling: ClipSampling = dataclasses.field(default_factory=ClipSampling)
     transform: Any = None  # (clip, generator) -> pixels, with the further methods of those in transforms.py or not
     num_samples: int = 1
     seed: int = 0

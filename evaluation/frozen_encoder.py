@@ -17,7 +17,7 @@ from videomae.attentive_probe_videomae import level_tokens
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
 from videomae.evaluation.multi_view import saved_views
 from videomae.evaluation.probes import load_encoder
-from videomae.models import check_name, open_config, quiet_loading, weights_sha256
+from videomae.models import check_content, check_name, open_config, open_model, weights_sha256
 
 # Blocks between two levels by depth: the public Diving48 files take 17, 19, 21, 23 of ViT-L and 24, 29, 34, 39 of ViT-g.
 LEVEL_STEPS = {24: 2, 40: 5}
@@ -110,13 +110,15 @@ def model_type_of(model: str) -> str:
         raise ValueError(
             f"MODEL {model} is of model_type {model_type!r}; the frozen protocol knows 'videomae' and 'vjepa2'"
         )
+    if model_type == "vjepa2":  # open_config looks at ours
+        check_content(content, f"MODEL {model}")
     return model_type
 
 
 def _open_vjepa2(start: str, num_frames: int, levels: int) -> FrozenEncoder:
     """transformers' V-JEPA 2: rotary positions, which take any number of frames; ImageNet's pixel scaling."""
-    with quiet_loading():
-        model = AutoModel.from_pretrained(start, dtype=torch.float32)
+    auto: Any = AutoModel  # chooses among classes of models, and is none itself
+    model = open_model(auto, start)
     config = model.config
     blocks = level_blocks(config.num_hidden_layers, levels)
     pixels = (tuple(IMAGENET_MEAN), tuple(IMAGENET_STD))

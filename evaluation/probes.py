@@ -30,7 +30,7 @@ from videomae.evaluation.multi_view import manifest_sha256, saved_views
 from videomae.files import write_atomic, write_json
 from videomae.metrics.video_accuracy.scores import label_ranks, softmax
 from videomae.modeling_videomae import VideoMAEForPreTraining, VideoMAEModel
-from videomae.models import open_config, weights_sha256
+from videomae.models import open_config, open_model, weights_sha256
 
 # n videos  N tokens  D width  K classes
 
@@ -264,7 +264,7 @@ def load_encoder(start: str, *, like: str | None = None, seed: int = 0, num_fram
     """
     frames: dict[str, Any] = {} if num_frames is None else {"num_frames": num_frames}
     if start != "random":
-        return VideoMAEModel.from_pretrained(start, dtype=torch.float32, **frames)
+        return open_model(VideoMAEModel, start, **frames)
     if like is None:
         raise ValueError("random weights need an architecture; give the model folder that they are to be `like`")
     torch.manual_seed(seed)

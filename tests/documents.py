@@ -121,7 +121,10 @@ def resolve(words: list[str]) -> Call | None:
 
 def _module(name: str, words: list[str]) -> Call | None:
     if name == "benchmarks":
-        return Call("benchmarks", load_script("benchmarks/__main__.py").main, words)
+        suite = importlib.import_module("benchmarks.__main__")
+        if words and words[0] in suite.benchmarks():
+            return Call(f"benchmarks {words[0]}", importlib.import_module(f"benchmarks.{words[0]}").main, words[1:])
+        return Call("benchmarks", suite.main, words)
     if name == "videomae.commands.main":
         return resolve(["videomae", *words])
     if not name.startswith("videomae"):
@@ -141,7 +144,7 @@ def _script(path: str, words: list[str]) -> Call:
 
 @lru_cache
 def load_script(path: str):
-    """A script of benchmarks/ or examples/ as a module; benchmarks import each other by their bare names."""
+    """A script of experiments/ or examples/ as a module; experiments import each other by their bare names."""
     assert (ROOT / path).is_file(), f"there is no {path}"
     spec = importlib.util.spec_from_file_location(f"document_{Path(path).stem}", ROOT / path)
     module = importlib.util.module_from_spec(spec)

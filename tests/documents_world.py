@@ -1,11 +1,10 @@
-"""Folders in which the documents' snippets run: what a snippet names is there, tiny; and what is changed about a command.
+"""Folders in which the documents' snippets run: what a snippet names is there, tiny, of random weights and synthetic videos.
 
 PLACES says how each name is made, SPECIAL where a document means something else by it. A document gets the names that
-stand in its snippets and no others. SHORT is all that is changed about a command, NOT_RUN what is left at parsing.
+stand in its snippets and no others.
 """
 
 import csv
-import glob
 import json
 import re
 import shutil
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import torch
 from documents import blocks
-from published_folders import published_tiny, save_tiny
-from support import GOLDEN, TINY
+from published_folders import save_tiny
+from support import TINY
 from video_files import write_video
 
 import videomae
@@ -26,21 +25,24 @@ from videomae.data.ava.synthetic import SyntheticAva, make_synthetic_ava
 from videomae.data.synthetic import MOTIONS, SyntheticSet, make_synthetic_set
 from videomae.model_cards.cards import HEADS
 
+# Clips of the released size in 128 tokens, so that a guide's commands run as they stand.
+RELEASED = dict(image_size=224, patch_size=56)
 CLASSES = tuple(sorted(MOTIONS[:4]))  # numbered as sub-folders and lists of names are
 
 
 # -------------------------------------------------------------------------------------------------------------- models
 
 
-def model(path, head="classify", labels=CLASSES):
+def model(path, head="classify", labels=CLASSES, **shape):
     """A model folder of random weights, with its processor."""
     fields = {"pretrain": {"use_mean_pooling": False}, "features": {"pooled_features": True}, "classify": {}}[head]
     if head == "classify":
         fields = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     torch.manual_seed(0)
-    config = VideoMAEConfig(**TINY, layer_norm_eps=1e-6, norm_eps=1e-6, initializer_range=0.2, **fields)
+    shape = {**TINY, **shape}
+    config = VideoMAEConfig(**shape, layer_norm_eps=1e-6, norm_eps=1e-6, initializer_range=0.2, **fields)
     getattr(videomae, HEADS[head].model_class)(config).save_pretrained(path)
-    side = TINY["image_size"]
+    side = shape["image_size"]
     videomae.VideoMAEVideoProcessor(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}
     ).save_pretrained(path)
@@ -63,24 +65,12 @@ def person_detector(path):
     YolosImageProcessor(size={"height": 32, "width": 48}).save_pretrained(path)
 
 
-def v2_repository(path):
-    """As OpenGVLab's repositories on the Hub are laid out; under its own name the real size would be asked for."""
-    path = path.parents[1] / "tiny-v2-repository"
-    path.mkdir(parents=True)
-    shutil.copy(GOLDEN / "videomae_v2_hub.safetensors", path / "model.safetensors")
-    shutil.copy(GOLDEN / "videomae_v2_hub.config.json", path / "config.json")
-
-
 def official_small_file(path):
     """A file with the size and names of V2's distilled small classifier, of random weights."""
     with tempfile.TemporaryDirectory() as folder:
         config = VideoMAEConfig.preset("small", head="classify", num_labels=710)
         videomae.VideoMAEForVideoClassification(config).save_pretrained(folder)
         assert main(["convert", folder, str(path), "--to", "original"]) == 0
-
-
-def golden_file(path):
-    shutil.copy(GOLDEN / "videomae_finetune.pth", path)
 
 
 # -------------------------------------------------------------------------------------------------------------- videos
@@ -114,21 +104,8 @@ def video_set(path):
     (path / "labels.txt").write_text("".join(f"{name}\n" for name in CLASSES))
 
 
-def video_list(path, split="train", unlabelled=False):
-    """A list beside its videos; unlabelled ones in V2's columns, with paths below another root."""
-    if unlabelled:
-        path.write_text("".join(f"{number}.mp4 0 -1 -1\n" for number in range(8)))
-        for root in ("videos", "data"):
-            (path.parent / root).mkdir(exist_ok=True)
-            for number, (video, _) in zip(range(8), rows_of("train")):
-                shutil.copy(video, path.parent / root / f"{number}.mp4")
-        return
+def video_list(path, split="train"):
     path.write_text("path,label\n" + "".join(f"{video},{label}\n" for video, label in rows_of(split)))
-
-
-def patient_list(path):
-    rows = "".join(f"{video},{label},p{n // 2}\n" for n, (video, label) in enumerate(rows_of("train")))
-    path.write_text(f"path,label,patient\n{rows}")
 
 
 def class_folders(path, split="train"):
@@ -177,10 +154,6 @@ def ava(path, what):
         path.write_text(json.dumps({"images": images}))
     elif what == "excluded":
         path.write_text("")
-    elif what == "detections":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(ready / "val.csv", newline="") as table:
-            path.write_text("".join(",".join([*row[:7], "0.9"]) + "\n" for row in csv.reader(table)))
     elif what == "movies":
         shutil.copytree(ready / "movies", path)
     else:
@@ -194,42 +167,30 @@ def ava_set():
     return folder, make_synthetic_ava(Path(folder.name) / "set", spec)
 
 
+def features_of(path):
+    """What `videomae features FOLDER VIDEOS OUTPUT` writes."""
+    for name, make in (("FOLDER", model), ("VIDEOS", flat_folder)):
+        if not (path.parent / name).exists():
+            make(path.parent / name)
+    assert main(["features", str(path.parent / "FOLDER"), str(path.parent / "VIDEOS"), str(path)]) == 0
+
+
 # --------------------------------------------------------------------------------------------------------------- places
 
 PLACES = {
     "MCG-NJU/videomae-base-finetuned-kinetics": model,
-    "MCG-NJU/videomae-base": partial(model, head="pretrain"),
-    "OpenGVLab/VideoMAEv2-Base": v2_repository,
+    "MCG-NJU/videomae-base": partial(model, head="pretrain", **RELEASED),
     "PekingU/rtdetr_r18vd": person_detector,
-    "videomae-base": partial(model, head="pretrain"),
-    "videomae-base-finetuned-kinetics": model,
-    "videomaev2-giant-k710": model,
+    "videomae-base-finetuned-kinetics": partial(model, **RELEASED),
     "FOLDER": model,
     "PRETRAINED": partial(model, head="pretrain"),
-    "STUDENT": partial(model, head="pretrain"),
-    "TEACHER": model,
     "vit_s_k710_dl_from_giant.pth": official_small_file,
-    "checkpoint.pth": golden_file,
     "label_map_k710.txt": partial(lines, count=710),
     "video.mp4": partial(write_video, num_frames=300, width=64, height=48),
     "VIDEO.mp4": partial(write_video, num_frames=70, width=96, height=64),
     "long.mp4": partial(write_video, num_frames=160, width=64, height=48),
     "motion": video_set,
-    "k400": video_set,
-    "k600": video_set,
-    "k700": video_set,
-    "k710": video_set,
-    "/data/k400": video_set,
-    "/data/k600": video_set,
-    "/data/k700": video_set,
-    "hybrid.csv": partial(video_list, unlabelled=True),
-    "train.csv": video_list,
     "test.csv": partial(video_list, split="test"),
-    "patients.csv": patient_list,
-    "VAL": partial(video_list, split="validation"),
-    "LIST": partial(video_list, split="test"),
-    "TRAIN": video_list,
-    "TEST": partial(video_list, split="test"),
     "videos": class_folders,
     "test_videos": partial(class_folders, split="test"),
     "VIDEOS": class_folders,
@@ -240,7 +201,7 @@ PLACES = {
     "runs/motion/final": model,
     "runs/motion/test/results.json": lambda path: path.write_text('{"protocol": "8x2x1", "metrics": {"top1": 0.5}}'),
     "probes/ssv2/probe": lambda path: save_tiny(path, "probe"),
-    "OUTPUT": lambda path: main(["features", str(path.parent / "FOLDER"), str(path.parent / "VIDEOS"), str(path)]),
+    "OUTPUT": lambda path: features_of(path),
     "persons.json": lambda path: path.write_text(json.dumps({"1": [[16, 24, 56, 60]], "2": [[16, 24, 56, 60]]})),
     "ava/movies": partial(ava, what="movies"),
     "ava_train_v2.2.csv": partial(ava, what="train.csv"),
@@ -251,41 +212,28 @@ PLACES = {
     "ava_action_list_v2.2_for_activitynet_2019.pbtxt": partial(ava, what="actions.pbtxt"),
     "ava_val_det_person_bbox.json": partial(ava, what="boxes"),
     "ava_val_v2.2.json": partial(ava, what="images"),
-    "detections.csv": partial(ava, what="detections"),
     "metrics": lambda path: path.symlink_to(Path(__file__).parents[1] / "metrics"),
-    "examples": lambda path: path.symlink_to(Path(__file__).parents[1] / "examples"),
 }
 SPECIAL = {
     "docs/detection.md": {"FOLDER": action_detector},
     "docs/features.md": {"VIDEOS": flat_folder},
-    "docs/publishing.md": {
-        "FOLDER": lambda path: published_tiny(path.with_name("source"), "classify", "me/mine").lay_out(path)
-    },
 }
-# What the commands of a document make themselves; for its Python blocks alone it is laid out.
-MADE = {
-    "docs/quickstart.md": {"runs/door/best"},
-    "docs/pretraining.md": {"motion"},
-    "docs/tutorial_finetune.md": {"motion", "runs/motion/final", "runs/motion/test/results.json"},
-    "docs/finetuning.md": {"k710"},
-    "docs/migration.md": {"videomae-base"},
-    "docs/features.md": {"OUTPUT"},
-    "docs/frozen.md": {"probes/ssv2/probe"},
-}
+# What the commands of a guide make themselves; for its Python blocks alone it is laid out.
+MADE = {"runs/door/best", "runs/motion/final", "runs/motion/test/results.json", "OUTPUT"}
 
 
-def lay_out(folder: Path, document: str, *, results: bool = True) -> None:
-    """Make what the snippets of a document name in `folder`; without `results`, all but what its commands make."""
-    text = "\n".join(block.text for block in blocks(document) if block.language in ("bash", "python"))
-    places = {**PLACES, **SPECIAL.get(document, {})}
-    for name, make in places.items():
+def lay_out(folder: Path, document: str, *, commands: bool = False) -> None:
+    """Make what the Python blocks of a document name in `folder`; with `commands`, what its commands read as well."""
+    languages = ("bash", "python") if commands else ("python",)
+    text = "\n".join(block.text for block in blocks(document) if block.language in languages)
+    made = MADE | ({"motion"} if document == "docs/tutorial_finetune.md" else set())
+    for name, make in {**PLACES, **SPECIAL.get(document, {})}.items():
         named = re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-])(?!\.\w)", text)
-        if named and (results or name not in MADE.get(document, ())):
-            path = folder / name.removeprefix("/")
+        if named and not (commands and name in made):
+            path = folder / name
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 make(path)
-    model(folder / "tiny-pretrained", head="pretrain")
 
 
 # Names that a Python block takes from the text around it.
@@ -315,95 +263,3 @@ from videomae import VideoMAEForVideoClassification
 model = VideoMAEForVideoClassification.from_pretrained("FOLDER")
 """,
 }
-
-
-# --------------------------------------------------------------------------------------------------------------- changes
-
-
-def _replaced(words, **options):
-    """Words with some options set to other values; None takes the option out."""
-    words = list(words)
-    for name, value in options.items():
-        if f"--{name}" in words:
-            place = words.index(f"--{name}")
-            words[place : place + 2] = [] if value is None else [f"--{name}", value]
-    return words
-
-
-TINY_CLIPS = ["--image_size", "32", "--num_frames", "16", "--num_workers", "0", "--warmup_epochs", "0"]
-TINY_STEPS = ["--epochs", "1", "--clips_per_step", "4", "--clips_per_device", "2"]
-
-
-TINY_PROBE = ["--epochs", "1", "--clips_per_step", "4", "--views", "2x1", "--learning_rates", "1e-3"]
-TINY_PROBE += ["--weight_decays", "0.1", "--num_workers", "0", "--val_share", "0.25"]
-
-
-def _pretrain(words):
-    if "--recipe" not in words:  # a resume, with the run's own recipe and options
-        return words
-    if "tiny" in words:
-        return [*words, "--epochs", "1", "--warmup_epochs", "0", "--picture_every", "1", "--num_workers", "0"]
-    words = [word.replace("/data", "data") for word in words]
-    return [*words, "--model", "tiny-pretrained", "--config", *TINY_CLIPS, *TINY_STEPS, "--max_steps", "1"]
-
-
-def _finetune(words):
-    if words[0] == "...":
-        words = [
-            "--recipe",
-            "small-data",
-            "--model",
-            "STUDENT",
-            "--data",
-            "train.csv",
-            "--output",
-            "runs/more",
-            *words[1:],
-        ]
-    words = _replaced(words, val_share="0.25")
-    return [*words, *TINY_CLIPS, *TINY_STEPS, "--probe_epochs", "0", "--num_labels", "none"]
-
-
-def _train_detection(words):
-    small = ["--num_labels", "5", "--num_frames", "4", "--image_size", "32", "--num_workers", "0"]
-    small += ["--epochs", "1", "--warmup_epochs", "0", "--clips_per_step", "2", "--clips_per_device", "2"]
-    shape = ["patch_size=16", "hidden_size=48", "num_hidden_layers=2", "num_attention_heads=3", "intermediate_size=96"]
-    if "tiny" in words:
-        return [*words, *small, "--config", *shape]
-    sizes = ["--crop_size", "32", "--short_side", "32", "32", "--test_short_side", "32"]
-    return [*words, *small, *sizes, "--model", "small", "--config", *shape]
-
-
-def _convert(words):
-    if words[0] == "OpenGVLab/VideoMAEv2-Base":
-        return ["tiny-v2-repository", *words[1:]]
-    if words[0] != "checkpoint.pth":
-        return words
-    return [*_replaced(words, name=None, labels=None), "--num_attention_heads", "3", "--overwrite"]
-
-
-SHORT = {
-    "pretrain": _pretrain,
-    "finetune": _finetune,
-    "train-detection": _train_detection,
-    "probe": lambda words: [*words, *TINY_PROBE] if "--protocol" in words else words,
-    "fvd": lambda words: [*words, "--min_clips", "2"],  # the world has four videos
-    "convert": _convert,  # the release's file is not here: a tiny one, which no entry of the zoo describes
-    "merge-labels": lambda words: [
-        word.replace("/data", "data") for word in _replaced(words, expect=str(len(CLASSES)))
-    ],
-    "make-ava": lambda words: _replaced(words, movies="3"),
-    "ava-map": lambda words: [
-        next(iter(glob.glob(word.replace("test-N", "test-*"))), word) if "test-N" in word else word for word in words
-    ],
-}
-# Full matches of a command line, each with why it is only parsed.
-NOT_RUN = {
-    r"videomae publish \S+ \S+ --license \S+": "goes to the Hub; tests/test_publish.py uploads to a local stand-in",
-    r"videomae app.*": "serves until it is stopped; tests/browser does that",
-    r"videomae demo.*": "is tested by itself, tests/test_demo.py",
-    r"python( -m)? benchmarks.*": "measures for minutes",
-    r"sbatch .*": "needs Slurm; the script's command is that of the trainer",
-}
-# Check-ups that end with 1 where they find something to say about the world above.
-MAY_FIND = {"doctor", "check-data", "check-labels"}

@@ -1,27 +1,21 @@
 """The benchmarks' own arithmetic, what the suites name, and the generated parts of docs/performance.md."""
 
-import ast
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import _results
-import _side_by_side as side
 import pytest
-import training_cost
+from documents import options_of
+
+from benchmarks import __main__ as suite
+from benchmarks import training_cost
+from benchmarks.common import results as _results
+from benchmarks.common import timing as side
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ROOT / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def suite():
-    namespace = {"__name__": "suite", "__file__": str(BENCHMARKS / "__main__.py")}
-    sys.modules.setdefault("suite", type(sys)("suite"))  # dataclasses look their module up
-    exec(compile((BENCHMARKS / "__main__.py").read_text(encoding="utf-8"), "__main__.py", "exec"), namespace)  # noqa: S102
-    return namespace
 
 
 def test_a_ratio_is_the_median_over_rounds_and_above_one_where_ours_is_better():
@@ -65,42 +59,41 @@ def test_added_memory_is_that_of_the_peak_and_not_of_what_remains():
     assert 60 < added < 80
 
 
-def test_every_benchmark_of_a_suite_exists_and_knows_its_options(suite):
-    for entries in suite["SUITES"].values():
-        for entry in entries:
-            source = (BENCHMARKS / f"{entry.benchmark}.py").read_text(encoding="utf-8")
-            for word in entry.options.split():
-                assert not word.startswith("--") or f'"{word}"' in source, f"{entry.benchmark} has no option {word}"
-            assert "record(" in source, f"{entry.benchmark} records no row"
-    assert set(suite["OUTSIDE"]) <= suite["benchmarks"]().keys()
+@pytest.mark.parametrize("name", suite.benchmarks())
+def test_every_benchmark_has_a_line_in_the_list_and_takes_the_options_that_a_suite_gives_it(name):
+    main = importlib.import_module(f"benchmarks.{name}").main
+    for entry in (entry for entries in suite.SUITES.values() for entry in entries if entry.benchmark == name):
+        options = {word for word in entry.options.split() if word.startswith("--")}
+        assert options <= options_of(main), f"{entry.title} has unknown options"
+    assert f"\n{name} " in f"\n{suite.listing()}"
 
 
-def test_the_suite_of_the_cpu_is_expected_to_fit_its_time(suite):
-    assert sum(entry.seconds for entry in suite["SUITES"]["cpu"]) <= 60 * suite["MINUTES"]
+def test_a_suite_names_benchmarks_that_exist():
+    named = {entry.benchmark for entries in suite.SUITES.values() for entry in entries}
+    assert named | set(suite.OUTSIDE) <= suite.benchmarks().keys()
 
 
-def test_every_benchmark_says_in_its_first_line_what_it_is(suite):
-    for name, path in suite["benchmarks"]().items():
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), name
+def test_the_suite_of_the_cpu_is_expected_to_fit_its_time():
+    assert sum(entry.seconds for entry in suite.SUITES["cpu"]) <= 60 * suite.MINUTES
 
 
-def test_a_benchmark_that_fails_keeps_the_rows_it_recorded(suite, tmp_path):
+def test_a_benchmark_that_fails_keeps_the_rows_it_recorded(tmp_path):
     script = tmp_path / "half.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\n"
-        "from _side_by_side import record\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from benchmarks.common.timing import record\n"
         "record('done before', ours=1, unit='s')\n"
         "raise SystemExit(3)\n"
     )
-    status, rows = suite["run_one"]([str(script)], threads=1, limit=60)
+    status, rows = suite.run_one([str(script)], threads=1, limit=60)
     assert status == "ended with exit code 3"
     assert [row["work"] for row in rows] == ["done before"]
 
 
-def test_a_benchmark_that_hangs_is_stopped(suite, tmp_path):
+def test_a_benchmark_that_hangs_is_stopped(tmp_path):
     script = tmp_path / "hang.py"
     script.write_text("import time; time.sleep(60)\n")
-    assert suite["run_one"]([str(script)], threads=1, limit=1.5) == ("stopped after 2 s", [])
+    assert suite.run_one([str(script)], threads=1, limit=1.5) == ("stopped after 2 s", [])
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist():
@@ -125,7 +118,7 @@ def entry_of(name: str, *rows: side.Row, status: str = "done") -> dict:
     rows = [{**vars(row), "met": row.met} for row in rows]
     return {
         "benchmark": name,
-        "command": f"python benchmarks/{name}.py",
+        "command": f"python -m benchmarks {name}",
         "threads": 2,
         "seconds": 3.0,
         "commit": "abc",
@@ -143,7 +136,7 @@ def test_results_of_a_day_are_put_together_and_shown(tmp_path):
     file.put(entry_of("one", missed, plain))
     file.put(entry_of("two", status="stopped after 9 s"))
     again = _results.ResultsFile(MACHINE, "python -m benchmarks cpu two", path)
-    assert again.has("python benchmarks/one.py") and not again.has("python benchmarks/two.py")
+    assert again.has("python -m benchmarks one") and not again.has("python -m benchmarks two")
     again.put(entry_of("two", plain))
     shown = _results.tables(tmp_path)
     assert "| slow work | 2 s | stock | 3 s | 1.50x | 1.6x: **not met** | `one` |" in shown
@@ -184,7 +177,7 @@ def test_rates_are_taken_from_results_of_gpus_alone():
 def test_the_gpu_benchmark_runs_on_a_cpu_at_toy_size(tmp_path):
     """So that it does not break where a GPU is lent for minutes; compiling is left out, it takes minutes on a CPU."""
     rows = tmp_path / "rows.jsonl"
-    command = [sys.executable, "benchmarks/gpu_steps.py", "--device", "cpu", "--smoke", "--modes", "eager"]
+    command = [sys.executable, "-m", "benchmarks", "gpu_steps", "--device", "cpu", "--smoke", "--modes", "eager"]
     environment = {**os.environ, side.ROWS: str(rows), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

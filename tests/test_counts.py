@@ -1,12 +1,11 @@
 """A guard against slowness that needs no clock: calls, waits, graph breaks, decoded frames and copied bytes are counted.
 
 The numbers in `CALLS` are what a step does today under one version of torch, whose operators they are. More is an error:
-look what came in, and raise the number only for a reason. Less is welcome: lower it. Counting itself (FLOPs, bytes kept) is benchmarks/_cost.py, checked here against torch.
+look what came in, and raise the number only for a reason. Less is welcome: lower it. Counting itself (FLOPs, bytes kept) is benchmarks/common/cost.py, checked here against torch.
 """
 
 from collections import Counter
 
-import _cost
 import pytest
 import torch
 from accelerate import Accelerator
@@ -15,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from video_files import write_video
 
+from benchmarks.common import cost
 from videomae import (
     VideoMAEConfig,
     VideoMAEForActionDetection,
@@ -199,7 +199,7 @@ def test_only_the_patches_that_are_needed_are_copied(kind):
     """All of them once into the order of the weights; only some, once when chosen and once into the order needed."""
     model, inputs = model_and_inputs(kind)
     pixels, tokens = inputs["pixel_values"].nbytes, model_tokens(kind)
-    patch = 4 * BATCH * _cost.patch_values(model.config)
+    patch = 4 * BATCH * cost.patch_values(model.config)
     with torch.no_grad(), Calls() as calls:
         model(**inputs)
     expected = [tokens.visible * patch]
@@ -209,10 +209,10 @@ def test_only_the_patches_that_are_needed_are_copied(kind):
     assert sorted(large) == sorted(size for size in expected if size >= pixels // 8)
 
 
-def model_tokens(kind: str) -> _cost.Tokens:
+def model_tokens(kind: str) -> cost.Tokens:
     config = VideoMAEConfig(**TINY)
     head = kind.removesuffix("-dual")
-    return _cost.tokens_of(config, head, dual=kind == "pretrain-dual", mask_ratio=0.75)
+    return cost.tokens_of(config, head, dual=kind == "pretrain-dual", mask_ratio=0.75)
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "pretrain-dual", "classify"])
@@ -225,8 +225,8 @@ def test_flops_of_a_step_are_those_that_torch_counts(kind):
     with FlopCounterMode(display=False) as counter:
         loss.backward()
     head, tokens = kind.removesuffix("-dual"), model_tokens(kind)
-    assert forward == BATCH * _cost.forward_flops(model.config, head, tokens)
-    assert forward + counter.get_total_flops() == BATCH * _cost.step_flops(model.config, head, tokens)
+    assert forward == BATCH * cost.forward_flops(model.config, head, tokens)
+    assert forward + counter.get_total_flops() == BATCH * cost.step_flops(model.config, head, tokens)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_flops_of_a_step_are_those_that_torch_counts(kind):
 def test_flops_of_a_classifiers_forward_are_the_published_ones(preset, published):
     """The papers count multiply-adds in G (VideoMAE, table 6; VideoMAE V2: 38160 for 15 views), which are two FLOPs each."""
     config = VideoMAEConfig.preset(preset, head="classify", version=2, num_labels=400)
-    flops = _cost.forward_flops(config, "classify", _cost.tokens_of(config, "classify"))
+    flops = cost.forward_flops(config, "classify", cost.tokens_of(config, "classify"))
     assert flops / 2e9 == pytest.approx(published, rel=0.01)
 
 
@@ -254,7 +254,7 @@ def test_bytes_kept_for_the_backward_pass_are_the_counted_ones(kind):
         model(**inputs)
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert total == pytest.approx(
-        BATCH * _cost.kept_bytes(model.config, kind.removesuffix("-dual"), model_tokens(kind)), rel=0.02
+        BATCH * cost.kept_bytes(model.config, kind.removesuffix("-dual"), model_tokens(kind)), rel=0.02
     )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from published_folders import save_tiny
+from safetensors.torch import load_file, save_file
 from support import TINY
 from test_attentive_heads import TINY_VJEPA2
 from transformers import VJEPA2Config, VJEPA2Model
@@ -33,6 +34,7 @@ from videomae.evaluation.attentive_heads import AttentiveHeads, HeadsConfig
 from videomae.evaluation.frozen_encoder import FrozenEncoder, level_blocks, open_encoder
 from videomae.evaluation.frozen_probe import FrozenOptions, report_lines, run_protocol, split_training
 from videomae.evaluation.multi_view import evaluate, load_classifier, saved_views
+from videomae.model_cards.cards import HEADS
 from videomae.training.probe_recipes import PROBE_RECIPES, consistent
 
 SMALL = consistent(
@@ -300,6 +302,12 @@ def test_the_tokens_of_a_folder_of_transformers_are_its_own_models(setting, tmp_
     assert torch.equal(encoder.tokens(clip[:, :8]), expected)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_every_kind_of_folder_gives_its_encoder(head, tmp_path):
+    encoder = open_encoder(str(save_tiny(tmp_path / head, head)), num_frames=8).to(torch.device("cpu"))
+    assert encoder.tokens(torch.randn(1, 8, 3, 32, 32)).shape == (1, 64, 48) and len(encoder.notes) == 1
+
+
 @pytest.mark.parametrize("model", ["model", "vjepa2"])
 def test_the_last_level_is_the_output_of_the_encoder(setting, model):
     one, two = (open_encoder(str(setting / model), num_frames=8, levels=levels) for levels in (1, 2))
@@ -320,6 +328,32 @@ def test_another_model_type_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(ValueError, match="of model_type 'vit'; the frozen protocol knows 'videomae' and 'vjepa2'"):
         open_encoder(str(tmp_path))
+
+
+def test_a_vjepa2_folder_is_validated_before_anything_is_built(setting, tmp_path):
+    shutil.copytree(setting / "vjepa2", tmp_path / "peer")
+    content = json.loads((tmp_path / "peer" / "config.json").read_text())
+    for change, message in (
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers=1000000, and it must lie in"),
+        ({"attn_implementation": "someone/kernel"}, "may be fetched from the Hub and run"),
+    ):
+        (tmp_path / "peer" / "config.json").write_text(json.dumps(content | change))
+        with pytest.raises(ValueError, match=message):
+            open_encoder(str(tmp_path / "peer"), num_frames=8)
+    (tmp_path / "peer" / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match="has no weights for"):  # of the third layer
+        open_encoder(str(tmp_path / "peer"), num_frames=8)
+
+
+def test_an_encoder_without_some_of_its_weights_is_refused(setting, tmp_path):
+    shutil.copytree(setting / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if "layer.1" not in name},
+        tmp_path / "model" / "model.safetensors",
+    )
+    with pytest.raises(ValueError, match="has no weights for"):
+        open_encoder(str(tmp_path / "model"))
 
 
 def test_the_heads_of_a_run_know_their_encoder(straight):

@@ -61,7 +61,7 @@ def as_script(path):
 @pytest.mark.parametrize("name", make.NOTEBOOKS)
 def test_a_notebook_runs(name, tmp_path):
     """In a process of its own. The released weights that it names are tiny stand-ins of random numbers."""
-    lay_out(tmp_path, make.NOTEBOOKS[name], results=False)
+    lay_out(tmp_path, make.NOTEBOOKS[name], commands=True)
     (tmp_path / "cells.py").write_text(as_script(ROOT / "notebooks" / f"{name}.ipynb"))
     done = subprocess.run(
         [sys.executable, "cells.py"], cwd=tmp_path, capture_output=True, text=True, check=False,

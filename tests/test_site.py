@@ -3,15 +3,20 @@
 import importlib
 import importlib.util
 import inspect
+import io
 import re
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
 from documents import DOCUMENTS, ROOT, blocks, prose, text_of
+from documents_world import model
+from PIL import Image
+from video_files import write_video
 
 import videomae
 
@@ -191,6 +196,17 @@ def test_a_drawing_of_the_guides_is_what_the_package_draws(name):
     drawn = drawings.PICTURES[name]()
     assert (ROOT / "docs/pictures" / name).read_text("utf-8") == drawn, "run python docs/pictures/make.py"
     assert any(f"(pictures/{name})" in text_of(document) for document in DOCUMENTS)
+
+
+def test_the_first_picture_shows_what_is_seen_and_rebuilt_and_the_label(tmp_path):
+    model(tmp_path / "pretrained", head="pretrain")
+    model(tmp_path / "classifier")
+    video = str(write_video(tmp_path / "drawn.mp4", num_frames=70, width=64, height=48))
+    draw = partial(
+        load("pictures/front").draw, str(tmp_path / "pretrained"), video, mask_ratio=0.75, columns=4, height=64
+    )
+    plain, labelled = (Image.open(io.BytesIO(draw(name))) for name in (None, str(tmp_path / "classifier")))
+    assert plain.height == 3 * (64 + 2) and labelled.height > plain.height and labelled.width == plain.width > 4 * 64
 
 
 # ------------------------------------------------------------------------------------------------------------------ build

@@ -393,7 +393,7 @@ def test_the_auto_classes_open_what_a_folder_asks_for(registered, folder, tmp_pa
 def test_the_benchmarks_run_and_record_their_rows(words, rows, tmp_path):
     name, *options = words
     environment = {**os.environ, "VIDEOMAE_BENCHMARK_ROWS": str(tmp_path / "rows.jsonl"), "OMP_NUM_THREADS": "1"}
-    script = ROOT / "benchmarks" / f"{name}.py"
-    subprocess.run([sys.executable, script, *options, "--threads", "1"], env=environment, check=True, cwd=ROOT)
+    command = [sys.executable, "-m", "benchmarks", name, *options, "--threads", "1"]
+    subprocess.run(command, env=environment, check=True, cwd=ROOT)
     found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(found) >= rows and all(row["ratio"] > 0 for row in found)

@@ -1,7 +1,7 @@
 """Does pre-training pay? The same labelled clips and steps, from random and from pre-trained weights, over seeds.
 
-    python benchmarks/pretraining_gain.py                # 5 seeds, two jobs at a time, under 40 minutes on 2 cores
-    python benchmarks/pretraining_gain.py --quick        # 1 seed and shorter, under 5 minutes
+    python experiments/pretraining_gain.py                # 5 seeds, two jobs at a time, under 40 minutes on 2 cores
+    python experiments/pretraining_gain.py --quick        # 1 seed and shorter, under 5 minutes
 
 For each seed: make synthetic motion clips, pre-train a tiny VideoMAE on all of them without labels, then fine-tune on a
 few and on many labelled ones. Both arms start from a folder of the same kind, with the same initialisation; in one arm
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from _motion import write_frame_folders
+from motion_folders import write_frame_folders
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.synthetic import SyntheticSet

@@ -3,7 +3,7 @@
 A benchmark stays a script that prints its own table; it takes from here what it needs (a file beside it, imported by
 its bare name):
 
-    from _side_by_side import header, record, take_turns
+    from .timing import header, record, take_turns
 
     print(header(threads=2))
     seconds = take_turns({"stock": stock_step, "ours": our_step}, rounds=5)      # lists, one entry a round

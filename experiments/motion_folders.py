@@ -1,11 +1,24 @@
-"""Synthetic motion clips as folders of frames: for models so small that opening a video file would take longer than a step."""
+"""What experiments share: synthetic motion clips as folders of frames, and a line that names the machine.
 
+The frames are for models so small that opening a video file would take longer than a step.
+"""
+
+import datetime
+import os
+import platform
 import shutil
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from videomae.data.synthetic import SyntheticSet, render_clip
+
+
+def machine() -> str:
+    """Date, machine and versions, for the first line of a report."""
+    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    return f"{datetime.date.today().isoformat()}, {cores}, torch {torch.__version__}"
 
 
 def write_frame_folders(folder: Path, spec: SyntheticSet) -> Path:

@@ -1,7 +1,7 @@
 """Does pre-training teach the encoder anything? A linear probe on frozen features, before and after, from one command.
 
-    python benchmarks/pretrain_probe.py                     # about two minutes of training on 2 CPU cores
-    python benchmarks/pretrain_probe.py --epochs 2          # too short to rise; shows that everything runs
+    python experiments/pretrain_probe.py                     # about two minutes of training on 2 CPU cores
+    python experiments/pretrain_probe.py --epochs 2          # too short to rise; shows that everything runs
 
 It makes small synthetic clips (their classes are motions that no single frame shows), pre-trains without labels (V1: tube
 mask, normalised pixels), and runs `videomae probe` on the trained encoder and on one with fresh weights. For some hundred
@@ -15,8 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _motion import write_frame_folders
-from _side_by_side import header
+from motion_folders import machine, write_frame_folders
 
 from videomae import train_pretrain
 from videomae.data.synthetic import SyntheticSet
@@ -51,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="keep the videos, the run and the probe here")
     args = parser.parse_args()
-    print(header(), flush=True)
+    print(machine(), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         output = args.output or Path(temporary)
         videos = write_frame_folders(output / "motion", VIDEOS)

@@ -1,7 +1,7 @@
 """Time and peak memory of converting the largest released size, on random weights.
 
-    python benchmarks/convert_giant.py                  # ViT-g with 710 classes, 1.01 B parameters, 4.1 GB
-    python benchmarks/convert_giant.py --preset small   # the same in a minute
+    python -m benchmarks conversion                  # ViT-g with 710 classes, 1.01 B parameters, 4.1 GB
+    python -m benchmarks conversion --preset small   # the same in a minute
 
 Each conversion runs in a process of its own, whose peak resident memory (mapped pages of the weight files included) is
 compared with the promise: the size of the file and 1 GB, or twice the size and 1 GB with the proof. Nobody else's
@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 
 import torch
-from _side_by_side import header, record
 
 from videomae.configuration_videomae import PRESETS
 from videomae.conversion import reference as reference
+
+from .common.timing import header, record
 
 GB = 1e9
 
@@ -88,7 +89,3 @@ def main(argv: list[str] | None = None) -> int:
             record(f"converting ViT-{args.preset}, {size:.2f} GB, {title}", ours=seconds, unit="s")
             record(f"peak memory of converting ViT-{args.preset}, {title}", ours=peak, unit="GB", limit=promise)
     return 0 if met else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -166,7 +166,7 @@ def matmul_flops_per_second(
     dtype: torch.dtype, *, device: str = "cpu", size: int | None = None, repeats: int = 5
 ) -> float:
     """The measured ceiling: the best of a few square matrix products, large enough to leave every cache."""
-    from _side_by_side import clock
+    from .timing import clock
 
     size = size or (8192 if device == "cuda" else 2048)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

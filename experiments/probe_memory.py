@@ -1,7 +1,7 @@
 """The most memory that `videomae probe --protocol vjepa2` takes, by the number of videos.
 
-    python benchmarks/probe_memory.py                      # 50 and 500 videos, each in a process of its own
-    python benchmarks/probe_memory.py --videos 50 2000
+    python experiments/probe_memory.py                      # 50 and 500 videos, each in a process of its own
+    python experiments/probe_memory.py --videos 50 2000
 
 A small encoder of fresh weights on a list that names few synthetic videos many times, one epoch, one head; the tokens of
 one video take 0.1 MB, so keeping them would show.

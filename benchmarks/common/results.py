@@ -1,7 +1,7 @@
 """Result files of the benchmarks, and the tables that docs/performance.md shows of them.
 
 `benchmarks/results/DEVICE-DATE.json` holds one run of a suite: the machine, the versions, and for each benchmark its
-command, how it ended and its rows (`_side_by_side.Row`). A benchmark that is run again on the same day takes the place of
+command, how it ended and its rows (`timing.Row`). A benchmark that is run again on the same day takes the place of
 its earlier entry. The tables are generated; tests/test_benchmarks.py compares them with the newest files.
 """
 
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _side_by_side import cores, cpu_name, has_bf16, larger_is_better, version_of
 
 from videomae.files import write_atomic, write_json
 
-ROOT = Path(__file__).resolve().parent.parent
+from .timing import cores, cpu_name, has_bf16, larger_is_better, version_of
+
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "accelerate", "av", "numpy", "pillow")
@@ -193,7 +194,7 @@ def with_block(page: str, name: str, text: str) -> str:
 
 def with_blocks(page: str) -> str:
     """The page with every generated block written anew."""
-    from training_cost import measured_rates, preset_table, recipe_table  # it reads this module's tables
+    from benchmarks.training_cost import measured_rates, preset_table, recipe_table  # it reads this module's tables
 
     blocks = {
         "presets": preset_table(),
