@@ -80,7 +80,7 @@ def official_small_file(path):
 def synthetic():
     folder = tempfile.TemporaryDirectory(prefix="videomae-documents-")
     spec = SyntheticSet(
-        clips=16, validation_clips=8, test_clips=8, motions=CLASSES, num_frames=20, height=40, width=48, distractors=0
+        clips=24, validation_clips=8, test_clips=8, motions=CLASSES, num_frames=20, height=40, width=48, distractors=0
     )
     return folder, make_synthetic_set(Path(folder.name) / "set", spec)
 

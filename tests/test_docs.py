@@ -190,7 +190,13 @@ def test_python_blocks_run(document, tmp_path, monkeypatch):
 # A guide's commands run as written, with these words added so that minutes suffice; a later word replaces an earlier one.
 ADDED = {
     "finetune": ["--epochs", "2", "--warmup_epochs", "0", "--probe_epochs", "0", "--num_workers", "0"],
-    "train-detection": ["--epochs", "1", "--warmup_epochs", "0", "--num_workers", "0"],
+    "train-detection": [
+        *["--epochs", "1", "--warmup_epochs", "0", "--num_workers", "0"],
+        "--clips_per_step",
+        "4",
+        "--clips_per_device",
+        "2",
+    ],
     "make-ava": ["--movies", "3"],
     "fvd": ["--min_clips", "2"],  # four videos a set
 }
