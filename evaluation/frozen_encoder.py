@@ -117,7 +117,8 @@ def model_type_of(model: str) -> str:
 
 def _open_vjepa2(start: str, num_frames: int, levels: int) -> FrozenEncoder:
     """transformers' V-JEPA 2: rotary positions, which take any number of frames; ImageNet's pixel scaling."""
-    model: Any = open_model(AutoModel, start)
+    auto: Any = AutoModel  # chooses among classes of models, and is none itself
+    model = open_model(auto, start)
     config = model.config
     blocks = level_blocks(config.num_hidden_layers, levels)
     pixels = (tuple(IMAGENET_MEAN), tuple(IMAGENET_STD))

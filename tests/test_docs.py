@@ -34,9 +34,9 @@ from documents import (
 from documents_world import PRELUDE, lay_out
 from official_flags import FLAGS
 
+from videomae.choices import PROBE_RECIPES
 from videomae.commands.main import COMMANDS
 from videomae.model_cards.readme import with_table
-from videomae.training.probe_recipes import PROBE_RECIPES
 from videomae.training.recipes import KINDS
 
 WITH_PYTHON = [name for name in DOCUMENTS if any(block.language == "python" for block in blocks(name))]
@@ -312,5 +312,5 @@ def test_every_recipe_that_a_document_names_exists():
     for document in DOCUMENTS:
         names = set(re.findall(r"--recipe ([a-z0-9][\w-]+)(?!\S)", text_of(document)))
         names |= {span for span in code_spans(prose(document)) if re.fullmatch(r"(v[12]|ad|mm)-[\w-]+", span)}
-        unknown = names - {recipe for recipes in (*KINDS.values(), PROBE_RECIPES) for recipe in recipes}
+        unknown = names - {recipe for recipes in KINDS.values() for recipe in recipes} - set(PROBE_RECIPES)
         assert not unknown, f"{document}: {unknown}"

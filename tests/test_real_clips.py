@@ -14,7 +14,7 @@ from videomae.data.transforms import PretrainTransform
 from videomae.data.video_dataset import VideoDataset
 from videomae.sampling_videomae import ClipSampling
 
-GREY = torch.zeros(4, 10, 56, 56)
+GREY = torch.zeros(4, 10, 40, 40)
 
 
 @pytest.fixture
@@ -81,8 +81,8 @@ def test_ridge_agrees_with_the_normal_equations():
 
 def test_a_middle_frame_shows_no_motion_and_the_motion_grid_no_picture():
     still, moving = GREY.clone(), GREY.clone()
-    still[:, :, :28] = 1.0
-    moving[:, 5:, :28] = 1.0
+    still[:, :, :20] = 1.0
+    moving[:, 5:, :20] = 1.0
     assert real_clips.frame_features(still).equal(real_clips.frame_features(moving))
     assert real_clips.motion_features(still).count_nonzero() == 0
     motion = real_clips.motion_features(moving).view(4, *real_clips.MOTION_GRID)
@@ -128,7 +128,7 @@ def test_clips_in_memory_give_the_samples_of_the_files(clips, tmp_path):
             tmp_path / "small" / "lip_train.csv",
             mode="pretrain",
             sampling=ClipSampling(num_frames=8, stride_frames=1),
-            transform=PretrainTransform(size=48),
+            transform=PretrainTransform(size=32),
         )
         return dataset[3]["pixel_values"]
 
