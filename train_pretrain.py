@@ -54,7 +54,7 @@ from videomae.video_processing_videomae import VideoMAEVideoProcessor
 def train(recipe: PretrainRecipe, options: PretrainOptions) -> int:
     """Run a training to its end; returns the exit code."""
     session = Session(recipe, options)
-    model, data = build_model_and_data(recipe, options, session.tell)
+    model, data = build_model_and_data(recipe, options, session.say)
     refuse_broken(data.dataset.manifest, max_broken=options.max_broken, errors=options.errors)
     plan = session.plan(len(data.dataset))
     parts = Parts(
@@ -85,7 +85,7 @@ OVERFIT_GOAL = 0.35  # of normalised pixels, where a constant prediction has a l
 def overfit_samples(recipe: PretrainRecipe, options: PretrainOptions) -> int:
     """A test of the whole path from files to weights on a few fixed samples; writes nothing."""
     session = Session(recipe, options)
-    model, data = build_model_and_data(recipe, options, session.tell)
+    model, data = build_model_and_data(recipe, options, session.say)
     if options.overfit > len(data.dataset):
         raise ValueError(f"--overfit {options.overfit} is more than the {len(data.dataset)} videos of --data")
     return overfit(
@@ -101,9 +101,9 @@ def overfit_samples(recipe: PretrainRecipe, options: PretrainOptions) -> int:
 
 
 def build_model_and_data(
-    recipe: PretrainRecipe, options: PretrainOptions, tell=say
+    recipe: PretrainRecipe, options: PretrainOptions, say=say
 ) -> tuple[VideoMAEForPreTraining, "PretrainData"]:
-    model = build_model(recipe, tell)
+    model = build_model(recipe, say)
     grid = token_grid(recipe, model.config)
     check_masks(recipe, grid)
     return model, build_data(recipe, options, model.config, grid)
@@ -112,8 +112,8 @@ def build_model_and_data(
 # -------------------------------------------------------------------------------------------------- model, masks, data
 
 
-def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
-    """A fresh model of a preset, or the one in a folder (ours, transformers' or converted), to go on with."""
+def build_model(recipe: PretrainRecipe, say=say) -> VideoMAEForPreTraining:
+    """A fresh model of a preset, or the one in a folder (ours, transformers' or converted)."""
     fields = dict(recipe.config)
     if recipe.model in PRESETS:
         fields |= {
@@ -144,7 +144,7 @@ def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
     )
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
-        tell(f"{recipe.model} has no weights for {len(names)} tensors ({names[0]}, ...): they start afresh")
+        say(f"{recipe.model} has no weights for {len(names)} tensors ({names[0]}, ...): they start from new weights")
     return model
 
 

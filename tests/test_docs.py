@@ -170,7 +170,7 @@ def test_every_source_file_that_is_named_exists(document):
 
 
 def run_python(document, block, names):
-    """Execute a block as it stands; what it prints is swallowed."""
+    """Execute a block unchanged; what it prints is swallowed."""
     code = compile("\n" * block.line + block.text, document, "exec", dont_inherit=True)
     with contextlib.redirect_stdout(io.StringIO()):
         exec(code, names)  # noqa: S102
