@@ -4,7 +4,7 @@
     videomae demo --quick             # under a minute, to see that the installation works; learns next to nothing
 
 Each step is the command that it prints, so that any of them can be repeated with other data or options. Steps that are
-done are noted in OUTPUT/SIZE/demo.json: after Ctrl-C, or anything else that ends it, the same command goes on. In a
+done are noted in OUTPUT/SIZE/demo.json: after Ctrl-C, or anything else that ends it, the same command continues. In a
 terminal a step is one bar, and what its command prints goes to OUTPUT/SIZE/logs. OUTPUT/index.html shows the result.
 """
 
@@ -122,7 +122,7 @@ class Steps:
         if code == INTERRUPTED:  # it has written its checkpoint
             raise KeyboardInterrupt
         if code:
-            raise OSError(f"`videomae {command}` ended with code {code}; run the same command again to go on")
+            raise OSError(f"`videomae {command}` ended with code {code}; run the same command again to resume")
         seconds = time.monotonic() - start
         self.done[title] = {"command": text, "seconds": seconds}
         write_json(self.record, self.done)

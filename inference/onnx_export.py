@@ -77,7 +77,7 @@ class Graph(torch.nn.Module):
 
     def traced(self, batch_size: int | None) -> tuple[Feed, dict[str, Any] | None]:
         """Inputs to trace the graph with, and which of their sizes stay free."""
-        # Two clips: a graph traced with one would hold B = 1 for good.
+        # Two clips: a graph traced with one would fix B = 1.
         clips = torch.zeros(batch_size or 2, *self.shape())
         return (clips,), None if batch_size else {"pixel_values": {0: torch.export.Dim("batch")}}
 
