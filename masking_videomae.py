@@ -149,6 +149,6 @@ def _checked(grid: Grid, ratio: float) -> Grid:
     if len(grid) != 3 or any(int(size) != size or size < 1 for size in grid):
         raise ValueError(f"grid must be three positive ints (t, h, w), got {tuple(grid)}; a model's is `config.grid`")
     if not 0.0 <= ratio <= 1.0:
-        raise ValueError(f"mask ratio must lie in [0, 1], got {ratio}; 0.9 hides nine tokens of ten")
+        raise ValueError(f"mask ratio must be in [0, 1], got {ratio}; 0.9 hides nine tokens of ten")
     t, h, w = grid
     return int(t), int(h), int(w)

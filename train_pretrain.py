@@ -114,7 +114,7 @@ def build_model_and_data(
     recipe: PretrainRecipe, options: PretrainOptions, session: Session
 ) -> tuple[VideoMAEForPreTraining, "PretrainData"]:
     check_targets(recipe, options)
-    model = build_model(recipe, session.tell)
+    model = build_model(recipe, session.say)
     grid = token_grid(recipe, model.config)
     check_masks(recipe, grid)
     data = build_data(recipe, options, model.config, grid)
@@ -140,7 +140,7 @@ def check_targets(recipe: PretrainRecipe, options: PretrainOptions) -> None:
 # -------------------------------------------------------------------------------------------------- model, masks, data
 
 
-def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
+def build_model(recipe: PretrainRecipe, say=say) -> VideoMAEForPreTraining:
     """A fresh model of a preset, or the one in a folder (ours, transformers' or converted), to go on with.
 
     With latent targets its decoder ends in the teacher's width, and starts afresh where the folder's does not.
@@ -184,7 +184,7 @@ def build_model(recipe: PretrainRecipe, tell=say) -> VideoMAEForPreTraining:
         )
     model, report = load_with_report(model_class, recipe.model, dtype=torch.float32, **loading)
     if names := sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}):
-        tell(f"{recipe.model} has no weights for {len(names)} tensors ({names[0]}, ...): they start afresh")
+        say(f"{recipe.model} has no weights for {len(names)} tensors ({names[0]}, ...): they start from new weights")
     return model
 
 

@@ -1,4 +1,4 @@
-"""Every Python snippet of every committed card runs, as it stands, against a tiny folder of that name."""
+"""Every Python snippet of every committed card runs, unchanged, against a tiny folder of that name."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from videomae.model_cards.zoo import entry, load_zoo
 def scripts(head: str) -> list[str]:
     """The code of all cards of one kind, once each: cards differ in the name, and in how frames are picked.
 
-    Blocks that import are scripts of their own; one that does not goes on from the block before.
+    Blocks that import are scripts of their own; one that does not continues the block before.
     """
     found = set()
     for name, checkpoint in load_zoo().items():

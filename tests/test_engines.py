@@ -36,7 +36,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "examples" / "accelerate").glob("*
 
 def test_a_run_that_asks_for_fsdp_and_does_not_get_it_stops(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="the launch asks for FSDP and the run would go on with NO"):
+    with pytest.raises(ValueError, match="the launch asks for FSDP and the run would continue with NO"):
         engines.check_engine(Accelerator(cpu=True))
 
 

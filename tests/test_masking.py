@@ -150,7 +150,7 @@ def test_stack_masks_gives_no_count_when_the_clips_differ():
 
 
 def test_impossible_requests_name_the_argument():
-    with pytest.raises(ValueError, match=r"mask ratio must lie in \[0, 1\], got 90"):
+    with pytest.raises(ValueError, match=r"mask ratio must be in \[0, 1\], got 90"):
         tube_mask(GRID, 90)
     with pytest.raises(ValueError, match=r"grid must be three positive ints \(t, h, w\), got \(14, 14\)"):
         tube_mask((14, 14), 0.9)

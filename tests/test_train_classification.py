@@ -122,7 +122,7 @@ def test_the_version_of_a_recipe_decides_which_frames_a_short_video_gives(tmp_pa
     data = train_classification.build_data(
         FINETUNING[recipe],
         train_classification.FinetuneOptions(data=str(tmp_path / "train.csv"), max_broken=1.0),
-        tell=lambda text: None,
+        say=lambda text: None,
     )
     assert data.train.sampling.rule == rule and data.train.sampling.strategy == "uniform"
 
@@ -405,7 +405,7 @@ def test_small_data_takes_the_clips_of_its_start(videos, pretrained, tmp_path, c
     config = VideoMAEConfig.from_pretrained(tmp_path / "run/best")
     assert (config.image_size, config.num_frames, config.head_dropout_prob) == (32, 8, 0.5)
     assert "videos  8 to train on, 8 to validate" in capsys.readouterr().err
-    # Other clips when told so, and the run goes on with them by its own record.
+    # Other clips when told so, and the run continues with them by its own record.
     words = ["--model", str(pretrained), *data[:2], "--output", str(tmp_path / "other"), "--num_workers", "0"]
     words += ["--num_frames", "4", *few[:-4]]
     assert train_classification.main(["--recipe", "small-data", *words, "--max_steps", "3"]) == 0

@@ -211,11 +211,11 @@ def test_detectors_start_from_presets_pre_training_classifiers_and_detectors(tmp
     )
     weight = "encoder.layer.1.output.dense.weight"
     assert torch.equal(from_pretraining.videomae.state_dict()[weight], pretrained.videomae.state_dict()[weight])
-    assert "the head starts afresh with 5 actions" in lines[-1]
+    assert "the head starts from new weights with 5 actions" in lines[-1]
     assert from_pretraining.config.detection_stride_frames == RECIPE.stride_frames
 
     from_classifier = build_detector(dataclasses.replace(RECIPE, model=str(tmp_path / "classifier")), None, said(lines))
-    assert "the head and the final norm start afresh" in lines[-1]
+    assert "the head and the final norm start from new weights" in lines[-1]
     assert torch.equal(from_classifier.videomae.state_dict()[weight], classifier.videomae.state_dict()[weight])
     assert not torch.equal(
         from_classifier.classifier.weight, classifier.classifier.weight
@@ -224,7 +224,7 @@ def test_detectors_start_from_presets_pre_training_classifiers_and_detectors(tmp
 
     from_classifier.save_pretrained(tmp_path / "detector")
     again = build_detector(dataclasses.replace(RECIPE, model=str(tmp_path / "detector")), None, said(lines))
-    assert "goes on with its 5 actions" in lines[-1]
+    assert "keeps its 5 actions" in lines[-1]
     assert torch.equal(again.classifier.weight, from_classifier.classifier.weight)
     other = dataclasses.replace(RECIPE, model=str(tmp_path / "detector"), family="mmaction2")
     with pytest.raises(ValueError, match="is a detector of family 'videomae', the recipe of 'mmaction2'"):

@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(videos, 
         file.truncate(1000)
     assert pretrain(videos, tmp_path / "run", "--resume", "auto") == 0
     said = capsys.readouterr().err
-    assert "checkpoint-9 is damaged (model.safetensors has 1000 bytes of" in said and "going on from" in said
+    assert "checkpoint-9 is damaged (model.safetensors has 1000 bytes of" in said and "resuming from" in said
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -190,7 +190,7 @@ def test_a_signal_writes_a_checkpoint_and_exits_with_75(videos, whole, tmp_path,
     monkeypatch.setattr(loop, "training_step", interrupted_step)
     assert pretrain(videos, tmp_path / "run") == EXIT_INTERRUPTED == 75
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-5"]
-    assert f"{number.name}: checkpoint-5 written; go on with --resume auto" in capsys.readouterr().err
+    assert f"{number.name}: checkpoint-5 written; resume with --resume auto" in capsys.readouterr().err
     assert not (tmp_path / "run/final").exists()
     assert pretrain(videos, tmp_path / "run", "--resume", "auto") == 0
     assert_same_run(whole, tmp_path / "run")
@@ -303,7 +303,7 @@ def test_an_unknown_flag_names_the_nearest(videos, tmp_path):
 
 
 def test_the_folder_of_another_run_is_left_alone(videos, whole, tmp_path):
-    with pytest.raises(ValueError, match="holds another run; add --resume auto to go on with it"):
+    with pytest.raises(ValueError, match="holds another run; add --resume auto to resume it"):
         pretrain(videos, whole)
     with pytest.raises(ValueError, match=r"has another recipe \(epochs: 6 -> 7\)"):
         pretrain(videos, whole, "--epochs", "7", "--resume", "auto")

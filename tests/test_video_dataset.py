@@ -138,8 +138,8 @@ def test_evaluation_sees_each_clip_once_over_all_processes():
     "arguments, message",
     [
         ({"length": 0}, "at least 1 clip"),
-        ({"length": 5, "start": 6}, r"start must lie in \[0, 5\]"),
-        ({"length": 5, "rank": 2, "world": 2}, r"rank must lie in \[0, 1\]"),
+        ({"length": 5, "start": 6}, r"start must be in \[0, 5\]"),
+        ({"length": 5, "rank": 2, "world": 2}, r"rank must be in \[0, 1\]"),
     ],
 )
 def test_impossible_orders_are_refused(arguments, message):

@@ -150,7 +150,7 @@ class Loop:
         self.meter.restore(state["meter"])
         if state.get("stopped", notes.get("stopped")):
             self.last_step = self.done
-        self.session.tell(f"going on from {checkpoint}")
+        self.session.say(f"resuming from {checkpoint}")
 
     def __enter__(self) -> "Loop":
         self._interruption = self._closing.enter_context(interruptible(self.run.folder))
@@ -219,11 +219,11 @@ class Loop:
             if interrupted:
                 name = self._interruption.signal or "a signal to another process"
                 checkpoint = checkpoint_folder(self.run.folder, self.done).name
-                self.session.tell(f"{name}: {checkpoint} written; go on with --resume auto")
+                self.session.say(f"{name}: {checkpoint} written; resume with --resume auto")
                 self.exit_code = EXIT_INTERRUPTED
                 return
         if self._why:
-            self.session.tell(self._why)
+            self.session.say(self._why)
         if self.done > first_step or not engines.share(accelerator, (self.run.folder / FINAL).exists):
             with averaged(self.plain_model, self.ema):
                 self.write_model(FINAL)
@@ -238,7 +238,7 @@ class Loop:
         self._asked_to_save = True
 
     def stop(self, why: str) -> None:
-        """End the run with this step, for good: it cannot be resumed from here. `why` is printed."""
+        """End the run with this step; it cannot be resumed from here. `why` is printed."""
         self._why = why
 
     def write_model(self, name: str) -> None:
