@@ -8,7 +8,7 @@
     pixel-blocks  short and long blocks, pixels
     latent        the first quarter of the time trains a teacher as pixel-blocks, the rest a student of the same size
 
-Each arm makes as many steps as fit into --minutes of processor time, by the time of a few steps. The probes are those of
+Each arm makes as many steps as fit into --minutes of processor time, by the time of some steps. The probes are those of
 `videomae probe`: linear, and k-NN. Random weights stand beside them. Clips are decoded once and kept in memory; the lists of
 experiments/real_clips.py (OUTPUT/clips) have clips that are small enough. A result is a file in OUTPUT/cells and is not
 made again; an interrupted training resumes.
@@ -19,6 +19,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -87,19 +88,39 @@ class Experiment:
             **more,
         )
 
-    def pretrain(self, recipe: PretrainRecipe, minutes: float) -> dict[str, Any]:
-        """A training of so many processor minutes; its folder, steps, last loss and measured minutes."""
+    def recipes(self, seed: int, teacher: str) -> dict[str, PretrainRecipe]:
+        blocks = self.recipe("pixel-blocks", seed, mask="blocks")
+        return {
+            "pixel-tube": self.recipe("pixel-tube", seed),
+            "pixel-blocks": blocks,
+            "teacher": dataclasses.replace(blocks, name="teacher"),
+            "latent": dataclasses.replace(blocks, name="latent", targets="latent", teacher=teacher),
+        }
+
+    def plan(self) -> None:
+        """The epochs of each training, the same for all seeds: by the processor time of steps made one after the other."""
+        planned = self.output / "plan.json"
+        if planned.exists():
+            return
+        runs, epochs = self.output / "timing", {}
+        shares = {"teacher": TEACHER_SHARE, "latent": 1 - TEACHER_SHARE}
+        for name, recipe in self.recipes(0, str(runs / "teacher" / "final")).items():
+            options = PretrainOptions(
+                data=str(self.train), output=str(runs / name), num_workers=0, max_steps=5 * TIMED_STEPS
+            )
+            shutil.rmtree(runs / name, ignore_errors=True)
+            began = time.process_time()
+            finish(train_pretrain.train(dataclasses.replace(recipe, epochs=1000, warmup_epochs=10), options))
+            seconds = (time.process_time() - began) / (5 * TIMED_STEPS)
+            steps = len(open_manifest(str(self.train))) // CLIPS
+            epochs[name] = max(round(60 * self.minutes * shares.get(name, 1.0) / (seconds * steps)), 2)
+        write_json(planned, epochs)
+
+    def pretrain(self, recipe: PretrainRecipe) -> dict[str, Any]:
+        """The planned training; its folder, steps, last loss and measured minutes."""
         run = self.output / "runs" / f"{recipe.name}-{recipe.seed}"
         options = PretrainOptions(data=str(self.train), output=str(run), num_workers=0, log_every=50, resume="auto")
-        planned = run.with_suffix(".json")
-        if not planned.exists():
-            trial = dataclasses.replace(options, output=f"{run}-timing", resume="never", max_steps=2 * TIMED_STEPS)
-            began = time.process_time()
-            finish(train_pretrain.train(dataclasses.replace(recipe, epochs=1000, warmup_epochs=10), trial))
-            seconds = (time.process_time() - began) / (2 * TIMED_STEPS)
-            steps = len(open_manifest(str(self.train))) // CLIPS
-            write_json(planned, max(round(60 * minutes / (seconds * steps)), 2))
-        epochs = json.loads(planned.read_text(encoding="utf-8"))
+        epochs = json.loads((self.output / "plan.json").read_text(encoding="utf-8"))[recipe.name]
         began = time.process_time()
         finish(train_pretrain.train(dataclasses.replace(recipe, epochs=epochs, warmup_epochs=epochs / 10), options))
         spent = (time.process_time() - began) / 60
@@ -108,22 +129,18 @@ class Experiment:
 
     def arm(self, name: str, seed: int) -> dict[str, Any]:
         """Train an arm and probe its encoder."""
-        blocks = self.recipe("pixel-blocks", seed, mask="blocks")
+        recipes = self.recipes(seed, str(self.output / "runs" / f"teacher-{seed}" / "final"))
         if name == "random":
             folder, trained = (
                 str(self.output / "runs" / f"pixel-tube-{seed}" / "final"),
                 {"steps": 0},
             )  # its architecture
         elif name == "latent":
-            share = self.minutes * TEACHER_SHARE
-            teacher = self.pretrain(dataclasses.replace(blocks, name="teacher"), share)
-            student = dataclasses.replace(blocks, name=name, targets="latent", teacher=teacher["folder"])
-            trained = self.pretrain(student, self.minutes - share)
+            teacher, trained = self.pretrain(recipes["teacher"]), self.pretrain(recipes[name])
             trained = {**trained, "minutes": trained["minutes"] + teacher["minutes"], "teacher_steps": teacher["steps"]}
             folder = trained["folder"]
         else:
-            recipe = blocks if name == "pixel-blocks" else self.recipe(name, seed)
-            trained = self.pretrain(recipe, self.minutes)
+            trained = self.pretrain(recipes[name])
             folder = trained["folder"]
         lists = (open_manifest(str(listed)) for listed in (self.train, self.test))
         baseline = {"baseline": "random"} if name == "random" else {}
@@ -188,6 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     experiment = Experiment(**arguments)
     cells: dict[str, list[dict[str, Any]]] = {}
     with clips_in_memory():
+        experiment.plan()
         for seed in seeds:
             for name in filter(arms.__contains__, ARMS):
                 cells.setdefault(name, []).append(experiment.cell(name, seed))
