@@ -59,7 +59,7 @@ def write_card(session: Session, plan: StepPlan, parts: Parts) -> Path | None:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".card.", suffix=".tmp", dir=output) as beside:
             folder = Path(beside, FINAL)
-            parts.model.save_pretrained(folder)
+            parts.save(parts.model, folder, parts.model.state_dict())
             parts.write_files(folder, plan.total_steps)
             card = (folder / "README.md").read_text(encoding="utf-8")
             write_atomic(output / CARD, f"<!-- made by --dry_run: no step of this run was made -->\n\n{card}")

@@ -47,6 +47,11 @@ def model_loss(model: nn.Module, batch: Mapping[str, Any], **forward: Any) -> to
     return model(**batch, **forward).loss
 
 
+def save_whole(model: Any, folder: Path, weights: Mapping[str, Any]) -> None:
+    """Write a model folder of `weights`, the whole state of the model."""
+    model.save_pretrained(folder, state_dict=weights)
+
+
 def training_step(
     accelerator: Accelerator,
     model: nn.Module,
@@ -99,6 +104,7 @@ class Parts:
     write_state: Callable[[Path], None] | None = None  # further files of the training state, and their reading
     read_state: Callable[[Path], None] | None = None
     smallest: int = 1  # clips of the smallest micro-batch that `collate` takes
+    save: Callable[[Any, Path, Mapping[str, Any]], None] = save_whole  # writes what RUN/final holds of the model
 
 
 class Loop:
@@ -241,7 +247,7 @@ class Loop:
         weights = accelerator.get_state_dict(self.model)
         if accelerator.is_main_process:
             with new_folder(self.run.folder / name, replace=True) as folder:
-                self.plain_model.save_pretrained(folder, state_dict=weights)
+                self.parts.save(self.plain_model, folder, weights)
                 self.parts.write_files(folder, self.done)
         accelerator.wait_for_everyone()
 

@@ -119,6 +119,11 @@ def check_same_data(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> 
             f"--data is not the list that this run trains on ({'; '.join(differing)}), so it cannot resume exactly; give "
             "the same list, or start a new run with --model CHECKPOINT"
         )
+    if recorded.get("teacher_sha256") != current.get("teacher_sha256"):
+        raise ValueError(
+            "--teacher holds other weights than this run was started with, so it cannot go on exactly; give the same "
+            "teacher, or start a new run with --model RUN/final"
+        )
 
 
 def _checkpoint_to_resume(folder: Path, resume: str, say) -> Path | None:
