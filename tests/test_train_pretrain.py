@@ -14,10 +14,11 @@ import sys
 import time
 
 import pytest
+import support
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support import killed_and_finished
+from support import history, killed_and_finished, tensors
 
 from videomae import VideoMAEForPreTraining, VideoMAEVideoProcessor, train_pretrain
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
@@ -40,7 +41,6 @@ SMALL = {
     "--log_every": 1,
     "--num_workers": 0,
 }
-MEASURED = ("clips_per_second", "data_wait", "memory_gib")  # differs from run to run
 
 
 @pytest.fixture(scope="session")
@@ -58,22 +58,8 @@ def pretrain(videos, output, *more, **options):
     return train_pretrain.main(command(videos, output, *more, **options))
 
 
-def history(run):
-    return [
-        {name: value for name, value in line.items() if name not in MEASURED} for line in read_log(run / "log.jsonl")
-    ]
-
-
-def tensors(folder):
-    files = ("model.safetensors", "ema/model.safetensors", "training/optimizer.safetensors")
-    return {f"{name}:{key}": value for name in files for key, value in load_file(folder / name).items()}
-
-
 def assert_same_run(one, two, step=18):
-    assert history(one) == history(two)
-    left, right = (tensors(run / f"checkpoint-{step}") for run in (one, two))
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
+    support.assert_same_run(one, two, step)
 
 
 @pytest.fixture(scope="session")
