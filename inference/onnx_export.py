@@ -62,11 +62,7 @@ class Graph(torch.nn.Module):
         super().__init__()
         self.model, self.config = model.float().eval(), config
         self.architecture = type(model).__name__
-
-    @property
-    def problem_type(self) -> str | None:
-        """How `agreement` compares two outputs."""
-        return self.config.problem_type
+        self.problem_type: str | None = config.problem_type  # how `agreement` compares two outputs
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.model(pixel_values=pixel_values).logits
@@ -103,10 +99,10 @@ class FeatureGraph(Graph):
 
     output = "features"
     of = VECTORS
-    problem_type = VECTORS
 
     def __init__(self, model: VideoMAEModel, norm: torch.nn.Module | None, config: VideoMAEConfig):
         super().__init__(model, config)
+        self.problem_type = VECTORS
         self.norm = None if norm is None else norm.float()
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -124,10 +120,10 @@ class DetectionGraph(Graph):
 
     inputs = ("pixel_values", "boxes")
     of = "boxes"
-    problem_type = "multi_label_classification"
 
     def __init__(self, model: VideoMAEForActionDetection, frame_size: tuple[int, int]):
         super().__init__(model, model.config)
+        self.problem_type = "multi_label_classification"
         self.frame_size = frame_size
 
     def forward(self, pixel_values: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # one more input

@@ -2,6 +2,7 @@
 
 import json
 
+import latent_targets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -262,3 +263,26 @@ def test_the_normalisation_has_neither_weight_nor_bias(teacher):
     latents = teacher(clips())
     torch.testing.assert_close(latents, F.layer_norm(latents, (24,)), rtol=1e-3, atol=1e-3)
     assert latents.mean(-1).abs().max() < 1e-5 and (latents.var(-1, correction=0) - 1).abs().max() < 1e-2
+
+
+# ---------------------------------------------------------------------------------------------------- the experiment
+
+
+def test_the_experiment_trains_and_probes_each_arm_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(latent_targets, "TIMED_STEPS", 1)
+    spec = SyntheticSet(clips=32, validation_clips=0, test_clips=16, num_frames=16, height=32, width=32)
+    data = make_synthetic_set(tmp_path / "set", spec)
+    words = ["--output", str(tmp_path / "out"), "--train", str(data / "train.csv"), "--test", str(data / "test.csv")]
+    for _ in range(2):  # the second time reads the cells
+        assert latent_targets.main([*words, "--minutes", "1e-6", "--seeds", "0"]) == 0
+        *_, tube, blocks, latent, random = capsys.readouterr().out.strip().splitlines()
+        assert tube.startswith("| pixel-tube | 1 | 4 | ") and blocks.startswith("| pixel-blocks | 1 | 4 | ")
+        assert latent.startswith("| latent | 1 | 4/4 | ") and random.startswith("| random | 1 | 0 | 0.0 | ")
+    assert len(list((tmp_path / "out/cells").iterdir())) == 4
+
+
+def test_the_table_has_mean_and_deviation_of_the_seeds():
+    cells = {
+        "latent": [{"steps": 6, "teacher_steps": 2, "minutes": 1.0, "linear": top1, "knn": 0.5} for top1 in (0.2, 0.4)]
+    }
+    assert latent_targets.table(cells).endswith("| latent | 2 | 2/6 | 1.0 | 30.0 ± 14.1 | 50.0 ± 0.0 |")
