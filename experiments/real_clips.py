@@ -4,23 +4,20 @@
     python experiments/real_clips.py --data CLIPS --output runs/real_clips --cells 'finetune/lip/*'
     python experiments/real_clips.py --data CLIPS --output runs/real_clips --table           # only the table so far
 
-CLIPS holds videos, `meta.csv` (path, group) and `subsets/NAME_train.csv`, `NAME_val.csv` ("path label" a line). The
-videos are made small first: 10 evenly spaced frames, squeezed to 40 x 40 so that no side is cut off. Each cell of the
-experiment is a file `cells/NAME.json` in the output folder. A cell that exists is not run again, whatever the options,
-and an interrupted training resumes from its last checkpoint, so the same command continues after any end.
+CLIPS holds videos and `subsets/NAME_train.csv`, `NAME_val.csv` ("path label" a line). The videos are made small first: 10
+evenly spaced frames, squeezed to 40 x 40 so that no side is cut off. Each cell of the experiment is a file
+`cells/NAME.json` in the output folder. A cell that exists is not run again, whatever the options, and an interrupted
+training resumes from its last checkpoint, so the same command continues after any end. Names of cells:
 
     trivial/SUBSET      two ridge regressions: on a grey middle frame, and on a coarse grid of motion
     pretrain/START      v1 and v2 on the training clips of all subsets, without labels, at equal processor time
     finetune/SUBSET/START/SEED    same steps and augmentation from each start; the last weights are tested
     probe/SUBSET/START  linear and attentive probe on the frozen encoder
     .../masks-...       the same with short pre-trainings that differ in the masks only
-
-`--subsets lip-tune` splits the training list of lip again, by persons: to choose a recipe without the val list.
 """
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import fnmatch
 import functools
@@ -54,7 +51,6 @@ from videomae.video_io import VideoReader
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
 SUBSETS = ("lip", "interact", "yoga", "sign", "fight")
-TUNE = "-tune"
 STORED_FRAMES, STORED_SIDE, STORED_FPS = 10, 40, 15.0
 FRAME_GRID, MOTION_GRID = (16, 16), (8, 8, 8)  # (h, w) and (t, h, w)
 TIMED_STEPS = 20
@@ -109,7 +105,7 @@ def prepare(data: Path, folder: Path, subsets: Sequence[str]) -> None:
     check_output(folder)
     rule = ClipSampling(strategy="uniform", rule="exact", num_frames=STORED_FRAMES)
     recoding, pooled = Recoding(short_side=STORED_SIDE, quality=12), []
-    for name in dict.fromkeys(subset.removesuffix(TUNE) for subset in subsets):
+    for name in subsets:
         for split in ("train", "val"):
             rows = entries(data / "subsets" / f"{name}_{split}.csv")
             for path, _ in rows:
@@ -123,19 +119,7 @@ def prepare(data: Path, folder: Path, subsets: Sequence[str]) -> None:
             rows = [(small_path(path), label) for path, label in rows]
             write_list(folder / f"{name}_{split}.csv", rows)
             pooled += rows if split == "train" else []
-        hold_out_groups(data, folder, name)
     write_list(folder / "all_train.csv", pooled)
-
-
-def hold_out_groups(data: Path, folder: Path, name: str, every: int = 4) -> None:
-    """Split a subset's training list again: every fourth group of it (a person, a source video) is validated on."""
-    with open(data / "meta.csv", encoding="utf-8", newline="") as file:
-        groups = {small_path(row["path"]): row["group"] for row in csv.DictReader(file)}
-    rows = entries(folder / f"{name}_train.csv")
-    held = set(sorted({groups[path] for path, _ in rows})[every - 1 :: every])
-    for split in ("train", "val"):
-        kept = [(path, label) for path, label in rows if (groups[path] in held) is (split == "val")]
-        write_list(folder / f"{name}{TUNE}_{split}.csv", kept)
 
 
 @functools.cache
@@ -295,7 +279,7 @@ class Experiment:
         return str(folder)
 
     def finetune(self, subset: str, start: str, seed: str) -> dict[str, Any]:
-        epochs = max(round(self.epochs * EPOCHS[subset.removesuffix(TUNE)]), 1)
+        epochs = max(round(self.epochs * EPOCHS[subset]), 1)
         peak = self.peak_lr or PEAK_LR[SCRATCH if start == SCRATCH else "pre-trained"]
         run = self.output / "runs" / f"finetune-{subset}-{start}-{seed}"
         recipe = dataclasses.replace(
@@ -365,7 +349,7 @@ def markdown(head: str, rows: Sequence[Sequence[str]]) -> str:
 def tables(cells: dict[str, dict[str, Any]]) -> str:
     """The results so far as Markdown: fine-tuning, probes, pre-trainings. Top-1 in percent, one clip in two views."""
     subsets = list(dict.fromkeys(cell.split("/")[1] for cell in cells if cell.startswith("trivial/")))
-    subsets.sort(key=lambda subset: SUBSETS.index(subset.removesuffix(TUNE)))
+    subsets.sort(key=SUBSETS.index)
 
     def tuned(subset: str, start: str, field: str = "top1") -> list[float]:
         return [record[field] for cell, record in cells.items() if cell.startswith(f"finetune/{subset}/{start}/")]
@@ -409,9 +393,11 @@ def tables(cells: dict[str, dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with meta.csv, subsets/ and the videos")
+    parser.add_argument("--data", type=Path, required=True, help="folder with subsets/ and the videos")
     parser.add_argument("--output", type=Path, required=True, help="folder for small clips, runs, cells and the table")
-    parser.add_argument("--subsets", nargs="+", default=list(SUBSETS), metavar="NAME", help="[%(default)s]")
+    parser.add_argument(
+        "--subsets", nargs="+", default=list(SUBSETS), choices=SUBSETS, metavar="NAME", help="[%(default)s]"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="of fine-tuning [0 1 2]")
     parser.add_argument("--minutes", type=float, default=20, help="processor minutes of a pre-training [%(default)s]")
     parser.add_argument("--mask_minutes", type=float, default=5, help="of one that compares masks [%(default)s]")
