@@ -141,9 +141,9 @@ def check_targets(recipe: PretrainRecipe, options: PretrainOptions) -> None:
 
 
 def build_model(recipe: PretrainRecipe, say=say) -> VideoMAEForPreTraining:
-    """A fresh model of a preset, or the one in a folder (ours, transformers' or converted), to go on with.
+    """A fresh model of a preset, or the one in a folder (ours, transformers' or converted).
 
-    With latent targets its decoder ends in the teacher's width, and starts afresh where the folder's does not.
+    With latent targets its decoder ends in the teacher's width, and starts from new weights where the folder's does not.
     """
     fields, width = dict(recipe.config), {}
     model_class: Any = VideoMAEForPreTraining

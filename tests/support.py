@@ -4,12 +4,18 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from safetensors.torch import load_file
+from torch.distributed.fsdp import fully_shard
 
+from videomae.training import engines
 from videomae.training.runs import read_log
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -103,3 +109,31 @@ def assert_same_run(one: Path, two: Path, step: int, also: Sequence[str] = (), *
 def assert_equal_tensors(left: dict, right: dict) -> None:
     assert left.keys() == right.keys()
     assert not (different := [name for name in left if not torch.equal(left[name], right[name])]), different
+
+
+def in_two_processes(run: Callable[..., None], folder: Path, *arguments: Any) -> None:
+    """Call `run(*arguments)` in two processes that gloo joins; an exchange that one of them misses is an error in a minute."""
+    mp.spawn(_joined, args=(str(folder), run, arguments), nprocs=2)
+
+
+def _joined(rank: int, folder: str, run: Callable[..., None], arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    limit = timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=limit)
+    try:
+        run(*arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def sharded(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with its blocks sharded over the processes, as FSDP2 does it, and validation and tests told so.
+
+    Accelerate sets FSDP up on accelerators only. For processes that `in_two_processes` started.
+    """
+    mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
+    for module in (*engines.blocks_to_shard(model), model):
+        fully_shard(module, mesh=mesh)
+    engines.is_sharded = lambda accelerator: True
+    return model

@@ -594,7 +594,7 @@ def test_the_commands_and_the_python_of_the_documentation_run(tmp_path, monkeypa
 def test_a_file_of_another_model_is_named_as_such(tmp_path):
     weights = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).state_dict()
     with pytest.raises(
-        ValueError, match=r"is no VideoMAE checkpoint .*: 7 tensors such as 0.bias, 0.weight.* Known are"
+        ValueError, match=r"is not a VideoMAE checkpoint .*: 7 tensors such as 0.bias, 0.weight.* Known are"
     ):
         convert(write(tmp_path / "a.pth", weights))
 

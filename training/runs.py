@@ -121,7 +121,7 @@ def check_same_data(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> 
         )
     if recorded.get("teacher_sha256") != current.get("teacher_sha256"):
         raise ValueError(
-            "--teacher holds other weights than this run was started with, so it cannot go on exactly; give the same "
+            "--teacher holds other weights than this run was started with, so it cannot resume exactly; give the same "
             "teacher, or start a new run with --model RUN/final"
         )
 
