@@ -80,7 +80,7 @@ def test_it_follows_the_type_of_its_inputs_and_autocast():
 def test_a_quantised_model_answers_alike_and_says_how_well(folder, clips):
     model, original = load(folder), load(folder)
     found = quantize_int8(model, clips, min_agreement=0.9)
-    assert found.clips == 16 and found.same >= 15 and found.max_score_difference < 0.1
+    assert found.count == 16 and found.same >= 15 and found.max_score_difference < 0.1
     assert found == agreement(logits_of(original, clips), logits_of(model, clips))
     assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 3 * 6  # q, k, v, out and two of the MLP
     assert not block_linears(model) and type(model.classifier) is nn.Linear
@@ -110,7 +110,7 @@ def test_a_model_that_is_int8_already_is_refused(folder, clips):
 def test_int8_and_fewer_tokens_go_together(folder, clips):
     model = ReducedVideoMAEForVideoClassification.from_pretrained(folder, merge_per_layer=20).eval()
     before = logits_of(model, clips)
-    assert quantize_int8(model, clips, min_agreement=0.8, max_score_difference=0.3).clips == 16
+    assert quantize_int8(model, clips, min_agreement=0.8, max_score_difference=0.3).count == 16
     assert not torch.equal(logits_of(model, clips), before)
 
 
@@ -139,7 +139,7 @@ def test_agreement_follows_the_kind_of_problem():
     before = torch.tensor([[2.0, 1.0], [0.0, 1.0]])
     after = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
     single = agreement(before, after)
-    assert (single.clips, single.same, single.share) == (2, 1, 0.5)
+    assert (single.count, single.same, single.share) == (2, 1, 0.5)
     assert single.max_score_difference == pytest.approx(2 / (1 + 2.718281828**-1) - 1, abs=1e-5)
     assert agreement(before, after, "multi_label_classification").same == 2  # the same labels stand above one half
     assert agreement(before, after, "regression").max_score_difference == 1
