@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test_slow test_all test_versions browser check format docs notebooks dist bench clean
+.PHONY: install demo test test_slow test_all test_versions browser check coverage format docs notebooks dist bench clean
 
 install: $(VENV)/.installed
 
@@ -61,6 +61,11 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+# The lines of the package that the fast suite does not run. pytest-cov is installed for it alone.
+coverage: $(VENV)/.installed-dev
+	$(PIP) pytest-cov
+	$(BIN)/python -m pytest -n auto -m "not slow and not gpu and not browser" --cov --cov-report=term-missing:skip-covered
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

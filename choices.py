@@ -14,7 +14,7 @@ MAX_LABELS = 100_000
 
 # --------------------------------------------------------------------------------------------------------------- models
 PRESETS = ("small", "base", "large", "huge", "giant")
-MASKS = ("tube", "random", "frame", "running_cell")
+MASKS = ("tube", "random", "frame", "running_cell", "short_blocks", "long_blocks")
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_GIGABYTES = 32  # a giant's checkpoint with its optimizer state is 12; more is not a VideoMAE
 ALLOWED_MISSING = ("license", "labels")  # what `publish --allow_missing` can let pass

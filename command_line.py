@@ -29,7 +29,7 @@ T = TypeVar("T")
 # Exit codes of all commands; docs/commands.md explains them.
 DONE = 0
 FAILED = 1  # an error, or problems found in what was looked at
-USAGE = 2  # the command line cannot be run as it stands; nothing was done
+USAGE = 2  # the command line is not valid; nothing was done
 INTERRUPTED = 75  # a training was told to stop and has written a checkpoint: run the same command again
 STOPPED = 130  # Ctrl-C, as shells count it
 
@@ -467,7 +467,7 @@ def is_telling(error: BaseException) -> bool:
     return named or isinstance(error, TELLING_ERRORS) or (type(error) is RuntimeError and TELLING_TEXT in str(error))
 
 
-def explained(error: Exception, argv: Sequence[str]) -> str:
+def describe_error(error: Exception, argv: Sequence[str]) -> str:
     """The error's own words; those of the system for a file get the option that named it."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         options = [
@@ -503,7 +503,7 @@ def guarded(name: str, command: Callable[[list[str]], int | None], argv: list[st
     except Exception as error:
         if os.environ.get("VIDEOMAE_TRACEBACK") or not is_telling(error):
             raise
-        print(f"{name}: {explained(error, argv)}", file=sys.stderr)
+        print(f"{name}: {describe_error(error, argv)}", file=sys.stderr)
         if not isinstance(error, UsageError):
             return FAILED
         if error.usage:

@@ -285,7 +285,7 @@ class VideoMAEConfig(PreTrainedConfig):
             raise ValueError(f"temperature must be positive, got {self.temperature}; 1 leaves scores as they are")
         for name in ("drop_path_rate", "head_dropout_prob"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.hidden_size == 384 and self.num_attention_heads == 16:
             warnings.warn(
                 "hidden_size=384 with num_attention_heads=16: the released VideoMAE small has 6 heads, and a converter "

@@ -111,9 +111,7 @@ def convert_to_folder(
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(parent).free
     if free < weights + SPARE_BYTES:
-        raise OSError(
-            f"{parent} has {free / 1e9:.2f} GB free, the model needs {weights / 1e9:.2f} GB and some to spare"
-        )
+        raise OSError(f"{parent} has {free / 1e9:.2f} GB free, the model needs {weights / 1e9:.2f} GB and a margin")
     with new_folder(folder, replace=overwrite) as beside:
         model = build(planned)
         model.save_pretrained(beside, max_shard_size="100GB")
@@ -137,7 +135,7 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(f"{folder} exists and is not empty; choose another folder or add --overwrite")
-    if not (folder / "config.json").is_file():  # a slip of the keyboard must not replace somebody's home
+    if not (folder / "config.json").is_file():  # a mistyped path must not replace somebody's files
         raise FileExistsError(f"{folder} is not a model folder (no config.json), so it is not overwritten")
 
 

@@ -1,9 +1,11 @@
-"""Which tokens are hidden: tube, random, frame and running-cell masks, as flat booleans in (t h w) token order.
+"""Which tokens are hidden: tube, random, frame, running-cell and block masks, as flat booleans in (t h w) token order.
 
 A mask belongs to one clip and is drawn from a generator; `stack_masks` makes the batch and the counts that let the
 model skip looking at it. modeling_videomae.py only consumes masks.
 """
 
+import functools
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -55,16 +57,65 @@ def running_cell_mask(grid: Grid, ratio: float = 0.5, generator: torch.Generator
     return torch.stack(slots).flatten()
 
 
+# The two kinds of blocks of V-JEPA, as shares of a frame's area, and the range of height / width of both. The public
+# configurations (configs/train of facebookresearch/vjepa2) take 8 short-range or 2 long-range blocks.
+SHORT_BLOCK, LONG_BLOCK = 0.15, 0.7
+BLOCK_ASPECT = (0.75, 1.5)
+
+
+def block_mask(grid: Grid, ratio: float, generator: torch.Generator | None = None, *, area: float) -> torch.Tensor:
+    """Hide blocks of cells in all slots of a clip, as many as it takes to hide `int(ratio * h * w)` cells (V-JEPA).
+
+    All blocks of a clip have one size: `area` of a frame, with a height / width drawn from BLOCK_ASPECT. Of the last
+    block only as many cells are hidden as the count needs, in random order. Returns (N,) bool, True = hidden.
+
+    V-JEPA fixes the number of blocks, and cuts the clips of a batch down to their smallest count. Here the recipe fixes
+    the count, so that a mask depends on its clip alone.
+    """
+    t, h, w = _checked(grid, ratio)
+    count = int(ratio * h * w)
+    height, width = _block_size(h, w, area, generator)
+    hidden = torch.zeros(h, w, dtype=torch.bool)
+    before, covered = hidden, 0
+    while covered < count:
+        top = int(torch.randint(h - height + 1, (1,), generator=generator))
+        left = int(torch.randint(w - width + 1, (1,), generator=generator))
+        before = hidden.clone()
+        hidden[top : top + height, left : left + width] = True
+        covered = int(hidden.sum())
+    last = (hidden & ~before).flatten().nonzero().flatten()
+    hidden = hidden.flatten()
+    hidden[last[torch.randperm(len(last), generator=generator)[: covered - count]]] = False
+    return hidden.repeat(t)
+
+
+def _block_size(h: int, w: int, area: float, generator: torch.Generator | None) -> tuple[int, int]:
+    low, high = BLOCK_ASPECT
+    aspect = low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+    cells = int(area * h * w)
+    height, width = round(math.sqrt(cells * aspect)), round(math.sqrt(cells / aspect))
+    return min(max(height, 1), h), min(max(width, 1), w)
+
+
 MASKS: dict[str, Callable[..., torch.Tensor]] = {
     "tube": tube_mask,
     "random": random_mask,
     "frame": frame_mask,
     "running_cell": running_cell_mask,
+    "short_blocks": functools.partial(block_mask, area=SHORT_BLOCK),
+    "long_blocks": functools.partial(block_mask, area=LONG_BLOCK),
 }
+# What several masks of one clip are called together: the clip is trained on once with each.
+SEVERAL_MASKS = {"blocks": ("short_blocks", "long_blocks")}
+
+
+def masks_of(kind: str) -> tuple[str, ...]:
+    """The masks that one clip gets under the name in a recipe: two for "blocks", one for any other."""
+    return SEVERAL_MASKS.get(kind, (kind,))
 
 
 def make_mask(kind: str, grid: Grid, ratio: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw a mask by the name that recipes and command lines use: tube, random, frame or running_cell."""
+    """Draw a mask by the name that recipes and command lines use, one of MASKS."""
     if kind not in MASKS:
         raise ValueError(f"unknown mask {kind!r}; choose one of {', '.join(MASKS)}")
     return MASKS[kind](grid, ratio, generator)
@@ -98,6 +149,6 @@ def _checked(grid: Grid, ratio: float) -> Grid:
     if len(grid) != 3 or any(int(size) != size or size < 1 for size in grid):
         raise ValueError(f"grid must be three positive ints (t, h, w), got {tuple(grid)}; a model's is `config.grid`")
     if not 0.0 <= ratio <= 1.0:
-        raise ValueError(f"mask ratio must lie in [0, 1], got {ratio}; 0.9 hides nine tokens of ten")
+        raise ValueError(f"mask ratio must be in [0, 1], got {ratio}; 0.9 hides nine tokens of ten")
     t, h, w = grid
     return int(t), int(h), int(w)

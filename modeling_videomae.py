@@ -45,7 +45,7 @@ Selected = bool | int | list[int] | None  # of the hidden states: all, none, or 
 
 
 # Released files store one q_bias and one v_bias; transformers renames them on the way in and out, but only for classes
-# inside transformers unless the mapping is registered. Without it the biases of every published file would start afresh.
+# inside transformers unless the mapping is registered. Without it the biases of every published file would start from new weights.
 register_checkpoint_conversion_mapping(
     "videomae",
     [

@@ -203,7 +203,7 @@ def check_content(content: Mapping[str, Any], named: str) -> None:
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, (int, float)) and not least <= number <= most:
                 raise ValueError(
-                    f"{named}: config.json has {name}={number}, and it must lie in {least} ... {most}; fix the file"
+                    f"{named}: config.json has {name}={number}, and it must be in {least} ... {most}; fix the file"
                 )
     labels = content.get("id2label")
     if isinstance(labels, Mapping) and len(labels) > MAX_LABELS:
@@ -217,7 +217,9 @@ def check_content(content: Mapping[str, Any], named: str) -> None:
     for name in ("dtype", "torch_dtype"):
         value = content.get(name)
         if isinstance(value, str) and not isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype):
-            raise ValueError(f"{named}: config.json has {name}={value!r}, which is no type of torch; remove the line")
+            raise ValueError(
+                f"{named}: config.json has {name}={value!r}, which is not a dtype of torch; remove the line"
+            )
     for name in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
         value = content.get(name)
         if value is not None and value not in ATTENTIONS:

@@ -38,7 +38,7 @@ WHOLE_FRAME = "whole_frame"
 
 @dataclass
 class KeyFrameClip:
-    """A key frame on its way: what of its clip has come by, and the picture that persons are looked for in."""
+    """A key frame whose clip is being read: the frames so far, and the picture in which persons are detected."""
 
     seconds: float
     targets: list[float]  # times of the clip's frames, in order
@@ -90,7 +90,7 @@ class VideoActionDetectionPipeline(ChunkPipeline):
         super().__init__(*args, **kwargs)
         if "boxes" not in inspect.signature(self.model.forward).parameters:
             raise ValueError(
-                f"{type(self.model).__name__} is no action detector; load a VideoMAEForActionDetection, or use "
+                f"{type(self.model).__name__} is not an action detector; load a VideoMAEForActionDetection, or use "
                 "pipeline('video-classification') for a classifier"
             )
         self.model.eval()  # a model in training neither widens boxes nor keeps every path
@@ -266,7 +266,7 @@ def key_frame_clips(
     limits: Limits | None = None,
     threads: int = 1,
 ) -> Iterator[KeyFrameClip]:
-    """The clips around rising key times, from one decode, each as soon as its last frame has come by.
+    """The clips around rising key times, from one decode, each as soon as its last frame has been read.
 
     Offsets count frames at `rate` a second (None: the video's own, taken as even); of the video the nearest frame in
     time is taken, and the first or last one beyond its ends. Key times after the last frame end the iteration. `rounded`
@@ -349,7 +349,7 @@ def person_finder(detector: Any, device: torch.device) -> Callable[[np.ndarray, 
     if names and not any(name.lower() in ("person", "human", "people") for name in names.values()):
         some = ", ".join(list(names.values())[:5])
         raise ValueError(
-            f"the detector knows no class 'person' (it has {some}, ...); use a model trained on COCO or the like"
+            f"the detector has no class 'person' (it has {some}, ...); use a model trained on COCO or the like"
         )
 
     def find(picture: np.ndarray, score: float) -> torch.Tensor:
@@ -391,7 +391,7 @@ def known_boxes(rows: Any, seconds: float, height: int, width: int) -> torch.Ten
     wrong = ~((boxes[:, 4] >= 0) & (boxes[:, 4] <= 1.001))
     if wrong.any():
         score = float(boxes[wrong][0, 4])
-        raise ValueError(f"boxes at {seconds:g} s: a person has score {score:g}; scores lie between 0 and 1")
+        raise ValueError(f"boxes at {seconds:g} s: a person has score {score:g}; scores are between 0 and 1")
     if len(boxes) and boxes[:, :4].max() <= 1.0:
         boxes[:, :4] *= torch.tensor([width, height, width, height], dtype=torch.float32)
     return boxes

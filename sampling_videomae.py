@@ -128,7 +128,7 @@ def train_clip(video_frames: int, sampling: ClipSampling, generator: torch.Gener
 def pretrain_clip(video_frames: int, sampling: ClipSampling, generator: torch.Generator) -> list[int]:
     """One random clip at the exact stride, as in pre-training; the strategy does not matter.
 
-    Under "reference" the window counts as num_frames * stride_frames long, and a short video goes on by the stride
+    Under "reference" the window counts as num_frames * stride_frames long, and a short video continues by the stride
     while one more frame would be left after it, then repeats the frame that it reached (`VideoMAE` in kinetics.py).
     """
     n, T, stride = _checked(video_frames, sampling, dense=True), sampling.num_frames, sampling.stride_frames

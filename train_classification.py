@@ -75,10 +75,10 @@ EARLY_VALIDATIONS = 3  # a head that is at chance after as many looks is worth a
 def train(recipe: FinetuneRecipe, options: FinetuneOptions) -> int:
     """Run a fine-tuning to its end; returns the exit code."""
     session = Session(recipe, options)
-    data = build_data(recipe, options, session.tell)
+    data = build_data(recipe, options, session.say)
     for dataset in filter(None, (data.train, data.validation)):
         refuse_broken(dataset.manifest, max_broken=options.max_broken, errors=options.errors)
-    model = build_model(recipe, data, session.tell)
+    model = build_model(recipe, data, session.say)
     plan, watch = session.plan(len(data.train)), Watch(DECISIVE[data.problem])
     probe_steps = recipe.probe_epochs * plan.steps_per_epoch  # while only the head moves
     parts = Parts(
@@ -139,7 +139,7 @@ def look(loop: Loop, data: "ClassificationData", validation: VideoDataset, watch
     if watch.looks == EARLY_VALIDATIONS and data.problem == "single_label_classification":
         epochs = round(loop.done / loop.plan.steps_per_epoch)
         if warning := chance_warning(metrics, given, epochs=epochs, base_lr=session.recipe.base_lr):
-            session.tell(warning)
+            session.say(warning)
 
 
 def test_at_the_end(
@@ -188,7 +188,7 @@ class ClassificationData:
     facts: dict[str, Any]
 
 
-def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> ClassificationData:
+def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, say=say) -> ClassificationData:
     if not options.data:
         raise ValueError("--data is missing: a folder with a sub-folder per class, or a list of videos with labels")
     names = read_names(options.class_names) if options.class_names else None
@@ -214,7 +214,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, tell=say) -> Cl
     elif options.early_stopping:
         raise ValueError("--early_stopping needs validation videos: --val_data, --val_split, --val_share or --fold")
     if recipe.label_kind == "class":
-        tell_empty_classes(train, names, num_labels, tell)
+        name_empty_classes(train, names, num_labels, say)
 
     sampling = ClipSampling(
         strategy=recipe.sampling,
@@ -280,14 +280,14 @@ def split_off(manifest: Manifest, options: FinetuneOptions, seed: int) -> tuple[
     if groups is None:
         return held_out(manifest, options.val_share, seed)
     if not 0 < options.val_share < 1:
-        raise ValueError(f"--val_share must lie between 0 and 1, not {options.val_share}")
+        raise ValueError(f"--val_share must be between 0 and 1, not {options.val_share}")
     return split_share(manifest, options.val_share, groups, seed=seed)
 
 
 def held_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, Manifest]:
     """Split off a seeded share of each class for validation; every class keeps at least one video to train on."""
     if not 0 < share < 1:
-        raise ValueError(f"--val_share must lie between 0 and 1, not {share}")
+        raise ValueError(f"--val_share must be between 0 and 1, not {share}")
     order = torch.randperm(len(manifest), generator=generator_for(sample_key(seed, 0, 0, 0), "held out")).tolist()
     groups: dict[Any, list[int]] = {}
     for index in order:
@@ -295,24 +295,26 @@ def held_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, Man
         groups.setdefault(label if isinstance(label, int) else None, []).append(index)
     validation = sorted(index for members in groups.values() for index in members[: int(share * len(members))])
     if not validation:
-        raise ValueError(f"--val_share {share} of so few videos a class holds none out; raise it, or give --val_data")
+        raise ValueError(
+            f"--val_share {share} selects no validation video from classes this small; raise it, or give --val_data"
+        )
     chosen = set(validation)
     return manifest.subset([index for index in range(len(manifest)) if index not in chosen]), manifest.subset(
         validation
     )
 
 
-def tell_empty_classes(manifest: Manifest, names: Sequence[str] | None, num_labels: int, tell) -> None:
+def name_empty_classes(manifest: Manifest, names: Sequence[str] | None, num_labels: int, say) -> None:
     empty = sorted(set(range(num_labels)) - set(manifest.given_labels.tolist()))
     if empty:
         shown = ", ".join(names[label] if names else str(label) for label in empty[:8])
-        tell(
+        say(
             f"{len(empty)} of {num_labels} classes have no training video ({shown}{' ...' if len(empty) > 8 else ''}); "
             "the classifier will not learn them"
         )
 
 
-def build_model(recipe: FinetuneRecipe, data: ClassificationData, tell=say) -> VideoMAEForVideoClassification:
+def build_model(recipe: FinetuneRecipe, data: ClassificationData, say=say) -> VideoMAEForVideoClassification:
     torch.manual_seed(recipe.seed)
     fields = {
         "image_size": recipe.image_size,
@@ -327,7 +329,7 @@ def build_model(recipe: FinetuneRecipe, data: ClassificationData, tell=say) -> V
         own = {"image_size": before.image_size, "num_frames": before.num_frames}
         for name, value in own.items():
             if value != fields[name]:
-                tell(f"{recipe.model} was trained with {name} {value}; it is fine-tuned with {fields[name]} (--{name})")
+                say(f"{recipe.model} was trained with {name} {value}; it is fine-tuned with {fields[name]} (--{name})")
     model = build_classifier(
         recipe.model,
         num_labels=data.num_labels,
@@ -336,14 +338,14 @@ def build_model(recipe: FinetuneRecipe, data: ClassificationData, tell=say) -> V
         init_head_from=recipe.init_head_from,
         version=recipe.version,
         config_fields=fields,
-        say=tell,
+        say=say,
     )
     if recipe.lora_rank:
         if recipe.freeze != "none" or recipe.ema_decay or recipe.probe_epochs:
             raise ValueError("--lora_rank freezes the model itself; leave --freeze, --probe_epochs and --ema_decay out")
-        tell(f"LoRA of rank {recipe.lora_rank}: {lora.add_lora(model, recipe.lora_rank):,} parameters are trained")
+        say(f"LoRA of rank {recipe.lora_rank}: {lora.add_lora(model, recipe.lora_rank):,} parameters are trained")
     elif recipe.freeze != "none":
-        tell(f"frozen: {recipe.freeze}; {freeze(model, recipe.freeze):,} parameters are trained")
+        say(f"frozen: {recipe.freeze}; {freeze(model, recipe.freeze):,} parameters are trained")
     return model
 
 
@@ -556,7 +558,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fitted_to_start(recipe: FinetuneRecipe, *, given: Mapping[str, Any]) -> FinetuneRecipe:
-    """A folder brings its own architecture, and small-data goes on with the clips that it was trained on."""
+    """A folder brings its own architecture, and small-data keeps the clips that it was trained on."""
     own: dict[str, Any] = {"config": {}}
     if recipe.name == "small-data":
         config = VideoMAEConfig.from_pretrained(recipe.model)

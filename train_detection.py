@@ -58,7 +58,7 @@ def train(recipe: DetectionRecipe, options: DetectionOptions) -> int:
     """Run a training to its end; returns the exit code."""
     session = Session(recipe, options)
     actions = read_action_list(options.actions) if options.actions else None
-    model = build_detector(recipe, actions, session.tell)
+    model = build_detector(recipe, actions, session.say)
     data = train_data(recipe, options, model.config, actions)
     val = test_data(options, model.config, recipe.box_score, actions) if options.val_annotations else None
     plan, facts, tested = session.plan(len(data)), facts_of(data, options), Tested()
@@ -120,7 +120,7 @@ def test_now(
         before, seen = seen, seen + count
         if seen // 500 > before // 500:
             share = len(val) / accelerator.num_processes
-            session.tell(
+            session.say(
                 f"tested {seen} of about {share:.0f} key frames, {(time.monotonic() - began) / seen:.2f} s each"
             )
 

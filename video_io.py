@@ -511,7 +511,7 @@ class VideoReader:
     def _plan(self, indices: list[int], earlier_keys: int) -> list[tuple[int, int, set[int]]]:
         """Runs (first packet, last packet, wanted packets) that together hold the frames at `indices`.
 
-        A run begins at the last key frame that is shown no later than its first frame, and goes on while decoding on
+        A run begins at the last key frame that is shown no later than its first frame, and continues while decoding on
         is less work than a fresh start: until a key frame lies between one wanted frame and the next.
         """
         starts, behind = [], 1 if self._fields else 0  # the second field of the last frame

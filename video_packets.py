@@ -1,4 +1,4 @@
-"""The packets of a video in the order of the file, and what they tell of its frames before anything is decoded.
+"""The packets of a video in the order of the file, and what they show of its frames before anything is decoded.
 
 One packet holds one coded picture, nearly always; here is what is known of the exceptions. video_io.py makes frame
 numbers of all this.

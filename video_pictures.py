@@ -18,10 +18,10 @@ class Damage:
 
     def see(self, frame: "av.VideoFrame") -> None:
         """The next picture that comes out of the decoder."""
-        self.reaches = frame.is_corrupt or (self.reaches and not _starts_afresh(frame))
+        self.reaches = frame.is_corrupt or (self.reaches and not _starts_decoding(frame))
 
 
-def _starts_afresh(frame: "av.VideoFrame") -> bool:
+def _starts_decoding(frame: "av.VideoFrame") -> bool:
     return frame.key_frame or frame.pict_type == av.video.frame.PictureType.I
 
 

@@ -131,7 +131,7 @@ def pretrain_stock(
 def alternate(args: argparse.Namespace, contenders: dict[str, Iterator]) -> tuple[dict, dict]:
     """Clips a second, and CPU seconds a clip with those of workers: of each contender, one figure a round.
 
-    Workers go on decoding while the other side computes, so before a turn the steps that were prepared meanwhile are made
+    Workers continue to decode while the other side computes, so before a turn the steps that were prepared meanwhile are made
     and not counted.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}

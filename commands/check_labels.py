@@ -1,4 +1,4 @@
-"""Find labels that a model disagrees with, videos that stand there twice, and test videos among the training videos.
+"""Find labels that a model disagrees with, duplicate videos, and test videos among the training videos.
 
     videomae check-labels folds/1/predictions.parquet folds/2/predictions.parquet --data train.csv
     videomae check-labels test/predictions.parquet --features features --data train.csv --test_data test.csv

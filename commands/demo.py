@@ -1,6 +1,6 @@
 """Make a synthetic data set, pre-train, fine-tune, test and label a video: `videomae demo`.
 
-After Ctrl-C, or anything else that ends it, the same command goes on with the step that it was at.
+After Ctrl-C, or anything else that ends it, the same command continues with the step that it was at.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         demo(Path(options.output), "quick" if options.quick else "full", seed=options.seed)
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.")
+        print("\nStopped. The same command continues from here.")
         return STOPPED
     return DONE

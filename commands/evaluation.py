@@ -50,7 +50,7 @@ class Options:
     label_kind: str = option("class", "labels", "what a label is: one class, several, or a number", choices=LABEL_KINDS)
 
     output: str | None = option(None, "results", "folder [evaluations/MODEL-DATA-PROTOCOL]", metavar="FOLDER")
-    overwrite: bool = option(False, "results", "start anew in an output folder that holds results")
+    overwrite: bool = option(False, "results", "start over in an output folder that holds results")
     view_scores: bool = option(False, "results", "keep the scores of single views too")
     json: bool = option(False, "results", "print what results.json holds instead of the report")
     table_rows: int = option(10, "results", "rows of the class and confusion tables printed", least=0)

@@ -14,7 +14,7 @@ class Options:
         "model folder or Hub name: pre-trained, classifier, detector or V2 feature model", kind="model"
     )
     data: str = argument("a folder of videos, a list or another layout of docs/data.md, or one video", kind="path")
-    output: str = argument("folder for the features; the same command goes on with what is there")
+    output: str = argument("folder for the features; the same command continues with what is there")
 
     data_root: str | None = option(None, "data", "folder that relative paths of a list start from", kind="folder")
     split: str | None = option(None, "data", "which part of the data, where it has several")
@@ -40,7 +40,7 @@ class Options:
         None, "what is kept", "as the published features were made", choices=tuple(REFERENCE_STRIDES)
     )
 
-    overwrite: bool = option(False, "files", "start anew in an OUTPUT that holds features")
+    overwrite: bool = option(False, "files", "start over in an OUTPUT that holds features")
     save_as: str = option("npy", "files", "format of the files", choices=FORMATS)
     save_dtype: str = option("float32", "files", "numbers in the files", choices=tuple(SAVE_DTYPES))
 

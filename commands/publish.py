@@ -22,7 +22,7 @@ class Options:
     )
     results: tuple[str, ...] = option((), "the card", "of `videomae evaluate`, for the card", kind="file")
     allow_missing: tuple[str, ...] = option(
-        (), "the card", f"go on without: {', '.join(ALLOWED_MISSING)}", choices=ALLOWED_MISSING, metavar="WHAT"
+        (), "the card", f"continue without: {', '.join(ALLOWED_MISSING)}", choices=ALLOWED_MISSING, metavar="WHAT"
     )
     private: bool = option(False, "the upload", "make the repository private")
     update: bool = option(False, "the upload", "the repository has files already: replace the model in it")

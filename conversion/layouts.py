@@ -105,7 +105,7 @@ def recognise(source: Source) -> Layout:
         return LAYOUTS["VideoMAE-Action-Detection, action detector"]
     shown = ", ".join(sorted(source.tensors)[:6])
     raise ValueError(
-        f"{source.path} is no VideoMAE checkpoint that this converter knows: {len(keys)} tensors such as {shown}. Known "
+        f"{source.path} is not a VideoMAE checkpoint that this converter supports: {len(keys)} tensors such as {shown}. Known "
         f"are {'; '.join(LAYOUTS)}"
     )
 
@@ -215,7 +215,9 @@ def official_state(folder: str | Path) -> dict[str, Tensor]:
     if config is None:
         raise ValueError(f"{folder} is not a VideoMAE folder with a config.json; --to original starts from one")
     if is_detector(config) and config.get("detection_family") == "mmaction2":
-        raise ValueError(f"{folder} came from MMAction2, whose background class was dropped; there is no way back")
+        raise ValueError(
+            f"{folder} came from MMAction2, whose background class was dropped; it cannot be written as an MMAction2 file"
+        )
     ours = our_state(source, LAYOUTS["transformers, encoder"])
     pretraining = "mask_token" in ours
     state: dict[str, Tensor] = {}

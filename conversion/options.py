@@ -29,7 +29,7 @@ class ConvertOptions:
     to: str = option("videomae", "the work", "which way to convert", choices=("videomae", "original"))
     no_verify: bool = option(False, "the work", "skip the comparison with the official forward")
     overwrite: bool = option(False, "the work", "replace a model folder (or file) that is in the way")
-    dry_run: bool = option(False, "the work", "tell what would be made, and write nothing")
+    dry_run: bool = option(False, "the work", "print what would be made, and write nothing")
     push_to_hub: str | None = option(None, "the work", "upload the folder with its card", metavar="OWNER/NAME")
     max_gigabytes: float = option(MAX_GIGABYTES, "the work", "refuse larger files", above=0)
 

@@ -243,8 +243,8 @@ def transformers_architecture(
             config.num_attention_heads = released
     if config.hidden_size == 384 and config.num_attention_heads == 16 and overrides.get("num_attention_heads") is None:
         raise ValueError(
-            f"{source.path}: width 384 with 16 attention heads is what a faulty converter once wrote; the released small "
-            "models have 6, and every shape fits either way. Give --num_attention_heads 6 for those, or 16 if you "
+            f"{source.path}: width 384 with 16 attention heads was written by a faulty converter; the released small "
+            "models have 6, and the shapes fit both. Give --num_attention_heads 6 for those, or 16 if you "
             "trained this model so"
         )
     return config

@@ -1,7 +1,7 @@
 """Opening untrusted weight files: `.pth`, `.safetensors`, and folders of transformers or the V2 Hub layout.
 
 Nothing in a file is ever executed: pickles go through torch's restricted loader with a short list of harmless types,
-and there is no way round it. What a file is not (a web page, half a download, a script) is said in its own terms.
+and there is no way round it. Files of another kind (a web page, half a download, a script) get an error that names the kind.
 layouts.py knows what the tensors mean.
 """
 
@@ -97,7 +97,7 @@ def fetched(checkpoint: str | Path) -> Path:
     except Exception as error:  # no network, no such repository, no access: the way out is the same
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
-            f"{checkpoint} is neither here nor to be had from the Hub ({reason}); give a .pth or .safetensors file or a "
+            f"{checkpoint} does not exist here, and the Hub did not give it ({reason}); give a .pth or .safetensors file or a "
             "model folder"
         ) from None
     return folder

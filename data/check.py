@@ -205,16 +205,14 @@ def _check_leaks(train: Manifest, test: Manifest, workers: int, report: dict[str
         for digest, (_, index) in zip(keys[len(train) :], jobs[len(train) :])
         if digest in places
     ]
-    doubles = [paths for paths in places.values() if len(paths) > 1]
-    report |= {"leaks": leaks, "doubles": doubles}
+    duplicates = [paths for paths in places.values() if len(paths) > 1]
+    report |= {"leaks": leaks, "duplicates": duplicates}
     if leaks:
         report["problems"].append(
             f"{len(leaks)} of {len(test)} test videos are in the training set too: {leaks[0][0]} is {leaks[0][1]}"
         )
-    if doubles:
-        report["notes"].append(
-            f"{len(doubles)} training videos stand there more than once: {', '.join(doubles[0][:2])}"
-        )
+    if duplicates:
+        report["notes"].append(f"{len(duplicates)} training videos are duplicates: {', '.join(duplicates[0][:2])}")
 
 
 def measure_speed(

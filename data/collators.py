@@ -9,7 +9,7 @@ seeded from the keys that the items carry, so a batch is the same wherever it is
 
 # B items  S samples of each  T frames  C channels  H W pixels  N tokens
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from videomae.data.mixing import Mix, Mixing
 from videomae.data.on_device import FINISHING, NOISE, Finishing, finish, flat_noise
 from videomae.data.randomness import DECODER_MASK, MASK, MIXING, generator_for, seed_for
 from videomae.data.samples import stack
-from videomae.masking_videomae import MASKS, make_mask, stack_masks
+from videomae.masking_videomae import MASKS, SEVERAL_MASKS, make_mask, masks_of, stack_masks
 
 Item = dict[str, Any]
 Batch = dict[str, Any]
@@ -36,7 +36,8 @@ class PretrainCollator:
 
     Gives pixel_values (B*S, T, C, H, W) float32 normalised, bool_masked_pos (B*S, N) bool True = hidden, num_visible
     int, with a decoder mask also bool_decoded_pos (B*S, N) bool True = rebuilt and num_decoded int, and sources
-    (B*S names). A count is None where the clips differ in it, which only odd grids do under running cells.
+    (B*S names). A count is None where the clips differ in it, which only odd grids do under running cells. With the
+    mask "blocks" each sample has two rows of pixels and masks, one after the other: its short and its long blocks.
     """
 
     grid: tuple[int, int, int]
@@ -51,29 +52,37 @@ class PretrainCollator:
     def __post_init__(self):
         for name in ("mask", "decoder_mask"):
             kind = getattr(self, name)
-            if kind is not None and kind not in MASKS:
-                raise ValueError(f"{name} must be one of {', '.join(MASKS)}, not {kind!r}")
+            known = (*MASKS, *SEVERAL_MASKS) if name == "mask" else MASKS
+            if kind is not None and kind not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {kind!r}")
         # Drawn once here: a ratio or grid that cannot work fails before the first epoch.
-        hidden = make_mask(self.mask, self.grid, self.mask_ratio, torch.Generator().manual_seed(0))
-        if hidden.all() or not hidden.any():
-            what = "hides every token" if hidden.all() else "hides nothing"
-            raise ValueError(f"mask_ratio={self.mask_ratio} {what} on a grid of {tuple(self.grid)}")
+        for kind in masks_of(self.mask):
+            hidden = make_mask(kind, self.grid, self.mask_ratio, torch.Generator().manual_seed(0))
+            if hidden.all() or not hidden.any():
+                what = "hides every token" if hidden.all() else "hides nothing"
+                raise ValueError(f"mask_ratio={self.mask_ratio} {what} on a grid of {tuple(self.grid)}")
         if self.decoder_mask is not None:
             make_mask(self.decoder_mask, self.grid, self.decoder_mask_ratio, torch.Generator().manual_seed(0))
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         items = _readable(items)
         keys = [key for item in items for key in item["keys"]]
-        masks = [make_mask(self.mask, self.grid, self.mask_ratio, generator_for(key, MASK)) for key in keys]
-        hidden, num_visible = stack_masks(masks)
-        batch = pixels_of(items, self.mean, self.std, as_bytes=self.as_bytes)
+        kinds = masks_of(self.mask)
+        hidden, num_visible = stack_masks(self._masks(keys, MASK, kinds, self.mask_ratio))
+        batch = pixels_of(items, self.mean, self.std, as_bytes=self.as_bytes, copies=len(kinds))
         batch |= {"bool_masked_pos": hidden, "num_visible": num_visible}
         if self.decoder_mask is not None:
-            kind, ratio = self.decoder_mask, self.decoder_mask_ratio
-            masks = [make_mask(kind, self.grid, ratio, generator_for(key, DECODER_MASK)) for key in keys]
-            left_out, num_decoded = stack_masks(masks)
+            kinds = (self.decoder_mask,) * len(kinds)
+            left_out, num_decoded = stack_masks(self._masks(keys, DECODER_MASK, kinds, self.decoder_mask_ratio))
             batch |= {"bool_decoded_pos": ~left_out, "num_decoded": num_decoded}
         return batch | {"sources": _sources(items)}
+
+    def _masks(self, keys: Sequence[int], stream: str, kinds: Sequence[str], ratio: float) -> Iterator[torch.Tensor]:
+        """One mask of each kind for each sample, drawn one after the other from the sample's own key."""
+        for key in keys:
+            generator = generator_for(key, stream)
+            for kind in kinds:
+                yield make_mask(kind, self.grid, ratio, generator)
 
 
 @dataclass(frozen=True)
@@ -108,11 +117,17 @@ class ClassificationCollator:
 
 
 def pixels_of(
-    items: Sequence[Item], mean: Sequence[float], std: Sequence[float], mix: Mix | None = None, *, as_bytes: bool
+    items: Sequence[Item],
+    mean: Sequence[float],
+    std: Sequence[float],
+    mix: Mix | None = None,
+    *,
+    as_bytes: bool,
+    copies: int = 1,
 ) -> Batch:
-    """`pixel_values` (B*S, T, C, H, W): normalised and mixed, or with `as_bytes` the bytes and a Finishing.
+    """`pixel_values` (B*S*copies, T, C, H, W): normalised and mixed, or with `as_bytes` B*S clips and a Finishing.
 
-    Items that hold floats already are mixed here in both cases.
+    Items that hold floats already are mixed here in both cases. `copies` of a sample follow each other.
     """
     shapes = {tuple(item["pixel_values"].shape[1:]) for item in items}
     if len(shapes) > 1:
@@ -120,12 +135,13 @@ def pixels_of(
     pixels = [item["pixel_values"] for item in items]
     if pixels[0].dtype != torch.uint8:
         pixels = torch.cat(pixels) if len(pixels) > 1 else pixels[0]
-        return {"pixel_values": pixels if mix is None else mix.apply(pixels)}
+        pixels = pixels if mix is None else mix.apply(pixels)
+        return {"pixel_values": pixels.repeat_interleave(copies, dim=0) if copies > 1 else pixels}
     pixels = stack([clip for clips in pixels for clip in clips]) if len(pixels) > 1 else pixels[0]
     mean, std = items[0].get("pixel_statistics", (mean, std))
     erased = [each for item in items for each in item.get("erased", [None] * len(item["keys"]))]
     boxes = tuple(None if each is None else each.box for each in erased)
-    batch = {"pixel_values": pixels, FINISHING: Finishing(mean, std, boxes, mix)}
+    batch = {"pixel_values": pixels, FINISHING: Finishing(mean, std, boxes, mix, copies)}
     if any(box is not None for box in boxes):
         batch[NOISE] = flat_noise(erased)
     return batch if as_bytes else dict(finish(batch))

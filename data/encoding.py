@@ -71,7 +71,7 @@ class Recoding:
             raise ValueError(f"codec must be {' or '.join(QUALITY)}, not {self.codec!r}")
         for name, low, high in (("short_side", 16, 4096), ("quality", 0, 51), ("gop", 1, 1000)):
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must lie in [{low}, {high}], not {getattr(self, name)}")
+                raise ValueError(f"{name} must be in [{low}, {high}], not {getattr(self, name)}")
 
     @property
     def options(self) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Mixing:
             raise ValueError(f"mixing needs at least 2 classes, got num_labels={self.num_labels}")
         for name in ("probability", "cutmix_share", "label_smoothing"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         for name in ("mixup_alpha", "cutmix_alpha"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0 (0 switches it off), not {getattr(self, name)}")

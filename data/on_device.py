@@ -25,13 +25,15 @@ class Finishing:
     """What is left to do for the pixels of a batch.
 
     mean, std: of the normalisation. erased: for each sample the box that is filled with noise, or None; all the noise
-    stands in one flat float32 tensor beside the pixels, box after box. mix: what is mixed last.
+    stands in one flat float32 tensor beside the pixels, box after box. mix: what is mixed last. copies: how often each
+    sample stands in the finished batch, one after the other, for as many masks.
     """
 
     mean: Sequence[float]
     std: Sequence[float]
     erased: Sequence[Box | None] = ()
     mix: Mix | None = None
+    copies: int = 1
 
 
 def flat_noise(erased: Sequence[Erased | None]) -> torch.Tensor:
@@ -52,6 +54,8 @@ def finish(batch: Mapping[str, Any]) -> Mapping[str, Any]:
         fill(pixels, todo.erased, batch[NOISE])
     if todo.mix is not None:
         todo.mix.apply(pixels)
+    if todo.copies > 1:
+        pixels = pixels.repeat_interleave(todo.copies, dim=0)
     return {name: value for name, value in batch.items() if name not in (FINISHING, NOISE)} | {"pixel_values": pixels}
 
 

@@ -2,7 +2,7 @@
 
     videomae prepare train.csv prepared/train                 # tar shards with an index
     videomae prepare train.csv prepared/train --format folder # one file a video, and a list
-    videomae prepare train.csv prepared/train --num_workers 16    # run again after a crash: it goes on
+    videomae prepare train.csv prepared/train --num_workers 16    # run again after a crash: it resumes
 
 Frames keep their number and order, so samples are those of the originals up to the loss of the second compression. The
 default was chosen by measurement (`python -m benchmarks data_loading --codecs`): H.264 made to be decoded, with a key
@@ -145,7 +145,7 @@ def _pool(workers: int):
 
 
 def _end_with_parent() -> None:
-    """Let this worker end when the process that started it has been killed: it would wait for work for good."""
+    """Let this worker end when the process that started it has been killed: it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

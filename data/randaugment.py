@@ -63,7 +63,7 @@ class RandAugment:
 
     def __post_init__(self):
         if not 0 <= self.magnitude <= MAX_LEVEL:
-            raise ValueError(f"RandAugment's magnitude must lie in [0, {MAX_LEVEL:g}], not {self.magnitude}")
+            raise ValueError(f"RandAugment's magnitude must be in [0, {MAX_LEVEL:g}], not {self.magnitude}")
         if self.layers < 0 or self.magnitude_std < 0:
             raise ValueError(f"RandAugment needs n >= 0 and mstd >= 0, not n{self.layers}-mstd{self.magnitude_std}")
         if self.weighted and self.layers > sum(weight > 0 for weight in WEIGHTS.values()):
@@ -216,7 +216,7 @@ def auto_contrast(clip: torch.Tensor, _: float = 0) -> torch.Tensor:
     low[flat] = 0.0
     out = torch.empty_like(clip)
     for frame, target, offset, factor in zip(clip, out, low, scale):
-        # a hair over the exact product, which truncation would otherwise push one below PIL's double precision
+        # slightly above the exact product, which truncation would otherwise push one below PIL's double precision
         _truncate(frame.float().sub_(offset).mul_(factor).add_(1e-4), target)
     return out
 
@@ -435,7 +435,7 @@ def affine(clip: torch.Tensor, matrix: Matrix, interpolation: str = "bicubic", c
         index = (row.unsqueeze(-1) + column.unsqueeze(-2)).view(x.numel(), -1)
         weight = row_weight.mul_(inside.unsqueeze(-1)).unsqueeze(-1) * column_weight.unsqueeze(-2)
         pixels = F.embedding_bag(index, table, per_sample_weights=weight.view(x.numel(), -1), mode="sum")
-        # Truncated like PIL's bytes; the hair keeps float32 from falling below what is exact in double.
+        # Truncated like PIL's bytes; the small excess keeps float32 from falling below what is exact in double.
         band = torch.empty(pixels.shape, dtype=torch.uint8)
         _truncate(pixels.add_(FILL + 1e-3), band)
         out[:, top * box.width : bottom * box.width] = band.t()

@@ -22,7 +22,7 @@ class EpochSampler(Sampler[int]):
 
     The global order is a permutation that depends on (seed, epoch) alone; process r takes the positions
     start + r, start + r + world, ... So a global batch is the same set of clips for any number of processes, and a run
-    that stopped after `start` clips (counted over all processes) goes on with the next one at no cost.
+    that stopped after `start` clips (counted over all processes) continues with the next one at no cost.
 
     even: every process gets the same number of clips, dropping up to world - 1 at the end (training); without it each
         clip comes exactly once over all processes (evaluation).
@@ -43,9 +43,9 @@ class EpochSampler(Sampler[int]):
         if length < 1:
             raise ValueError(f"a sampler needs at least 1 clip, got length={length}")
         if not 0 <= start <= length:
-            raise ValueError(f"start must lie in [0, {length}], not {start}")
+            raise ValueError(f"start must be in [0, {length}], not {start}")
         if not 0 <= rank < world:
-            raise ValueError(f"rank must lie in [0, {world - 1}] of {world} processes, not {rank}")
+            raise ValueError(f"rank must be in [0, {world - 1}] of {world} processes, not {rank}")
         self.length, self.seed, self.epoch, self.start = length, seed, epoch, start
         self.rank, self.world, self.shuffle, self.even = rank, world, shuffle, even
 
@@ -81,9 +81,9 @@ class RunSampler(Sampler[EpochIndex]):
         self, length: int, seed: int = 0, *, epoch_clips: int, first: int, last: int, rank: int = 0, world: int = 1
     ):
         if not 0 < epoch_clips <= length:
-            raise ValueError(f"epoch_clips must lie in [1, {length}], the length of the data set, not {epoch_clips}")
+            raise ValueError(f"epoch_clips must be in [1, {length}], the length of the data set, not {epoch_clips}")
         if not 0 <= first <= last:
-            raise ValueError(f"first must lie in [0, {last}], where the run ends, not {first}")
+            raise ValueError(f"first must be in [0, {last}], where the run ends, not {first}")
         for name, value in (("epoch_clips", epoch_clips), ("first", first), ("last", last)):
             if value % world:
                 raise ValueError(f"{name} must be a multiple of the {world} processes, not {value}")

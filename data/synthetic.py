@@ -49,8 +49,6 @@ class SyntheticSet:
     fps: int = 16
     distractors: int = 3
     still_camera: bool = False  # nothing but the shapes moves or changes: no pan, no flicker of the light
-    bright_shapes: bool = False  # shapes lighter than the background in every clip, not darker in half of them
-    shape_size: tuple[float, float] = (0.12, 0.25)  # of the actor: half of its longest side, in short sides of a frame
     seed: int = 0
 
     def __post_init__(self):
@@ -62,9 +60,6 @@ class SyntheticSet:
         for name, least in (("num_frames", 2), ("height", 16), ("width", 16), ("fps", 1), ("distractors", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        least, most = self.shape_size
-        if not 0 < least <= most <= 0.5:
-            raise ValueError(f"shape_size is a range in 0 ... 0.5, the smaller first, not {self.shape_size}")
         if self.clips < len(self.motions):
             raise ValueError(f"{self.clips} clips leave some of the {len(self.motions)} classes empty; ask for more")
 
@@ -120,7 +115,7 @@ def render_clip(motion: str, spec: SyntheticSet, seed: int | tuple[int, ...]) ->
     flicker = 1 + 0.03 * np.sin(rng.uniform(0, 2 * np.pi) + rng.uniform(0.2, 0.6) * np.arange(T))
     if spec.still_camera:
         flicker = np.ones(T)
-    base = rng.uniform(25, 75, 3) if spec.bright_shapes else rng.uniform(60, 180, 3)
+    base = rng.uniform(60, 180, 3)
     pixels = flicker[:, None, None, None].astype(np.float32) * _background(rng, base, T, H, W, spec.still_camera)
     for _ in range(rng.integers(spec.distractors + 1)):
         drift = rng.uniform(-0.3, 0.3, 2) * unit
@@ -130,7 +125,7 @@ def render_clip(motion: str, spec: SyntheticSet, seed: int | tuple[int, ...]) ->
     # The actor. It starts anywhere, at any angle, and the plane's edges meet, so at any moment its place and angle are
     # distributed alike in all classes.
     x, y, angle = rng.uniform(0, W), rng.uniform(0, H), rng.uniform(0, 2 * np.pi)
-    size, distance = rng.uniform(*spec.shape_size) * unit, rng.uniform(0.6, 1.0) * unit
+    size, distance = rng.uniform(0.12, 0.25) * unit, rng.uniform(0.6, 1.0) * unit
     turn, orbit = rng.uniform(0.35, 0.6) * 2 * np.pi * progress, rng.uniform(0.8, 1.2) * 2 * np.pi * progress
     dx, dy = DIRECTIONS.get(motion, (0, 0))
     x, y = x + dx * distance * progress, y + dy * distance * progress
@@ -140,12 +135,9 @@ def render_clip(motion: str, spec: SyntheticSet, seed: int | tuple[int, ...]) ->
     elif motion.startswith("circles"):
         start, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.25) * unit
         x, y = x + radius * np.cos(start + sense * orbit), y + radius * np.sin(start + sense * orbit)
-    if spec.bright_shapes:
-        colour = rng.uniform(150, 240, 3)
-    else:  # a colour that stands out
-        colour = base + rng.uniform(70, 110, 3) * np.where(base > 120, -1, 1)
-    _paint(pixels, rng.choice(SHAPES), x, y, angle, size, flicker[:, None] * colour)
-    return pixels.clip(0, 255).astype(np.uint8)
+    away = rng.uniform(70, 110, 3) * np.where(base > 120, -1, 1)  # a colour that stands out
+    _paint(pixels, rng.choice(SHAPES), x, y, angle, size, flicker[:, None] * (base + away))
+    return pixels.astype(np.uint8)  # every term above is bounded so that nothing leaves 0 ... 255
 
 
 def _background(

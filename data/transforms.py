@@ -156,7 +156,7 @@ class ColourJitter:
     def __post_init__(self):
         for name in ("brightness", "contrast", "saturation"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"colour jitter's {name} must lie in [0, 1], not {getattr(self, name)}")
+                raise ValueError(f"colour jitter's {name} must be in [0, 1], not {getattr(self, name)}")
 
     def __call__(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         for i in torch.randperm(3, generator=generator).tolist():
@@ -204,7 +204,7 @@ class RandomErasing:
 
     def __post_init__(self):
         if not 0.0 <= self.probability <= 1.0:
-            raise ValueError(f"the probability of random erasing must lie in [0, 1], not {self.probability}")
+            raise ValueError(f"the probability of random erasing must be in [0, 1], not {self.probability}")
 
     def box(self, height: int, width: int, generator: torch.Generator) -> Box | None:
         """Where to erase, or None: by chance, or when a hundred draws gave no box smaller than the frame."""

@@ -179,7 +179,7 @@ class VideoDataset(Dataset):
             except VideoReadError as error:
                 self._report(index, error)
                 if self.broken_policy == "fail":
-                    raise VideoReadError(f"{error}; broken='exclude' leaves such videos out and says so") from None
+                    raise VideoReadError(f"{error}; broken='exclude' leaves such videos out and lists them") from None
                 path, label = self.manifest.path(index), self.manifest.label(index)
                 return {
                     "pixel_values": None, "label": label, "index": index, "keys": [], "path": path, "error": str(error)

@@ -108,7 +108,7 @@ def model_type_of(model: str) -> str:
     model_type = content.get("model_type", "videomae")
     if model_type not in ("videomae", "vjepa2"):
         raise ValueError(
-            f"MODEL {model} is of model_type {model_type!r}; the frozen protocol knows 'videomae' and 'vjepa2'"
+            f"MODEL {model} is of model_type {model_type!r}; the frozen protocol supports 'videomae' and 'vjepa2'"
         )
     if model_type == "vjepa2":  # open_config looks at ours
         check_content(content, f"MODEL {model}")

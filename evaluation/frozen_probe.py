@@ -365,7 +365,7 @@ NAMES = {"best_on_test": "attentive, best head on test", "chosen": "attentive, c
 
 
 def report_lines(reports: dict[str, dict[str, Any]], num_classes: int) -> Iterator[str]:
-    """The table for a terminal: one line a probe, one column a model, then what must be said of the figures."""
+    """The table for a terminal: one line a probe, one column a model, then notes on the figures."""
     first = next(iter(reports.values()))
     yield (
         f"frozen, V-JEPA 2's protocol ({first['recipe']}): {first['views']} views, {first['epochs']} epochs; "

@@ -541,7 +541,7 @@ def load_classifier(folder: str) -> VideoMAEForVideoClassification | VideoMAEFor
 def saved_views(folder: str, config: Any) -> Views:
     """The views that a model was saved with: its sampling policy, pixel scaling and size.
 
-    A folder without a processor gets the dense clips of Kinetics and the config's pixel scaling, and it is said.
+    A folder without a processor gets the dense clips of Kinetics and the config's pixel scaling, and a line says so.
     """
     size = config.image_size if isinstance(config.image_size, int) else max(config.image_size)
     processor = open_processor(folder, config, say=say)

@@ -71,7 +71,7 @@ def read_scores(
     scores, column_names = _scores(read, path)
     problem = about.get("identity", {}).get("problem")
     if problem == "regression":
-        raise ValueError(f"{path} holds values of a regression; its errors stand in results.json")
+        raise ValueError(f"{path} holds values of a regression; its errors are in results.json")
     labels = [_label(row[label_column]) for row in read]
     multi = label_kind == "multi" or (label_kind is None and problem == "multi_label_classification")
     multi = multi or (label_kind is None and problem is None and any(isinstance(label, tuple) for label in labels))

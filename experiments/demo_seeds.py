@@ -4,7 +4,7 @@
     python experiments/demo_seeds.py --quick --seeds 2
 
 Each seed is `videomae demo --seed N` in a process of its own: other videos, first weights, order and masks. What is done
-is kept in --folder, so that the same command goes on after an interruption. Prints a table with mean and deviation.
+is kept in --folder, so that the same command continues after an interruption. Prints a table with mean and deviation.
 """
 
 import argparse

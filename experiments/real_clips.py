@@ -7,7 +7,7 @@
 CLIPS holds videos and `subsets/NAME_train.csv`, `NAME_val.csv` ("path label" a line). The videos are made small first: 10
 evenly spaced frames, squeezed to 40 x 40 so that no side is cut off. Each cell of the experiment is a file
 `cells/NAME.json` in the output folder. A cell that exists is not run again, whatever the options, and an interrupted
-training goes on from its last checkpoint, so the same command continues after any end. Names of cells:
+training resumes from its last checkpoint, so the same command continues after any end. Names of cells:
 
     trivial/SUBSET      two ridge regressions: on a grey middle frame, and on a coarse grid of motion
     pretrain/START      v1 and v2 on the training clips of all subsets, without labels, at equal processor time

@@ -62,11 +62,7 @@ class Graph(torch.nn.Module):
         super().__init__()
         self.model, self.config = model.float().eval(), config
         self.architecture = type(model).__name__
-
-    @property
-    def problem_type(self) -> str | None:
-        """How `agreement` compares two outputs."""
-        return self.config.problem_type
+        self.problem_type: str | None = config.problem_type  # how `agreement` compares two outputs
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.model(pixel_values=pixel_values).logits
@@ -77,7 +73,7 @@ class Graph(torch.nn.Module):
 
     def traced(self, batch_size: int | None) -> tuple[Feed, dict[str, Any] | None]:
         """Inputs to trace the graph with, and which of their sizes stay free."""
-        # Two clips: a graph traced with one would hold B = 1 for good.
+        # Two clips: a graph traced with one would fix B = 1.
         clips = torch.zeros(batch_size or 2, *self.shape())
         return (clips,), None if batch_size else {"pixel_values": {0: torch.export.Dim("batch")}}
 
@@ -103,10 +99,10 @@ class FeatureGraph(Graph):
 
     output = "features"
     of = VECTORS
-    problem_type = VECTORS
 
     def __init__(self, model: VideoMAEModel, norm: torch.nn.Module | None, config: VideoMAEConfig):
         super().__init__(model, config)
+        self.problem_type = VECTORS
         self.norm = None if norm is None else norm.float()
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -124,10 +120,10 @@ class DetectionGraph(Graph):
 
     inputs = ("pixel_values", "boxes")
     of = "boxes"
-    problem_type = "multi_label_classification"
 
     def __init__(self, model: VideoMAEForActionDetection, frame_size: tuple[int, int]):
         super().__init__(model, model.config)
+        self.problem_type = "multi_label_classification"
         self.frame_size = frame_size
 
     def forward(self, pixel_values: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # one more input

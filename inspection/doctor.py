@@ -34,7 +34,7 @@ def examine(
     errors: str = "strict",
 ) -> dict[str, Any]:
     """The whole report, as JSON can hold it."""
-    chosen = [model_folder(target) for target in targets]  # what cannot be opened is said before any work
+    chosen = [model_folder(target) for target in targets]  # what cannot be opened is an error before any work
     environment, findings = look_at_environment()
     report: dict[str, Any] = {"environment": environment, "models": [], "data": []}
     found = list(findings)

@@ -1,4 +1,4 @@
-"""Labels and videos that deserve a second look: what a model disagrees with, what stands there twice, what leaks.
+"""Labels and videos to check: what a model disagrees with, duplicates, and what leaks.
 
 `videomae check-labels` prints and writes what `check` finds. The measures are metrics/label_quality.py, the comparison
 of features is features/neighbours.py. check-data (data/check.py) looks at a set before any model is trained.
@@ -75,7 +75,7 @@ def check_labels(tables: Sequence[ScoreTable]) -> dict[str, Any]:
             raise ValueError(f"{table.origin} and {first.origin} have other classes; check them one by one")
     twice = [path for path, count in _counts(path for table in tables for path in table.paths).items() if count > 1]
     if twice and len(tables) > 1:
-        raise ValueError(f"{len(twice)} videos stand in several tables, the first is {twice[0]}; give each video once")
+        raise ValueError(f"{len(twice)} videos appear in several tables, the first is {twice[0]}; give each video once")
     paths = [path for table in tables for path in table.paths]
     scores, targets = (np.concatenate([getattr(table, name) for table in tables]) for name in ("scores", "targets"))
     names = first.class_names

@@ -73,7 +73,7 @@ def look_at_model(folder: Path, *, forward: bool = True) -> tuple[dict[str, Any]
     try:
         head = head_of(written)
     except ValueError as error:
-        findings.problem(str(error), "save the model again with save_pretrained, or convert the weights anew")
+        findings.problem(str(error), "save the model again with save_pretrained, or convert the weights again")
         return facts, findings
     facts |= _config_facts(config, written, head)
     facts["files"] = _files(folder, findings)

@@ -141,7 +141,7 @@ def _plain(value: Any) -> Any:
 
 
 def _without_folders(value: Any) -> Any:
-    """An absolute path as its last part: where things lay on the trainer's disk is nobody's business."""
+    """An absolute path as its last part: the folders of the trainer's disk are private."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

@@ -142,7 +142,7 @@ def _checkpoint(row: dict[str, Any]) -> Checkpoint:
     name = row.get("name", "a checkpoint without a name")
     unknown = set(row) - {field.name for field in fields(Checkpoint)}
     if unknown:
-        raise ValueError(f"{ZOO.name}: {name} has fields that mean nothing: {', '.join(sorted(unknown))}")
+        raise ValueError(f"{ZOO.name}: {name} has unknown fields: {', '.join(sorted(unknown))}")
     for field, known in (
         ("release", releases()),
         ("head", HEADS),

@@ -100,7 +100,7 @@ def legend(attention: Tensor) -> str:
 
 def _place(number: int, count: int, what: str) -> int:
     if not -count <= number < count:
-        raise ValueError(f"{what} must lie in 0 to {count - 1} (or -{count} to -1, from the end), not {number}")
+        raise ValueError(f"{what} must be in 0 to {count - 1} (or -{count} to -1, from the end), not {number}")
     return number % count
 
 

@@ -58,7 +58,7 @@ def read_clip(
             info = reader.info
             if not 0 <= start_seconds < info.duration_seconds:
                 raise ValueError(
-                    f"start_seconds must lie in the video, 0 to {info.duration_seconds:.2f}, not {start_seconds:g}"
+                    f"start_seconds must be in the video, 0 to {info.duration_seconds:.2f}, not {start_seconds:g}"
                 )
             last, fps = info.num_frames - 1, info.fps
             first = round(start_seconds * fps)

@@ -25,7 +25,7 @@ from videomae.data.ava.synthetic import SyntheticAva, make_synthetic_ava
 from videomae.data.synthetic import MOTIONS, SyntheticSet, make_synthetic_set
 from videomae.model_cards.cards import HEADS
 
-# Clips of the released size in 128 tokens, so that a guide's commands run as they stand.
+# Clips of the released size in 128 tokens, so that a guide's commands run unchanged.
 RELEASED = dict(image_size=224, patch_size=56)
 CLASSES = tuple(sorted(MOTIONS[:4]))  # numbered as sub-folders and lists of names are
 
@@ -80,7 +80,7 @@ def official_small_file(path):
 def synthetic():
     folder = tempfile.TemporaryDirectory(prefix="videomae-documents-")
     spec = SyntheticSet(
-        clips=16, validation_clips=8, test_clips=8, motions=CLASSES, num_frames=20, height=40, width=48, distractors=0
+        clips=24, validation_clips=8, test_clips=8, motions=CLASSES, num_frames=20, height=40, width=48, distractors=0
     )
     return folder, make_synthetic_set(Path(folder.name) / "set", spec)
 

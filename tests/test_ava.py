@@ -46,7 +46,7 @@ def test_action_lists_of_both_spellings_are_read(tmp_path):
     [
         ('item { name: "stand" }', "an entry without name and id"),
         ('item {name: "a" id: 1} item {name: "b" id: 1}', "lists action 1 twice: 'a' and 'b'"),
-        ("just words", "is no action list"),
+        ("just words", "is not an action list"),
         ("", "lists no action"),
     ],
 )
@@ -266,7 +266,7 @@ def test_the_proposals_of_the_other_split_are_recognised():
 
 def test_a_person_of_a_score_beyond_one_is_refused(tmp_path):
     path = write(tmp_path / "percent.csv", "m,0902,0.1,0.2,0.5,0.9,,0.5\nm,0902,0.6,0.2,0.9,0.8,,93.5\n")
-    with pytest.raises(ValueError, match=r"key frame m,0902 has a person of score 93\.5; scores lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"key frame m,0902 has a person of score 93\.5; scores are between 0 and 1"):
         read_proposals(path)
 
 

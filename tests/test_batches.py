@@ -135,8 +135,8 @@ def test_a_plain_index_takes_the_epoch_that_was_set_and_a_pair_its_own(tmp_path)
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(epoch_clips=12, first=0, last=12), r"epoch_clips must lie in \[1, 11\]"),
-        (dict(epoch_clips=8, first=9, last=8), r"first must lie in \[0, 8\]"),
+        (dict(epoch_clips=12, first=0, last=12), r"epoch_clips must be in \[1, 11\]"),
+        (dict(epoch_clips=8, first=9, last=8), r"first must be in \[0, 8\]"),
         (dict(epoch_clips=8, first=3, last=8, world=2), "first must be a multiple of the 2 processes, not 3"),
     ],
 )

@@ -97,7 +97,7 @@ def test_test_videos_in_the_training_set_are_found_by_content_whatever_their_nam
     shutil.copy(copied / "videos/train/00002.mp4", copied / "videos/train/00010.mp4")
     report = look(copied / "train.csv", test=open_manifest(copied / "validation.csv"))
     assert report["leaks"] == [["videos/train/00002.mp4", "videos/validation/00001.mp4"]]
-    assert report["doubles"] == [["videos/train/00002.mp4", "videos/train/00010.mp4"]]
+    assert report["duplicates"] == [["videos/train/00002.mp4", "videos/train/00010.mp4"]]
     assert any("1 of 8 test videos are in the training set too" in problem for problem in report["problems"])
 
 

@@ -146,7 +146,7 @@ def test_tables_of_folds_are_judged_together_and_must_fit():
     whole = check_labels([table(scores, targets)])
     parts = [table(scores[:400], targets[:400]), table(scores[400:], targets[400:], origin="u.csv")]
     assert [row["margin"] for row in check_labels(parts)["rows"]] == [row["margin"] for row in whole["rows"]]
-    with pytest.raises(ValueError, match="stand in several tables, the first is"):
+    with pytest.raises(ValueError, match="appear in several tables, the first is"):
         check_labels([parts[0], parts[0]])
     with pytest.raises(ValueError, match="have other classes; check them one by one"):
         check_labels([parts[0], table(scores, targets, names="abcd")])

@@ -78,7 +78,7 @@ def test_a_head_of_the_same_classes_goes_on(finetuned):
     model = build(finetuned, ["run", "walk", "sit"], said)
     before = VideoMAEForVideoClassification.from_pretrained(finetuned)
     assert torch.equal(model.classifier.weight, before.classifier.weight)
-    assert said == [f"the head of {finetuned} goes on with its 3 classes"]
+    assert said == [f"the head of {finetuned} keeps its 3 classes"]
 
 
 def test_the_temperature_of_the_start_is_not_that_of_the_new_model(finetuned, tmp_path):
@@ -92,7 +92,7 @@ def test_the_temperature_of_the_start_is_not_that_of_the_new_model(finetuned, tm
 def test_a_head_of_another_size_starts_anew_and_says_so(finetuned):
     said = []
     model = build(finetuned, ["run", "walk"], said, config_fields={"init_scale": 0.001})
-    assert "has 3 classes and the data 2: the head starts anew" in said[0]
+    assert "has 3 classes and the data 2: the head starts from new weights" in said[0]
     assert model.classifier.weight.shape == (2, 48) and model.classifier.weight.abs().max() < 1e-3
     before = VideoMAEForVideoClassification.from_pretrained(finetuned)  # the release removes head.* alone
     assert torch.equal(model.fc_norm.weight, before.fc_norm.weight)
@@ -144,11 +144,11 @@ def test_label_maps_that_do_not_fit_are_refused(finetuned, pretrained, tmp_path)
     ):
         build(finetuned, names, init_head_from="label_710to400.json")
     with pytest.raises(
-        ValueError, match=r"there is no label map gone\.json; give the path of one, or a name of label_710to400"
+        ValueError, match=r"there is not a label map gone\.json; give the path of one, or a name of label_710to400"
     ):
         build(finetuned, names, init_head_from="gone.json")
     (tmp_path / "map.json").write_text('{"a": 1}')
-    with pytest.raises(ValueError, match="is no label map; it must be a JSON list of class numbers"):
+    with pytest.raises(ValueError, match="is not a label map; it must be a JSON list of class numbers"):
         build(finetuned, names, init_head_from=str(tmp_path / "map.json"))
     (tmp_path / "map.json").write_text("[2, 0]")
     model = build(finetuned, ["sit", "run"], init_head_from=str(tmp_path / "map.json"))

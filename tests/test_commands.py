@@ -17,7 +17,7 @@ from videomae.command_line import (
     REQUIRED,
     UsageError,
     argument,
-    explained,
+    describe_error,
     guarded,
     is_telling,
     option,
@@ -299,8 +299,9 @@ def test_ctrl_c_is_one_line_too(capsys):
 def test_a_file_that_is_missing_is_named_with_its_option():
     error = FileNotFoundError(2, "No such file or directory", "names.json")
     assert (
-        explained(error, ["MODEL", "--label_map", "names.json"]) == "--label_map names.json: No such file or directory"
+        describe_error(error, ["MODEL", "--label_map", "names.json"])
+        == "--label_map names.json: No such file or directory"
     )
-    assert explained(error, ["names.json"]) == "names.json: No such file or directory"
-    assert explained(ValueError("so it is"), ["names.json"]) == "so it is"
+    assert describe_error(error, ["names.json"]) == "names.json: No such file or directory"
+    assert describe_error(ValueError("so it is"), ["names.json"]) == "so it is"
     assert issubclass(UsageError, ValueError)

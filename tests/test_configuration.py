@@ -186,7 +186,7 @@ def test_unknown_presets_say_what_exists():
         (dict(pixel_mean=[0.5]), "pixel_mean has 1 values for num_channels=3"),
         (dict(pixel_std=[0.5, 0.0, 0.5]), "pixel_std must be positive"),
         (dict(pixel_std=0.0), "pixel_std must be positive, got 0.0"),
-        (dict(drop_path_rate=1.5), r"drop_path_rate must lie in \[0, 1\), got 1.5"),
+        (dict(drop_path_rate=1.5), r"drop_path_rate must be in \[0, 1\), got 1.5"),
     ],
 )
 def test_what_no_model_can_be_built_from_is_refused_when_one_is_built(fields, message):

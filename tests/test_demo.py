@@ -25,7 +25,7 @@ RUNS = ("pretrained", "finetuned-from-scratch", "finetuned")
 
 
 def starts(folder):
-    """From which step each start of each training went on."""
+    """From which step each start of each training resumed."""
     records = {run: folder / "quick" / run / "run.json" for run in RUNS}
     return {
         run: [start["from_step"] for start in json.loads(path.read_text())["starts"]]
@@ -85,7 +85,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, capsys):
     process = begin(tmp_path, wait_for=tmp_path / "quick" / "finetuned-from-scratch" / "log.jsonl")
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == STOPPED and "The same command goes on" in printed, printed
+    assert process.returncode == STOPPED and "The same command continues" in printed, printed
     assert "Traceback" not in printed
     assert main(["demo", "--quick", "--output", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("done before") == 1 and starts(tmp_path)["pretrained"] == [0]
@@ -104,7 +104,7 @@ def test_a_step_is_repeated_when_its_command_changed_or_its_product_is_gone(tmp_
     product.unlink()
     Steps(tmp_path / "demo.json").run("Make it", "make", command, ["--epochs", "2"], product=product)
     assert len(calls) == 3 and capsys.readouterr().out.count("done before") == 1
-    with pytest.raises(OSError, match=r"`videomae make` ended with code 1; run the same command again to go on"):
+    with pytest.raises(OSError, match=r"`videomae make` ended with code 1; run the same command again to resume"):
         Steps(tmp_path / "demo.json").run("Fail", "make", lambda _: 1, [], product=product)
     with pytest.raises(KeyboardInterrupt):  # a training that was told to stop
         Steps(tmp_path / "demo.json").run("Stop", "make", lambda _: INTERRUPTED, [], product=product)

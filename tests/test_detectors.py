@@ -5,6 +5,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from official_ava import mmaction2_map, public_map, released_rows
+from support import in_two_processes, sharded
 
 from videomae import VideoMAEConfig, VideoMAEForActionDetection
 from videomae.data.ava.annotations import KeyFrame, read_annotations
@@ -69,6 +70,35 @@ def test_a_test_reports_the_scores_of_the_release(data, family, factors):
     assert np.array_equal(sure.box, found.box)  # two persons a key frame; the third is below 0.8
     factor = np.tile(np.repeat(factors, 5), len(sure.key_frames))
     np.testing.assert_allclose(found.score, sure.score * factor, rtol=1e-5)
+
+
+def three_of(dataset: AvaDataset) -> AvaDataset:
+    dataset.key_frames = dataset.key_frames[:3]
+    assert len(dataset) == 3
+    return dataset
+
+
+def detect_sharded(data, output):
+    accelerator = Accelerator(cpu=True)
+    model = sharded(model_of("videomae"))
+    found = detect_all(accelerator, model, three_of(test_set(data, model)))
+    assert (found is not None) == accelerator.is_main_process
+    if found is not None:
+        np.savez(output, frame=found.frame, box=found.box, score=found.score)
+
+
+@pytest.mark.slow
+def test_a_sharded_detector_is_tested_with_an_odd_number_of_key_frames(data, tmp_path):
+    """Every call gathers the weights of both processes, so a call less in one of them would be an error."""
+    model = model_of("videomae")
+    alone = detect_all(Accelerator(cpu=True), model, three_of(test_set(data, model)))
+    in_two_processes(detect_sharded, tmp_path, data, str(tmp_path / "found.npz"))
+    found = np.load(tmp_path / "found.npz")
+    one, two = (
+        (np.lexsort((box[:, 0], frame))) for frame, box in ((alone.frame, alone.box), (found["frame"], found["box"]))
+    )
+    assert np.array_equal(alone.frame[one], found["frame"][two])
+    np.testing.assert_allclose(found["score"][two], alone.score[one], atol=1e-5)
 
 
 def test_mmaction2s_protocol_takes_the_whole_frame_where_nobody_was_found(data):

@@ -170,7 +170,7 @@ def test_every_source_file_that_is_named_exists(document):
 
 
 def run_python(document, block, names):
-    """Execute a block as it stands; what it prints is swallowed."""
+    """Execute a block unchanged; what it prints is swallowed."""
     code = compile("\n" * block.line + block.text, document, "exec", dont_inherit=True)
     with contextlib.redirect_stdout(io.StringIO()):
         exec(code, names)  # noqa: S102
@@ -190,7 +190,13 @@ def test_python_blocks_run(document, tmp_path, monkeypatch):
 # A guide's commands run as written, with these words added so that minutes suffice; a later word replaces an earlier one.
 ADDED = {
     "finetune": ["--epochs", "2", "--warmup_epochs", "0", "--probe_epochs", "0", "--num_workers", "0"],
-    "train-detection": ["--epochs", "1", "--warmup_epochs", "0", "--num_workers", "0"],
+    "train-detection": [
+        *["--epochs", "1", "--warmup_epochs", "0", "--num_workers", "0"],
+        "--clips_per_step",
+        "4",
+        "--clips_per_device",
+        "2",
+    ],
     "make-ava": ["--movies", "3"],
     "fvd": ["--min_clips", "2"],  # four videos a set
 }

@@ -373,7 +373,7 @@ def test_damage_in_the_middle_of_a_video_leaves_no_half_features(folder, videos,
     assert not list((tmp_path / "out/features").iterdir()) and not (tmp_path / "out/index").exists()
 
 
-# ---------------------------------------------------------------------------------------- going on, and refusing
+# ---------------------------------------------------------------------------------------- resuming, and refusing
 
 
 def test_a_video_that_is_cut_off_is_named_or_read_as_far_as_it_goes(folder, videos, tmp_path, capsys):

@@ -4,12 +4,11 @@ The other side has weights under the official names with the fused qkv matrix, t
 mixup in batch mode, layer decay as optim_factory.py assigns it, and AdamW written out. Float32, no AMP.
 """
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from official_loops import OfficialAdamW, official_rates, official_weights
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForVideoClassification
@@ -26,7 +25,7 @@ STEPS_PER_EPOCH, STEPS, CLIPS, CLASSES, LAYERS = 2, 10, 4, 5, 3
 MIXES = [Mix(0.3), Mix(1 - 8 * 12 / 1024, Box(4, 20, 8, 12)), Mix(1.0), Mix(0.9)]
 
 
-def official_weights(model):
+def classifier_weights(model):
     """Our weights as leaves under the names and in the layout of modeling_finetune.py."""
     state = {name: value.detach() for name, value in model.state_dict().items()}
     renamed = {}
@@ -34,32 +33,7 @@ def official_weights(model):
         renamed[f"patch_embed.proj.{kind}"] = state[f"videomae.embeddings.patch_embeddings.projection.{kind}"]
         renamed[f"fc_norm.{kind}"] = state[f"fc_norm.{kind}"]
         renamed[f"head.{kind}"] = state[f"classifier.{kind}"]
-    for i in range(LAYERS):
-        ours, theirs = f"videomae.encoder.layer.{i}", f"blocks.{i}"
-        attention = f"{ours}.attention.attention"
-        renamed[f"{theirs}.attn.qkv.weight"] = torch.cat(
-            [state[f"{attention}.{name}.weight"] for name in ("query", "key", "value")]
-        )
-        renamed[f"{theirs}.attn.q_bias"] = state[f"{attention}.query.bias"]
-        renamed[f"{theirs}.attn.v_bias"] = state[f"{attention}.value.bias"]
-        for kind in ("weight", "bias"):
-            renamed[f"{theirs}.attn.proj.{kind}"] = state[f"{ours}.attention.output.dense.{kind}"]
-            renamed[f"{theirs}.norm1.{kind}"] = state[f"{ours}.layernorm_before.{kind}"]
-            renamed[f"{theirs}.norm2.{kind}"] = state[f"{ours}.layernorm_after.{kind}"]
-            renamed[f"{theirs}.mlp.fc1.{kind}"] = state[f"{ours}.intermediate.dense.{kind}"]
-            renamed[f"{theirs}.mlp.fc2.{kind}"] = state[f"{ours}.output.dense.{kind}"]
-    assert sum(value.numel() for value in renamed.values()) == sum(value.numel() for value in state.values())
-    return {name: value.clone().requires_grad_() for name, value in renamed.items()}
-
-
-def official_rates(recipe):
-    """`cosine_scheduler` of utils.py, after the scaling in run_class_finetuning.py."""
-    peak = recipe.base_lr * recipe.clips_per_step / 256
-    final = recipe.min_lr * recipe.clips_per_step / 256
-    warmup = int(recipe.warmup_epochs * STEPS_PER_EPOCH)
-    rest = recipe.epochs * STEPS_PER_EPOCH - warmup
-    cosine = [final + 0.5 * (peak - final) * (1 + math.cos(math.pi * i / rest)) for i in range(rest)]
-    return np.concatenate([np.linspace(0, peak, warmup), cosine])
+    return official_weights(state, renamed, [("videomae.encoder.layer", "blocks", LAYERS)])
 
 
 def official_layer(name, layers=LAYERS):
@@ -86,26 +60,19 @@ def official_mixed(pixels, labels, mix, smoothing):
 
 def official_loop(weights, batches, recipe):
     """engine_for_finetuning.py without its loss scaler: returns the loss of every step and updates the weights."""
-    first, second = recipe.betas
-    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in weights.items()}
-    losses = []
-    for step, (lr, (pixels, labels, mix)) in enumerate(zip(official_rates(recipe), batches), start=1):
+    optimizer, losses = OfficialAdamW(weights, recipe), []
+    rates = official_rates(recipe, STEPS_PER_EPOCH)
+    for step, (lr, (pixels, labels, mix)) in enumerate(zip(rates, batches), start=1):
         pixels, targets = official_mixed(pixels, labels, mix, recipe.label_smoothing)
         forward = reference_videomae.classify.__wrapped__  # the same function, outside of its no_grad
         logits = forward(weights, pixels, heads=3)["logits"]
         loss = torch.sum(-targets * torch.log_softmax(logits, dim=-1), dim=-1).mean()
         gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
         losses.append(loss.item())
-        with torch.no_grad():
-            for name, value in weights.items():
-                rate = lr * recipe.layer_decay ** (LAYERS + 1 - official_layer(name))
-                decay = 0.0 if value.ndim == 1 or name.endswith(".bias") else recipe.weight_decay
-                mean, square = moments[name]
-                mean.mul_(first).add_(gradients[name], alpha=1 - first)
-                square.mul_(second).addcmul_(gradients[name], gradients[name], value=1 - second)
-                value.mul_(1 - rate * decay)
-                step_size = (mean / (1 - first**step)) / ((square / (1 - second**step)).sqrt() + recipe.adam_eps)
-                value.sub_(rate * step_size)
+        for name, value in weights.items():
+            rate = lr * recipe.layer_decay ** (LAYERS + 1 - official_layer(name))
+            decay = 0.0 if value.ndim == 1 or name.endswith(".bias") else recipe.weight_decay
+            optimizer.update(name, value, gradients[name], step=step, rate=rate, decay=decay)
     return losses
 
 
@@ -118,7 +85,7 @@ def test_ten_steps_across_the_end_of_the_warm_up_equal_the_official_loop():
         VideoMAEConfig(**TINY, layer_norm_eps=1e-6, norm_eps=1e-6, num_labels=CLASSES, init_scale=1.0)
     )
     model.train()
-    weights = official_weights(model)
+    weights = classifier_weights(model)
     batches = [batch_of(step) for step in range(STEPS)]
     official_losses = official_loop(weights, batches, recipe)
 
@@ -138,7 +105,7 @@ def test_ten_steps_across_the_end_of_the_warm_up_equal_the_official_loop():
 
     assert schedule.warmup_steps == 4 and losses[0] != losses[-1]
     np.testing.assert_allclose(losses, official_losses, rtol=0, atol=1e-5)
-    after = official_weights(model)
+    after = classifier_weights(model)
     for name, value in weights.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 

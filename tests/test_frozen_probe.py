@@ -326,7 +326,7 @@ def test_levels_lie_where_the_public_files_have_them():
 
 def test_another_model_type_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(ValueError, match="of model_type 'vit'; the frozen protocol knows 'videomae' and 'vjepa2'"):
+    with pytest.raises(ValueError, match="of model_type 'vit'; the frozen protocol supports 'videomae' and 'vjepa2'"):
         open_encoder(str(tmp_path))
 
 
@@ -334,7 +334,7 @@ def test_a_vjepa2_folder_is_validated_before_anything_is_built(setting, tmp_path
     shutil.copytree(setting / "vjepa2", tmp_path / "peer")
     content = json.loads((tmp_path / "peer" / "config.json").read_text())
     for change, message in (
-        ({"num_hidden_layers": 10**6}, "num_hidden_layers=1000000, and it must lie in"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers=1000000, and it must be in"),
         ({"attn_implementation": "someone/kernel"}, "may be fetched from the Hub and run"),
     ):
         (tmp_path / "peer" / "config.json").write_text(json.dumps(content | change))

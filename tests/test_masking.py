@@ -6,8 +6,10 @@ import torch
 from videomae.masking_videomae import (
     MASKS,
     batch_masks,
+    block_mask,
     frame_mask,
     make_mask,
+    masks_of,
     random_mask,
     running_cell_mask,
     stack_masks,
@@ -80,6 +82,54 @@ def test_running_cell_mask_has_no_other_ratio():
         running_cell_mask(GRID, 0.25)
 
 
+@pytest.mark.parametrize("kind", ["short_blocks", "long_blocks"])
+@pytest.mark.parametrize("ratio, hidden", [(0.75, 147), (0.9, 176), (0.0, 0), (1.0, 196), (0.01, 1)])
+def test_block_masks_hide_the_same_cells_in_all_slots_and_exactly_as_many_as_asked(kind, ratio, hidden):
+    for seed in range(5):
+        mask = make_mask(kind, GRID, ratio, generator(seed)).view(8, 196)
+        assert (mask == mask[0]).all() and mask[0].sum() == hidden
+
+
+def published_sizes(h, w, area):
+    """(height, width) of blocks for aspects from 0.75 to 1.5, as multiseq_multiblock3d.py of V-JEPA 2 computes them."""
+    cells = int(h * w * area)
+    aspects = torch.linspace(0.75, 1.5, 1000).tolist()
+    return {(min(round((cells * a) ** 0.5), h), min(round((cells / a) ** 0.5), w)) for a in aspects}
+
+
+@pytest.mark.parametrize("area, known", [(0.15, (5, 6)), (0.7, (14, 10))])
+def test_one_block_has_a_published_size(area, known):
+    sizes = published_sizes(14, 14, area)
+    assert known in sizes
+    seen = set()
+    for seed in range(60):
+        # A count of exactly one block's cells: nothing is trimmed where the first block covers it.
+        for height, width in sizes:
+            mask = block_mask((1, 14, 14), height * width / 196 + 1e-9, generator(seed), area=area).view(14, 14)
+            rows, columns = mask.any(1).sum().item(), mask.any(0).sum().item()
+            if (rows, columns) == (height, width) and mask.sum() == height * width:
+                seen.add((height, width))
+    assert seen == sizes
+
+
+def test_the_last_block_is_trimmed_and_the_ones_before_it_are_whole():
+    """Two long blocks of 14 x 14 cells: what is visible lies outside of the first, and in the second as far as trimmed."""
+    mask = block_mask((1, 14, 14), 0.5, generator(0), area=0.7).view(14, 14)
+    whole = block_mask((1, 14, 14), 0.65, generator(0), area=0.7).view(14, 14)
+    assert mask.sum() == 98 and whole.sum() == 127
+    rows, columns = (range(int(line.min()), int(line.max()) + 1) for line in mask.nonzero().T)
+    assert len(rows) * len(columns) >= 127  # inside one block, which is larger than either count
+
+
+def test_a_block_mask_of_a_tiny_grid_ends():
+    assert block_mask((2, 1, 1), 1.0, generator(), area=0.15).tolist() == [True, True]
+    assert block_mask((1, 2, 3), 0.5, generator(), area=0.15).sum() == 3
+
+
+def test_blocks_are_two_masks_and_other_names_one():
+    assert masks_of("blocks") == ("short_blocks", "long_blocks") and masks_of("tube") == ("tube",)
+
+
 @pytest.mark.parametrize("kind", MASKS)
 def test_a_mask_is_a_function_of_its_generator(kind):
     first, second = (make_mask(kind, GRID, 0.5, generator(7)) for _ in range(2))
@@ -100,9 +150,9 @@ def test_stack_masks_gives_no_count_when_the_clips_differ():
 
 
 def test_impossible_requests_name_the_argument():
-    with pytest.raises(ValueError, match=r"mask ratio must lie in \[0, 1\], got 90"):
+    with pytest.raises(ValueError, match=r"mask ratio must be in \[0, 1\], got 90"):
         tube_mask(GRID, 90)
     with pytest.raises(ValueError, match=r"grid must be three positive ints \(t, h, w\), got \(14, 14\)"):
         tube_mask((14, 14), 0.9)
-    with pytest.raises(ValueError, match="unknown mask 'tubes'; choose one of tube, random, frame, running_cell"):
+    with pytest.raises(ValueError, match="unknown mask 'tubes'; choose one of tube, random, frame, running_cell, "):
         make_mask("tubes", GRID, 0.9)

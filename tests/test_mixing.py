@@ -62,5 +62,5 @@ def test_what_cannot_be_mixed_is_refused():
         Mixing(4)(torch.zeros(3, 1, 3, 4, 4), torch.tensor([0, 1, 2]), 0)
     with pytest.raises(ValueError, match="at least 2 classes"):
         Mixing(1)
-    with pytest.raises(ValueError, match="label_smoothing must lie in"):
+    with pytest.raises(ValueError, match="label_smoothing must be in"):
         Mixing(3, label_smoothing=1.2)

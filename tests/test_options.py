@@ -96,14 +96,14 @@ def test_a_recipe_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("num_frames: 1000000000", r"num_frames must lie in 1 \.\.\. 4096, not 1000000000"),
-        ("num_samples: 100000000", r"num_samples must lie in 1 \.\.\. 1024, not 100000000"),
-        ("clips_per_step: 0", r"clips_per_step must lie in 1 \.\.\. 10000000, not 0"),
+        ("num_frames: 1000000000", r"num_frames must be in 1 \.\.\. 4096, not 1000000000"),
+        ("num_samples: 100000000", r"num_samples must be in 1 \.\.\. 1024, not 100000000"),
+        ("clips_per_step: 0", r"clips_per_step must be in 1 \.\.\. 10000000, not 0"),
         ("epochs: .inf", "epochs must be a whole number, not 'inf'"),
         ("base_lr: .nan", "base_lr must be a number, not 'nan'"),
-        ("warmup_epochs: 1e300", "warmup_epochs must lie in"),
-        ("config: {num_hidden_layers: 1000000}", r"config\.num_hidden_layers must lie in 0 \.\.\. 256"),
-        ("config: {patch_size: [16, 0]}", r"config\.patch_size must lie in 1 \.\.\. 1024, not 0"),
+        ("warmup_epochs: 1e300", "warmup_epochs must be in"),
+        ("config: {num_hidden_layers: 1000000}", r"config\.num_hidden_layers must be in 0 \.\.\. 256"),
+        ("config: {patch_size: [16, 0]}", r"config\.patch_size must be in 1 \.\.\. 1024, not 0"),
         ("name: " + "[" * 5000 + "]" * 5000, "is nested too deep for a recipe"),
         ("1: 2", "no field '1'"),
         ("kind: [1]", "is a list recipe; this script needs one for pre-training"),
@@ -138,7 +138,7 @@ def test_aliases_that_grow_are_refused_in_a_short_message(tmp_path):
 
 
 def test_counts_of_the_command_line_have_the_bounds_of_a_file():
-    with pytest.raises(ValueError, match=r"clips_per_step must lie in 1 \.\.\. 10000000, not 0"):
+    with pytest.raises(ValueError, match=r"clips_per_step must be in 1 \.\.\. 10000000, not 0"):
         recipe_from(argparse.Namespace(recipe="tiny", clips_per_step="0"), PRETRAINING)
     for recipe in (*PRETRAINING.values(), *FINETUNING.values(), *DETECTION.values()):
         check_counts(recipe)

@@ -218,7 +218,7 @@ def test_the_measures_of_the_installed_wheel_load_by_their_path(built, tmp_path)
 
 
 def test_building_asks_for_setuptools_alone():
-    """Whatever else stood there would be installed anew, torch and all, for each build."""
+    """Whatever else stood there would be installed again, torch and all, for each build."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert [requirement.split(">")[0] for requirement in project["build-system"]["requires"]] == ["setuptools"]
 

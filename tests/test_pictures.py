@@ -116,8 +116,8 @@ def test_attention_maps_are_the_weights_that_the_model_itself_reports(model):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(layers=(3,)), r"layer must lie in 0 to 2 \(or -3 to -1, from the end\), not 3"),
-        (dict(heads=(-4,)), r"head must lie in 0 to 2 .*, not -4"),
+        (dict(layers=(3,)), r"layer must be in 0 to 2 \(or -3 to -1, from the end\), not 3"),
+        (dict(heads=(-4,)), r"head must be in 0 to 2 .*, not -4"),
         (dict(query=(8, 0, 0)), "query must be a slot, row and column below 8, 4, 4, not 8, 0, 0"),
     ],
 )

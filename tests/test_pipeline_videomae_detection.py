@@ -185,7 +185,7 @@ def test_a_transformers_object_detection_model_is_a_detector(pipe, video, tmp_pa
 
     config.id2label = {0: "cat", 1: "dog"}
     YolosForObjectDetection(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="the detector knows no class 'person'"):
+    with pytest.raises(ValueError, match="the detector has no class 'person'"):
         pipe(str(video), detector=str(tmp_path))
 
 
@@ -235,7 +235,7 @@ def test_boxes_are_read_from_every_kind_of_file(pipe, video, tmp_path):
         ({"boxes": {1.0: [[30, 2, 3, 4]]}}, "persons at 1 s: row 0, .* ends before it starts"),
         ({"boxes": {1.0: [[300, 2, 400, 4]]}}, "persons at 1 s: row 0, .* lies outside the frame of 96x64"),
         ({"boxes": {1.0: [[1, 2, 3]]}}, "boxes at 1 s have 3 values a row"),
-        ({"boxes": {1.0: [[1, 2, 30, 40, 95]]}}, "boxes at 1 s: a person has score 95; scores lie between 0 and 1"),
+        ({"boxes": {1.0: [[1, 2, 30, 40, 95]]}}, "boxes at 1 s: a person has score 95; scores are between 0 and 1"),
         ({"boxes": {1.0: ["abc"]}}, "boxes at 1 s are not rows"),
         ({"boxes": "whole_frame", "every_seconds": 0}, "every_seconds must be positive"),
     ],
@@ -259,5 +259,5 @@ def test_a_classifier_is_refused():
     from videomae import VideoMAEForVideoClassification
 
     shape = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=32)
-    with pytest.raises(ValueError, match="VideoMAEForVideoClassification is no action detector"):
+    with pytest.raises(ValueError, match="VideoMAEForVideoClassification is not an action detector"):
         VideoActionDetectionPipeline(model=VideoMAEForVideoClassification(VideoMAEConfig(**shape)))

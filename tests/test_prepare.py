@@ -250,8 +250,8 @@ def test_vectors_of_labels_survive(tmp_path, synthetic):
     "fields, message",
     [
         ({"codec": "vp9"}, "codec must be"),
-        ({"short_side": 3}, "short_side must lie in"),
-        ({"gop": 0}, "gop must lie in"),
+        ({"short_side": 3}, "short_side must be in"),
+        ({"gop": 0}, "gop must be in"),
     ],
 )
 def test_impossible_recodings_are_refused(fields, message):

@@ -4,12 +4,11 @@ The other side shares nothing with ours but the arithmetic of the papers: weight
 qkv matrix, the forward and loss of conversion/reference.py, AdamW written out, the schedule as an array. Float32, no AMP.
 """
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from official_loops import OfficialAdamW, official_rates, official_weights
 from support import TINY
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining
@@ -22,7 +21,7 @@ from videomae.training.recipes import PretrainRecipe
 STEPS_PER_EPOCH, STEPS, CLIPS = 2, 10, 4
 
 
-def official_weights(model):
+def pretraining_weights(model):
     """Our weights as leaves under the names and in the layout of modeling_pretrain.py."""
     state = {name: value.detach() for name, value in model.state_dict().items()}
     renamed = {"mask_token": state["mask_token"], "encoder_to_decoder.weight": state["encoder_to_decoder.weight"]}
@@ -31,60 +30,26 @@ def official_weights(model):
         renamed[f"encoder.norm.{kind}"] = state[f"videomae.layernorm.{kind}"]
         renamed[f"decoder.norm.{kind}"] = state[f"decoder.norm.{kind}"]
         renamed[f"decoder.head.{kind}"] = state[f"decoder.head.{kind}"]
-    for part, prefix, depth in (("encoder", "videomae.encoder.layer", 3), ("decoder", "decoder.decoder_layers", 2)):
-        for i in range(depth):
-            ours, theirs = f"{prefix}.{i}", f"{part}.blocks.{i}"
-            attention = f"{ours}.attention.attention"
-            renamed[f"{theirs}.attn.qkv.weight"] = torch.cat(
-                [state[f"{attention}.{name}.weight"] for name in ("query", "key", "value")]
-            )
-            renamed[f"{theirs}.attn.q_bias"] = state[f"{attention}.query.bias"]
-            renamed[f"{theirs}.attn.v_bias"] = state[f"{attention}.value.bias"]
-            for kind in ("weight", "bias"):
-                renamed[f"{theirs}.attn.proj.{kind}"] = state[f"{ours}.attention.output.dense.{kind}"]
-                renamed[f"{theirs}.norm1.{kind}"] = state[f"{ours}.layernorm_before.{kind}"]
-                renamed[f"{theirs}.norm2.{kind}"] = state[f"{ours}.layernorm_after.{kind}"]
-                renamed[f"{theirs}.mlp.fc1.{kind}"] = state[f"{ours}.intermediate.dense.{kind}"]
-                renamed[f"{theirs}.mlp.fc2.{kind}"] = state[f"{ours}.output.dense.{kind}"]
-    assert sum(value.numel() for value in renamed.values()) == sum(value.numel() for value in state.values())
-    return {name: value.clone().requires_grad_() for name, value in renamed.items()}
-
-
-def official_rates(recipe):
-    """`cosine_scheduler` of utils.py, after the scaling in run_mae_pretraining.py."""
-    peak = recipe.base_lr * recipe.clips_per_step / 256
-    final = recipe.min_lr * recipe.clips_per_step / 256
-    warmup = int(recipe.warmup_epochs * STEPS_PER_EPOCH)
-    rest = recipe.epochs * STEPS_PER_EPOCH - warmup
-    cosine = [final + 0.5 * (peak - final) * (1 + math.cos(math.pi * i / rest)) for i in range(rest)]
-    return np.concatenate([np.linspace(0, peak, warmup), cosine])
+    stacks = [("videomae.encoder.layer", "encoder.blocks", 3), ("decoder.decoder_layers", "decoder.blocks", 2)]
+    return official_weights(state, renamed, stacks)
 
 
 def official_loop(weights, batches, recipe, max_norm):
     """engine_for_pretraining.py without its loss scaler: returns the loss of every step and updates the weights."""
-    first, second = recipe.betas
-    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in weights.items()}
-    losses = []
-    for step, (lr, (pixels, masked, decoded)) in enumerate(zip(official_rates(recipe), batches), start=1):
+    optimizer, losses = OfficialAdamW(weights, recipe), []
+    rates = official_rates(recipe, STEPS_PER_EPOCH)
+    for step, (lr, (pixels, masked, decoded)) in enumerate(zip(rates, batches), start=1):
         forward = reference_videomae.pretrain.__wrapped__  # the same function, outside of its no_grad
         loss = forward(weights, pixels, masked, decoded, heads=3, decoder_heads=2)["loss"]
         gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
         norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
         losses.append(loss.item())
-        with torch.no_grad():
-            for name, value in weights.items():
-                gradient = gradients[name]
-                if max_norm is not None:
-                    gradient = gradient * min(1.0, max_norm / (norm.item() + 1e-6))
-                decay = (
-                    0.0 if value.ndim == 1 or name.endswith(".bias") or name == "mask_token" else recipe.weight_decay
-                )
-                mean, square = moments[name]
-                mean.mul_(first).add_(gradient, alpha=1 - first)
-                square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-                value.mul_(1 - lr * decay)
-                step_size = (mean / (1 - first**step)) / ((square / (1 - second**step)).sqrt() + recipe.adam_eps)
-                value.sub_(lr * step_size)
+        for name, value in weights.items():
+            gradient = gradients[name]
+            if max_norm is not None:
+                gradient = gradient * min(1.0, max_norm / (norm.item() + 1e-6))
+            kept = value.ndim == 1 or name.endswith(".bias") or name == "mask_token"
+            optimizer.update(name, value, gradient, step=step, rate=lr, decay=0.0 if kept else recipe.weight_decay)
     return losses
 
 
@@ -97,7 +62,7 @@ def test_ten_steps_across_the_end_of_the_warm_up_equal_the_official_loop(version
     model = VideoMAEForPreTraining(
         VideoMAEConfig(**TINY, use_mean_pooling=False, layer_norm_eps=1e-6, norm_eps=1e-6, norm_pix_loss=True)
     )
-    weights = official_weights(model)
+    weights = pretraining_weights(model)
     batches = [batch_of(step, version, model.config.grid) for step in range(STEPS)]
     official_losses = official_loop(weights, batches, recipe, max_norm)
 
@@ -115,7 +80,7 @@ def test_ten_steps_across_the_end_of_the_warm_up_equal_the_official_loop(version
 
     assert schedule.warmup_steps == 4 and losses[0] != losses[-1]
     np.testing.assert_allclose(losses, official_losses, rtol=0, atol=1e-5)
-    after = official_weights(model)
+    after = pretraining_weights(model)
     for name, value in weights.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 

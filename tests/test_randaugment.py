@@ -144,7 +144,7 @@ def test_the_policy_string_is_read():
     [
         ("augmix-m5", "starts with 'rand'"),
         ("rand-x3", "cannot read 'x3'"),
-        ("rand-m11", "magnitude must lie in"),
+        ("rand-m11", "magnitude must be in"),
         ("rand-n2.5", "cannot read 'n2.5'"),
         ("rand-w1", "one set of weights"),
         ("rand-w0-n20", "without replacement"),

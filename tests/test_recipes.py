@@ -117,7 +117,7 @@ NOT_THE_SCRIPTS = {
     *(
         ("pre-training", name, "epochs")
         for name, recipe in PRETRAINING.items()
-        if recipe.version == 1 and name != "tiny"
+        if recipe.version == 1 and name != "tiny" and not name.startswith("salt-")
     ),
     ("pre-training", "v1-small-ssv2", "clips_per_step"),
     ("fine-tuning", "v2-huge-k600", "clips_per_step"),
@@ -145,7 +145,8 @@ def test_every_published_recipe_has_a_script_and_every_script_a_recipe():
     ours = {(kind, name) for kind, recipes in KINDS.items() for name in recipes}
     assert len(named) == len(TABLE["scripts"]) == 46
     without = {name for _, name in ours - named}
-    assert named <= ours and without == {"tiny", "tiny-v2", "small-data", "mm-base-k400", "mm-large-k400"}
+    others = {"tiny", "tiny-v2", "small-data", "mm-base-k400", "mm-large-k400", "salt-teacher", "salt-student"}
+    assert named <= ours and without == others
 
 
 @pytest.mark.parametrize("script", [script for script in TABLE["scripts"] if "/finetune/" in script])
@@ -209,6 +210,19 @@ def test_an_mmaction2_recipe_is_its_config_field_by_field(config):
     }
     assert {field: getattr(recipe, field) for field in expected} == expected
     assert row["cosine"]["end"] == row["max_epochs"] and row["cosine"]["begin"] == row["warmup"]["end"]
+
+
+def test_salt_is_v_jepa_2s_optimisation_with_a_pixel_stage_and_a_latent_one():
+    """The values of configs/train/vitl16/pretrain-256px-16f.yaml; the paper itself has no public code."""
+    teacher, student = PRETRAINING["salt-teacher"], PRETRAINING["salt-student"]
+    for recipe, steps in ((teacher, 40_000), (student, 200_000)):
+        assert recipe.clips_per_step == 16 * 8 * 24 and recipe.peak_lr == pytest.approx(0.000525)
+        assert recipe.weight_decay == 0.04 and recipe.mask == "blocks" and recipe.model == "large"
+        assert abs(recipe.epochs * (240_000 // recipe.clips_per_step) - steps) < 0.03 * steps
+        assert {note.partition(":")[0] for note in recipe.differs} >= {"epochs", "mask_ratio", "min_lr", "image_size"}
+    assert (teacher.targets, student.targets) == ("pixels", "latent") and student.teacher is None
+    predictor = VideoMAEConfig.preset("large", **student.config)
+    assert (predictor.decoder_hidden_size, predictor.decoder_num_hidden_layers) == (384, 12)
 
 
 # --------------------------------------------------------------------------------------------------------- the records

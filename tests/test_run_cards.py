@@ -239,7 +239,7 @@ def test_an_unknown_task_and_a_folder_without_a_model_are_refused(folder, tmp_pa
         ("mit", None, "mit"),
         (None, "apache-2.0", "apache-2.0"),
         ("mit", "apache-2.0", "mit"),
-        ("mit", "cc-by-nc-4.0", "cc-by-nc-4.0"),  # non-commercial terms go on
+        ("mit", "cc-by-nc-4.0", "cc-by-nc-4.0"),  # non-commercial terms are inherited
         ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"),
         ("cc-by-nc-4.0", "mit", "cc-by-nc-4.0"),
     ],

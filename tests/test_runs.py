@@ -15,7 +15,7 @@ from videomae.training.runs import interruptible, open_run, record_start, rewind
 
 
 def test_a_misspelt_resume_starts_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"--resume atuo: .* holds no checkpoint to go on from; give auto, never or"):
+    with pytest.raises(ValueError, match=r"--resume atuo: .* holds no checkpoint to resume from; give auto, never or"):
         open_run(tmp_path / "run", PRETRAINING["tiny"], resume="atuo")
     assert not (tmp_path / "run").exists()
 
@@ -56,11 +56,11 @@ def test_a_best_model_whose_replacement_was_killed_is_there_again_at_the_next_st
 def test_a_resume_that_finds_nothing_says_so(tmp_path):
     said = []
     open_run(tmp_path / "run", PRETRAINING["tiny"], resume="auto", say=said.append)
-    assert said == [f"--resume auto: {tmp_path / 'run'} holds nothing to go on from; starting from the beginning"]
+    assert said == [f"--resume auto: {tmp_path / 'run'} holds nothing to resume from; starting from the beginning"]
     (tmp_path / "run" / "log.jsonl").write_text("")
     open_run(tmp_path / "run", PRETRAINING["tiny"], resume="auto", say=said.append)
     assert "has no checkpoint yet; starting from the beginning" in said[-1]
-    with pytest.raises(ValueError, match=r"nowhere holds no run to go on with and --recipe is missing; choose one of"):
+    with pytest.raises(ValueError, match=r"nowhere holds no run to resume and --recipe is missing; choose one of"):
         asked(PretrainOptions, PRETRAINING, output=str(tmp_path / "nowhere"), resume="auto")
 
 
@@ -129,5 +129,5 @@ def test_the_first_ctrl_c_is_noted_and_the_second_ends_at_once(tmp_path, monkeyp
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert interruption.signal == "SIGTERM"
-    assert "stopped at once; go on from checkpoint-7 with --resume auto" in capfd.readouterr().err
+    assert "stopped at once; resume from checkpoint-7 with --resume auto" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,4 +1,4 @@
-"""`videomae scores`: tables in the forms that people have, the report, the temperature on its way to the pipeline and card."""
+"""`videomae scores`: tables in the forms that people have, the report, the temperature in the pipeline and card."""
 
 import csv
 import json

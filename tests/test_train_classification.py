@@ -9,9 +9,10 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+import support
 import torch
 from safetensors.torch import load_file
-from support import killed_and_finished
+from support import SMALLEST, history, killed_and_finished
 
 from videomae import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, train_classification
 from videomae.commands import evaluation as evaluation_command
@@ -30,19 +31,6 @@ from videomae.training.recipes import FINETUNING
 from videomae.training.runs import EXIT_INTERRUPTED, read_log
 from videomae.video_processing_videomae import VideoMAEVideoProcessor
 
-ARCHITECTURE = {
-    "image_size": 32,
-    "num_frames": 8,
-    "patch_size": 8,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "decoder_hidden_size": 16,
-    "decoder_num_hidden_layers": 1,
-    "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 32,
-}
 # Sixteen clips in steps of four: four steps an epoch, twelve in all, warm-up until the fourth.
 SMALL = {
     "--image_size": 32,
@@ -53,7 +41,6 @@ SMALL = {
     "--log_every": 1,
     "--num_workers": 0,
 }
-MEASURED = ("clips_per_second", "data_wait", "memory_gib")  # differs from run to run
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +53,7 @@ def videos(tmp_path_factory):
 def pretrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
     torch.manual_seed(0)
-    VideoMAEForPreTraining(VideoMAEConfig(**ARCHITECTURE, use_mean_pooling=False)).save_pretrained(folder)
+    VideoMAEForPreTraining(VideoMAEConfig(**SMALLEST, use_mean_pooling=False)).save_pretrained(folder)
     return folder
 
 
@@ -80,26 +67,8 @@ def finetune(videos, pretrained, output, *more, **options):
     return train_classification.main(command(videos, pretrained, output, *more, **options))
 
 
-def history(run):
-    return [
-        {name: value for name, value in line.items() if name not in MEASURED} for line in read_log(run / "log.jsonl")
-    ]
-
-
-def tensors(folder):
-    files = [name for name in ("model.safetensors", "ema/model.safetensors") if (folder / name).exists()]
-    files.append("training/optimizer.safetensors")
-    return {f"{name}:{key}": value for name in files for key, value in load_file(folder / name).items()}
-
-
 def assert_same_run(one, two, step=12):
-    assert history(one) == history(two)
-    for name in (f"checkpoint-{step}",):
-        left, right = tensors(one / name), tensors(two / name)
-        assert left.keys() == right.keys()
-        assert all(torch.equal(left[key], right[key]) for key in left)
-    left, right = (load_file(run / "best/model.safetensors") for run in (one, two))
-    assert all(torch.equal(left[key], right[key]) for key in left)
+    support.assert_same_run(one, two, step, also=["best/model.safetensors"])
 
 
 AUGMENTED = ("--ema_decay", "0.9", "--mixup", "0.8", "--cutmix", "1.0", "--num_samples", "2", "--erase", "0.25",
@@ -122,7 +91,7 @@ def test_the_version_of_a_recipe_decides_which_frames_a_short_video_gives(tmp_pa
     data = train_classification.build_data(
         FINETUNING[recipe],
         train_classification.FinetuneOptions(data=str(tmp_path / "train.csv"), max_broken=1.0),
-        tell=lambda text: None,
+        say=lambda text: None,
     )
     assert data.train.sampling.rule == rule and data.train.sampling.strategy == "uniform"
 
@@ -366,7 +335,7 @@ def test_the_distillation_loss_is_zero_at_the_teacher_and_its_gradient_keeps_its
 
 def test_a_student_follows_its_teacher_and_not_the_labels():
     torch.manual_seed(0)
-    config = {name: value for name, value in ARCHITECTURE.items() if not name.startswith("decoder")}
+    config = {name: value for name, value in SMALLEST.items() if not name.startswith("decoder")}
     teacher, student = (VideoMAEForVideoClassification(VideoMAEConfig(**config, num_labels=3)) for _ in range(2))
     objective = Objective(
         problem="single_label_classification",
@@ -405,7 +374,7 @@ def test_small_data_takes_the_clips_of_its_start(videos, pretrained, tmp_path, c
     config = VideoMAEConfig.from_pretrained(tmp_path / "run/best")
     assert (config.image_size, config.num_frames, config.head_dropout_prob) == (32, 8, 0.5)
     assert "videos  8 to train on, 8 to validate" in capsys.readouterr().err
-    # Other clips when told so, and the run goes on with them by its own record.
+    # Other clips when told so, and the run continues with them by its own record.
     words = ["--model", str(pretrained), *data[:2], "--output", str(tmp_path / "other"), "--num_workers", "0"]
     words += ["--num_frames", "4", *few[:-4]]
     assert train_classification.main(["--recipe", "small-data", *words, "--max_steps", "3"]) == 0

@@ -14,10 +14,11 @@ import sys
 import time
 
 import pytest
+import support
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support import killed_and_finished
+from support import history, killed_and_finished, tensors
 
 from videomae import VideoMAEForPreTraining, VideoMAEVideoProcessor, train_pretrain
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
@@ -40,7 +41,6 @@ SMALL = {
     "--log_every": 1,
     "--num_workers": 0,
 }
-MEASURED = ("clips_per_second", "data_wait", "memory_gib")  # differs from run to run
 
 
 @pytest.fixture(scope="session")
@@ -58,22 +58,8 @@ def pretrain(videos, output, *more, **options):
     return train_pretrain.main(command(videos, output, *more, **options))
 
 
-def history(run):
-    return [
-        {name: value for name, value in line.items() if name not in MEASURED} for line in read_log(run / "log.jsonl")
-    ]
-
-
-def tensors(folder):
-    files = ("model.safetensors", "ema/model.safetensors", "training/optimizer.safetensors")
-    return {f"{name}:{key}": value for name in files for key, value in load_file(folder / name).items()}
-
-
 def assert_same_run(one, two, step=18):
-    assert history(one) == history(two)
-    left, right = (tensors(run / f"checkpoint-{step}") for run in (one, two))
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
+    support.assert_same_run(one, two, step)
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +137,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(videos, 
         file.truncate(1000)
     assert pretrain(videos, tmp_path / "run", "--resume", "auto") == 0
     said = capsys.readouterr().err
-    assert "checkpoint-9 is damaged (model.safetensors has 1000 bytes of" in said and "going on from" in said
+    assert "checkpoint-9 is damaged (model.safetensors has 1000 bytes of" in said and "resuming from" in said
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -190,7 +176,7 @@ def test_a_signal_writes_a_checkpoint_and_exits_with_75(videos, whole, tmp_path,
     monkeypatch.setattr(loop, "training_step", interrupted_step)
     assert pretrain(videos, tmp_path / "run") == EXIT_INTERRUPTED == 75
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-5"]
-    assert f"{number.name}: checkpoint-5 written; go on with --resume auto" in capsys.readouterr().err
+    assert f"{number.name}: checkpoint-5 written; resume with --resume auto" in capsys.readouterr().err
     assert not (tmp_path / "run/final").exists()
     assert pretrain(videos, tmp_path / "run", "--resume", "auto") == 0
     assert_same_run(whole, tmp_path / "run")
@@ -261,7 +247,10 @@ def test_pre_training_goes_on_from_a_folder_also_at_another_size(videos, whole, 
         (["--recipe", "tinny"], "no recipe 'tinny'; did you mean tiny"),
         (["--mask_ratio", "1.0"], "mask_ratio 1.0 with a tube mask leaves no token visible in a grid of 4 x 4 x 4"),
         (["--mask_ratio", "0.01"], "mask_ratio 0.01 with a tube mask leaves no token hidden"),
-        (["--mask", "tubes"], "mask must be one of tube, random, frame, not 'tubes'"),
+        (
+            ["--mask", "tubes"],
+            "mask must be one of tube, random, frame, blocks, short_blocks, long_blocks, not 'tubes'",
+        ),
         (["--epochs", "many"], "epochs must be a whole number, not 'many'"),
         (["--clips_per_step", "64"], "12 videos, fewer than clips_per_step 64; lower --clips_per_step"),
         (["--clips_per_device", "3"], "clips_per_device 3 does not divide the 4 clips .* --clips_per_device 2 would"),
@@ -300,7 +289,7 @@ def test_an_unknown_flag_names_the_nearest(videos, tmp_path):
 
 
 def test_the_folder_of_another_run_is_left_alone(videos, whole, tmp_path):
-    with pytest.raises(ValueError, match="holds another run; add --resume auto to go on with it"):
+    with pytest.raises(ValueError, match="holds another run; add --resume auto to resume it"):
         pretrain(videos, whole)
     with pytest.raises(ValueError, match=r"has another recipe \(epochs: 6 -> 7\)"):
         pretrain(videos, whole, "--epochs", "7", "--resume", "auto")

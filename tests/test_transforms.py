@@ -200,7 +200,7 @@ def test_views_of_the_test_are_crops_of_one_resized_clip():
     "make, message",
     [
         (lambda: RandomErasing(1.5), "probability of random erasing"),
-        (lambda: ColourJitter(brightness=2), "brightness must lie in"),
+        (lambda: ColourJitter(brightness=2), "brightness must be in"),
     ],
 )
 def test_parameters_out_of_range_are_refused(make, message):

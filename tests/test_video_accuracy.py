@@ -95,7 +95,7 @@ def test_evaluate_loads_the_metric_by_path_and_offline(cache):
     assert metric.compute(**given) == scores.video_accuracy(*given.values())
 
 
-def test_the_views_configuration_takes_batches_and_drops_doubles(cache):
+def test_the_views_configuration_takes_batches_and_drops_duplicates(cache):
     import evaluate
 
     metric = evaluate.load(str(METRIC), "views", cache_dir=cache, keep_in_memory=True)

@@ -11,6 +11,7 @@ from video_files import numbers_in, write_video
 from videomae.data.collators import ClassificationCollator, PretrainCollator
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.mixing import Mixing
+from videomae.data.on_device import finish
 from videomae.data.randaugment import RandAugment
 from videomae.data.sampler import EpochSampler
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
@@ -137,8 +138,8 @@ def test_evaluation_sees_each_clip_once_over_all_processes():
     "arguments, message",
     [
         ({"length": 0}, "at least 1 clip"),
-        ({"length": 5, "start": 6}, r"start must lie in \[0, 5\]"),
-        ({"length": 5, "rank": 2, "world": 2}, r"rank must lie in \[0, 1\]"),
+        ({"length": 5, "start": 6}, r"start must be in \[0, 5\]"),
+        ({"length": 5, "rank": 2, "world": 2}, r"rank must be in \[0, 1\]"),
     ],
 )
 def test_impossible_orders_are_refused(arguments, message):
@@ -397,6 +398,28 @@ def test_a_pretraining_batch_has_normalised_pixels_masks_by_key_and_counts():
     assert len({tuple(mask.tolist()) for mask in batch["bool_masked_pos"]}) == 4
     plain = PretrainCollator((2, 4, 4))(given)
     assert set(plain) == {"pixel_values", "bool_masked_pos", "num_visible", "sources"}
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_block_masks_give_each_sample_two_rows_with_masks_from_its_own_key(as_bytes):
+    collate = PretrainCollator((2, 4, 4), mask="blocks", mask_ratio=0.75, as_bytes=as_bytes)
+    given = items()
+    batch, turned = (finish(collate(each)) for each in (given, given[::-1]))
+    plain = PretrainCollator((2, 4, 4), mask_ratio=0.75)(given)
+    assert torch.equal(batch["pixel_values"], plain["pixel_values"].repeat_interleave(2, 0))
+    assert batch["bool_masked_pos"].shape == (8, 32) and batch["num_visible"] == 8
+    assert torch.equal(turned["bool_masked_pos"], batch["bool_masked_pos"].roll(4, 0))
+    for kind, rows in (("short_blocks", slice(0, 8, 2)), ("long_blocks", slice(1, 8, 2))):
+        alone = PretrainCollator((2, 4, 4), mask=kind, mask_ratio=0.75)(given)["bool_masked_pos"]
+        assert torch.equal(alone, batch["bool_masked_pos"][rows]) is (
+            kind == "short_blocks"
+        )  # drawn first, from the same key
+    dual = PretrainCollator((2, 4, 4), mask="blocks", mask_ratio=0.75, decoder_mask="running_cell")(given)
+    assert dual["bool_decoded_pos"].shape == (8, 32) and dual["num_decoded"] == 16
+    with pytest.raises(
+        ValueError, match=r"decoder_mask must be one of tube, random, frame, running_cell, .*not 'blocks'"
+    ):
+        PretrainCollator((2, 4, 4), decoder_mask="blocks")
 
 
 def test_a_pretraining_batch_is_what_the_model_takes():

@@ -495,7 +495,7 @@ def test_windows_come_while_an_endless_source_is_still_being_read(folder):
             return count
 
     content = path.read_bytes()
-    # a stream that goes on far beyond what is taken from it
+    # a stream that continues far beyond what is taken from it
     live = Live(content * 40)
     first = next(iter_windows(live, num_frames=4, stride_frames=4, hop_frames=4, transform=number_in))
     assert first.frames == [0, 4, 8, 12] and live.taken < 30 * len(content)

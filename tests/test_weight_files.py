@@ -1,4 +1,4 @@
-"""Files of strangers: opened without running anything, or refused in terms that help."""
+"""Untrusted files: opened without running anything, or refused in terms that help."""
 
 import argparse
 import io
@@ -196,8 +196,8 @@ def test_folders_without_weights_say_what_they_have(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ('{"model_type": "videomae", "num_labels": 2147483648}', "num_labels=2147483648, and it must lie in"),
-        ('{"model_type": "videomae", "num_hidden_layers": 10000000}', "num_hidden_layers=10000000, and it must lie in"),
+        ('{"model_type": "videomae", "num_labels": 2147483648}', "num_labels=2147483648, and it must be in"),
+        ('{"model_type": "videomae", "num_hidden_layers": 10000000}', "num_hidden_layers=10000000, and it must be in"),
         ("[1]", "holds a list, not a configuration"),
         ("[" * 100_000, "is nested too deep for a configuration"),
     ],

@@ -75,7 +75,7 @@ def save_checkpoint(
     `state` must hold "step" and be plain JSON. `model` is the unwrapped model; `optimizer` may be accelerate's wrapper.
     `write_more(folder)` adds the processor, a card and whatever else belongs to the model folder. Where several
     processes train, all call this and one is `main`: the others only bring their shards (FSDP2), which are written as
-    whole tensors, so that any number of processes, sharded or not, can go on from them. An error (a full disk, say)
+    whole tensors, so that any number of processes, sharded or not, can resume from them. An error (a full disk, say)
     leaves the run as it was.
     """
     weights = whole_tensors(model.state_dict(), keep=main)
@@ -192,7 +192,7 @@ def damage(folder: str | os.PathLike) -> str | None:
             return f"{name} has {path.stat().st_size} bytes of {size}"
         if sha256_of(path) != sha256:
             return f"{name} has other content than was written"
-    if _FOLDER_NAME.search(folder.name):  # a copy under another name is a model folder, and no run goes on from it
+    if _FOLDER_NAME.search(folder.name):  # a copy under another name is a model folder, and no run resumes from it
         try:
             read_state(folder)
         except (CheckpointError, OSError) as error:
@@ -286,7 +286,7 @@ def restore_weights(model: PreTrainedModel, folder: Path) -> None:
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The inverse of `optimizer_tensors`; parameters without saved state (never stepped) start afresh."""
+    """The inverse of `optimizer_tensors`; parameters without saved state (never stepped) start from new state."""
     parameters = dict(model.named_parameters())
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
@@ -296,7 +296,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     if unknown := sorted(set(by_name) - set(order)):
         raise CheckpointError(
-            f"the optimizer state is of other parameters ({', '.join(unknown[:3])}); was something frozen since?"
+            f"the optimizer state is of other parameters ({', '.join(unknown[:3])}); resume with the same --freeze and --lora_rank"
         )
     # torch's own loader puts each tensor where the optimizer wants it; rates and groups stay those of this run.
     state = {

@@ -1,6 +1,6 @@
 """From whatever there is (a preset, a pre-trained folder, another classifier) to a classifier ready to be fine-tuned.
 
-What changes on the way is said, one sentence each: a final norm dropped, a head started afresh or carried over. Nothing
+Each change is printed as one sentence: a final norm dropped, a head reinitialised or carried over. Nothing
 else may be missing or left over when weights are loaded.
 """
 
@@ -35,10 +35,10 @@ def build_classifier(
     """A classifier of `num_labels` classes that starts from `start`: a preset's name (fresh weights), or a model folder.
 
     From a pre-trained model the encoder's final norm is dropped and the head reads the mean of all tokens through a new
-    `fc_norm`, as the official fine-tuning does. From a classifier `fc_norm` is kept, and the head goes on where it stands
+    `fc_norm`, as the official fine-tuning does. From a classifier `fc_norm` is kept, and the head is kept where it stands
     if its classes are the data's ("auto"), is put together row by row by class name ("labels") or by a label map (the path
     of a JSON list, the start's class for each class of the data, or one of the release's in kinetics_maps.py), or starts
-    anew ("fresh").
+    from new weights ("fresh").
     """
     if init_head_from not in HEADS and not init_head_from.endswith(".json"):
         raise ValueError(
@@ -80,7 +80,7 @@ def build_classifier(
             "tokens through a new fc_norm"
         )
         assert model.fc_norm is not None  # use_mean_pooling is True
-        start_afresh(model, model.fc_norm, model.classifier)
+        reinitialise(model, model.fc_norm, model.classifier)
         return model
     if not before.use_mean_pooling:
         say(f"{start} classified its first token; the new head reads the mean of all tokens")
@@ -118,12 +118,12 @@ def carry_head(
 ) -> None:
     """Decide what becomes of the head of a classifier that is fine-tuned further.
 
-    As in the released fine-tuning only `classifier` may start anew; `fc_norm` goes on.
+    As in the released fine-tuning only `classifier` may start from new weights; `fc_norm` is kept.
     """
     size = model.config.num_labels
     if rule == "fresh":
-        say(f"the head starts anew with {size} classes")
-        start_afresh(model, model.classifier)
+        say(f"the head starts from new weights with {size} classes")
+        reinitialise(model, model.classifier)
     elif rule != "auto":
         if rule == "labels":
             columns = class_columns(class_names, model_names, before.num_labels, "by_name") or list(range(size))
@@ -155,17 +155,17 @@ def carry_head(
                 "name), or fresh if the data is not Kinetics"
             )
         say(
-            f"{start} has {before.num_labels} classes and the data {size}: the head starts anew (--init_head_from labels"
+            f"{start} has {before.num_labels} classes and the data {size}: the head starts from new weights (--init_head_from labels"
         )
         say("  would carry over the rows of equal names)")
-        start_afresh(model, model.classifier)
+        reinitialise(model, model.classifier)
     elif class_names and model_names and list(map(normalised, class_names)) != list(map(normalised, model_names)):
         raise ValueError(
             f"{start} has as many classes as the data, under other names or in another order; choose --init_head_from "
             f"labels (rows by name) or fresh\n{side_by_side(class_names, model_names)}"
         )
     else:
-        say(f"the head of {start} goes on with its {size} classes")
+        say(f"the head of {start} keeps its {size} classes")
 
 
 def read_head(start: str, config: VideoMAEConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,14 +184,14 @@ def label_map(rule: str) -> list[int]:
     if Path(rule).is_file():
         columns = json.loads(Path(rule).read_text("utf-8"))
         if not isinstance(columns, list) or not columns or not all(type(column) is int for column in columns):
-            raise ValueError(f"{rule} is no label map; it must be a JSON list of class numbers")
+            raise ValueError(f"{rule} is not a label map; it must be a JSON list of class numbers")
         return columns
     if rule in LABEL_MAPS:
         return list(LABEL_MAPS[rule])
-    raise ValueError(f"there is no label map {rule}; give the path of one, or a name of {', '.join(LABEL_MAPS)}")
+    raise ValueError(f"there is not a label map {rule}; give the path of one, or a name of {', '.join(LABEL_MAPS)}")
 
 
-def start_afresh(model: VideoMAEForVideoClassification, *modules: nn.Module) -> None:
+def reinitialise(model: VideoMAEForVideoClassification, *modules: nn.Module) -> None:
     """New weights for some modules, as for fresh models."""
     for module in modules:
         # from_pretrained marks what it filled, and transformers' guarded initialisers leave that alone

@@ -57,8 +57,8 @@ def build_detector(
 ) -> VideoMAEForActionDetection:
     """The detector that a recipe trains: fresh, or from the folder that `recipe.model` names.
 
-    A detector goes on with its head and its own family; from a pre-trained model or a classifier the encoder is taken
-    and the head (from a classifier the final norm too) starts afresh, as in the published runs.
+    A detector keeps its head and its own family; from a pre-trained model or a classifier the encoder is taken
+    and the head (from a classifier the final norm too) starts from new weights, as in the published runs.
     """
     fields = config_fields(recipe)
     if recipe.model in PRESETS:
@@ -99,11 +99,11 @@ def build_detector(
             f"another size, the first is {sorted(wrong)[0]}; check the config fields that were overridden"
         )
     if keeps_head:
-        say(f"the head of {recipe.model} goes on with its {config.num_labels} actions")
+        say(f"the head of {recipe.model} keeps its {config.num_labels} actions")
         return model
     fresh_norm = any(name.startswith("videomae.layernorm.") for name in info["missing_keys"])
     say(
-        f"{recipe.model} gives the encoder; the head{' and the final norm start' if fresh_norm else ' starts'} afresh "
+        f"{recipe.model} gives the encoder; the head{' and the final norm start' if fresh_norm else ' starts'} from new weights "
         f"with {config.num_labels} actions"
     )
     for parameter in model.classifier.parameters():  # a classifier of as many classes would have filled it

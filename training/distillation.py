@@ -82,7 +82,7 @@ def read_teacher_scores(path: str, manifest: Manifest, num_labels: int) -> torch
         if len(row["scores"]) != num_labels or row["label"] != manifest.label(index):
             raise ValueError(
                 f"{path} scores {len(row['scores'])} classes and calls {manifest.path(index)} {row['label']}; the training "
-                f"list has {num_labels} classes and label {manifest.label(index)}: these are other classes"
+                f"list has {num_labels} classes and label {manifest.label(index)}: the two lists of classes differ"
             )
         scores.append(row["scores"])
     return torch.tensor(scores).clamp_min(1e-8).log()

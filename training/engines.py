@@ -33,7 +33,7 @@ from videomae.training.recipes import Recipe
 def start_accelerator(options: RunOptions) -> Accelerator:
     """The Accelerator of this process, with precision and engine checked; trackers write below the run's folder."""
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # several processes on a CPU join only where this is said
+        cpu=not torch.accelerator.is_available(),  # several processes on a CPU join only with this flag
         mixed_precision=precision(options.mixed_precision),
         log_with=list(options.trackers) or None,
         project_dir=options.output or None,
@@ -69,7 +69,7 @@ def check_engine(accelerator: Accelerator) -> None:
         raise ValueError("DeepSpeed is not supported; shard with FSDP2 (examples/accelerate/fsdp2.yaml)")
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and kind != DistributedType.FSDP:
         raise ValueError(
-            f"the launch asks for FSDP and the run would go on with {kind.value}, in full copies on every device; it needs "
+            f"the launch asks for FSDP and the run would continue with {kind.value}, in full copies on every device; it needs "
             "accelerators and more than one process (on a CPU Accelerate ignores it)"
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -219,7 +219,7 @@ def load(
 
 
 def cap_loss_scale(accelerator: Accelerator, largest: float) -> None:
-    """fp16: torch's scaler doubles without end while nothing overflows; past 2^24 or so it only breeds infinities.
+    """fp16: torch's scaler doubles without end while nothing overflows; beyond about 2^24 it only produces infinities.
 
     Asked at log lines only: the scale doubles once in 2000 steps, and reading it waits for the device.
     """

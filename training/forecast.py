@@ -42,7 +42,7 @@ def dry_run(session: Session, plan: StepPlan, parts: Parts) -> int:
     steps = min(plan.total_steps, session.options.max_steps or plan.total_steps)
     seconds = step_seconds(plan, probes[-1], load_seconds, session.workers, session.device)
     written = write_card(session, plan, parts)
-    session.tell(
+    session.say(
         f"dry run: about {duration(steps * seconds)} on this machine without validation ({steps} steps of "
         f"{plan.clips_per_step} clips, {seconds:.{0 if seconds >= 10 else 2}f} s each); {advice(session, plan, probes, parts.smallest)}; "
         + (f"the card that the run will have: {written}" if written else "nothing was written")
@@ -59,7 +59,7 @@ def write_card(session: Session, plan: StepPlan, parts: Parts) -> Path | None:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".card.", suffix=".tmp", dir=output) as beside:
             folder = Path(beside, FINAL)
-            parts.model.save_pretrained(folder)
+            parts.save(parts.model, folder, parts.model.state_dict())
             parts.write_files(folder, plan.total_steps)
             card = (folder / "README.md").read_text(encoding="utf-8")
             write_atomic(output / CARD, f"<!-- made by --dry_run: no step of this run was made -->\n\n{card}")
@@ -107,7 +107,7 @@ def measure(session: Session, plan: StepPlan, parts: Parts, schedule: Schedule) 
             continue
         warm = True
         probes.append(probe)
-        session.tell(f"{clips} clips at a time: {probe.seconds:.2f} s, {probe.gib:.2f} GiB in use at most")
+        session.say(f"{clips} clips at a time: {probe.seconds:.2f} s, {probe.gib:.2f} GiB in use at most")
         after = time.perf_counter() - began + 2 * probe.seconds
         (over,) = engines.agreed(accelerator, after > PROBE_SECONDS)
         if over or clips >= plan.clips_per_device:
@@ -116,7 +116,7 @@ def measure(session: Session, plan: StepPlan, parts: Parts, schedule: Schedule) 
 
 
 def step_seconds(plan: StepPlan, probe: Probe, load_seconds: float, workers: int, device: torch.device) -> float:
-    """Seconds of a whole step: computing and loading go on at the same time, on a CPU on the same cores."""
+    """Seconds of a whole step: computing and loading run at the same time, on a CPU on the same cores."""
     clips = plan.clips_per_device * plan.accumulation
     computing, loading = clips * probe.seconds / probe.clips, clips * load_seconds
     if workers == 0:

@@ -47,6 +47,11 @@ def model_loss(model: nn.Module, batch: Mapping[str, Any], **forward: Any) -> to
     return model(**batch, **forward).loss
 
 
+def save_whole(model: Any, folder: Path, weights: Mapping[str, Any]) -> None:
+    """Write a model folder of `weights`, the whole state of the model."""
+    model.save_pretrained(folder, state_dict=weights)
+
+
 def training_step(
     accelerator: Accelerator,
     model: nn.Module,
@@ -99,6 +104,7 @@ class Parts:
     write_state: Callable[[Path], None] | None = None  # further files of the training state, and their reading
     read_state: Callable[[Path], None] | None = None
     smallest: int = 1  # clips of the smallest micro-batch that `collate` takes
+    save: Callable[[Any, Path, Mapping[str, Any]], None] = save_whole  # writes what RUN/final holds of the model
 
 
 class Loop:
@@ -144,7 +150,7 @@ class Loop:
         self.meter.restore(state["meter"])
         if state.get("stopped", notes.get("stopped")):
             self.last_step = self.done
-        self.session.tell(f"going on from {checkpoint}")
+        self.session.say(f"resuming from {checkpoint}")
 
     def __enter__(self) -> "Loop":
         self._interruption = self._closing.enter_context(interruptible(self.run.folder))
@@ -213,11 +219,11 @@ class Loop:
             if interrupted:
                 name = self._interruption.signal or "a signal to another process"
                 checkpoint = checkpoint_folder(self.run.folder, self.done).name
-                self.session.tell(f"{name}: {checkpoint} written; go on with --resume auto")
+                self.session.say(f"{name}: {checkpoint} written; resume with --resume auto")
                 self.exit_code = EXIT_INTERRUPTED
                 return
         if self._why:
-            self.session.tell(self._why)
+            self.session.say(self._why)
         if self.done > first_step or not engines.share(accelerator, (self.run.folder / FINAL).exists):
             with averaged(self.plain_model, self.ema):
                 self.write_model(FINAL)
@@ -232,7 +238,7 @@ class Loop:
         self._asked_to_save = True
 
     def stop(self, why: str) -> None:
-        """End the run with this step, for good: it cannot be resumed from here. `why` is printed."""
+        """End the run with this step; it cannot be resumed from here. `why` is printed."""
         self._why = why
 
     def write_model(self, name: str) -> None:
@@ -241,7 +247,7 @@ class Loop:
         weights = accelerator.get_state_dict(self.model)
         if accelerator.is_main_process:
             with new_folder(self.run.folder / name, replace=True) as folder:
-                self.plain_model.save_pretrained(folder, state_dict=weights)
+                self.parts.save(self.plain_model, folder, weights)
                 self.parts.write_files(folder, self.done)
         accelerator.wait_for_everyone()
 

@@ -200,7 +200,7 @@ class Ema:
 
     def __init__(self, model: nn.Module, decay: float):
         if not 0.0 < decay < 1.0:
-            raise ValueError(f"ema_decay must lie strictly between 0 and 1, got {decay}; 0.9999 is usual")
+            raise ValueError(f"ema_decay must be strictly between 0 and 1, got {decay}; 0.9999 is usual")
         self.decay = decay
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 

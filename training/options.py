@@ -57,8 +57,8 @@ class RunOptions:
     resume: str = option(
         "never",
         "run",
-        "auto: go on from the newest whole checkpoint in the folder, with that run's recipe and options where none are "
-        "given; never: start anew",
+        "auto: resume from the newest whole checkpoint in the folder, with that run's recipe and options where none are "
+        "given; never: start from the beginning",
         once=True,
     )
     max_broken: float = option(
@@ -335,7 +335,7 @@ def asked_for(
         elif otherwise:
             arguments.recipe = otherwise
         else:
-            found = f"{options.output} holds no run to go on with and " if options.resume != "never" else ""
+            found = f"{options.output} holds no run to resume and " if options.resume != "never" else ""
             raise UsageError(
                 f"{found}--recipe is missing; choose one of {', '.join(recipes)} or the path of a recipe.yaml"
             )
@@ -378,7 +378,7 @@ def check_counts(recipe: Recipe, where: str = "") -> None:
         least, most = RECIPE_BOUNDS.get(field.removeprefix("config."), (None, None))
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if least is not None and isinstance(number, (int, float)) and not least <= number <= most:
-                raise ValueError(f"{where}{field} must lie in {least} ... {most}, not {number}")
+                raise ValueError(f"{where}{field} must be in {least} ... {most}, not {number}")
 
 
 # ---------------------------------------------------------------------------------------------------------- files

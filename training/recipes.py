@@ -22,6 +22,8 @@ V2_PAPER = "VideoMAE V2, arXiv 2303.16727"
 V1_SCRIPTS = "MCG-NJU/VideoMAE scripts"
 V2_SCRIPTS = "OpenGVLab/VideoMAEv2 scripts"
 AD_SCRIPTS = "MCG-NJU/VideoMAE-Action-Detection scripts"
+SALT_PAPER = "SALT, arXiv 2509.24317"
+VJEPA2_CONFIG = "facebookresearch/vjepa2 configs/train/vitl16/pretrain-256px-16f.yaml"
 MM_CONFIGS = "open-mmlab/mmaction2 configs/detection/videomae"
 
 R = TypeVar("R", bound="Recipe")
@@ -90,13 +92,25 @@ class PretrainRecipe(Recipe):
     )
     flip: float = option(0.0, "data", "chance of a horizontal flip")
 
-    mask: str = option("tube", "masks", "what the encoder does not see", choices=("tube", "random", "frame"))
+    mask: str = option(
+        "tube",
+        "masks",
+        "what the encoder does not see; blocks: short and long blocks, two masks of each clip (V-JEPA)",
+        choices=("tube", "random", "frame", "blocks", "short_blocks", "long_blocks"),
+    )
     mask_ratio: float = option(0.9, "masks", "share hidden from the encoder")
     decoder_mask: str | None = option(
         None, "masks", "which positions the decoder leaves out (V2)", choices=(None, "running_cell")
     )
     decoder_mask_ratio: float = option(0.5, "masks", "share left out of the decoder")
     norm_pix_loss: bool = option(True, "masks", "normalise each patch's pixels before the loss")
+    targets: str = option(
+        "pixels",
+        "targets",
+        "what the decoder predicts of hidden tokens: pixels, or latent (what a frozen encoder makes of them)",
+        choices=("pixels", "latent"),
+    )
+    teacher: str | None = option(None, "targets", "folder of that frozen encoder, pre-trained or fine-tuned")
 
     epochs: int = option(1600, "optimisation", "passes over the data")
     warmup_epochs: float = option(40, "optimisation", "epochs of linear warm-up from 0")
@@ -268,6 +282,37 @@ def _v2_pretraining(model: str, epochs: int, clips: int, gpus: int, **more: Any)
     )
 
 
+def _salt(name: str, steps: int, **more: Any) -> PretrainRecipe:
+    """A stage of SALT as far as it is public: masks, loss, stages and steps; the optimisation is V-JEPA 2's for ViT-L."""
+    return PretrainRecipe(
+        name=name,
+        source=f"{SALT_PAPER} (stages, masks, loss, steps; it has no public code); {VJEPA2_CONFIG} (batch, rates, clips)",
+        differs=(
+            f"epochs: paper {steps:,} steps; {more['epochs']} here, which on the 240,000 videos of K400 are {more['epochs'] * 78:,} steps: "
+            "give your own for other data",
+            "mask_ratio: V-JEPA fixes the number of blocks (8 short or 2 long ones, which hide 63 % and 81 % of 14 x 14 cells on "
+            "average) and trims a batch to its smallest counts; 0.75 here for both, with as many blocks as that takes",
+            "min_lr: the configuration holds its rate after the warm-up, and lowers it in a run of its own; a cosine to a "
+            "hundredth here",
+            "warmup_epochs: the configuration has 12,000 steps from a fifth of the rate; a tenth of the epochs from 0 here",
+            "image_size: the configuration has 256 pixels, 4 frames a second and random resized crops; 224, stride 8 and V1's "
+            "crops here",
+            *more.pop("differs", ()),
+        ),
+        model="large",
+        clips_per_step=16 * 8 * 24,  # nodes, GPUs a node, clips a GPU
+        stride_frames=8,
+        mask="blocks",
+        mask_ratio=0.75,
+        base_lr=5.25e-4 * LR_BATCH / (16 * 8 * 24),
+        min_lr=5.25e-6 * LR_BATCH / (16 * 8 * 24),
+        betas=(0.9, 0.999),
+        weight_decay=0.04,
+        gradient_checkpointing=True,
+        **more,
+    )
+
+
 # Small enough for two CPU cores and the synthetic motion set; the smallest setting in which the loss and a linear
 # probe visibly improve within two minutes. It reproduces nothing published.
 _TINY_MODEL = {
@@ -331,6 +376,24 @@ PRETRAINING: dict[str, PretrainRecipe] = {
             base_lr=6e-4,
             clip_grad_norm=0.02,
             differs=("base_lr: paper 1.5e-4 a copy of a clip, script 6e-4 a clip of 4 copies",),
+        ),
+        _salt("salt-teacher", 40_000, epochs=500, warmup_epochs=50),
+        _salt(
+            "salt-student",
+            200_000,
+            epochs=2500,
+            warmup_epochs=250,
+            targets="latent",
+            config={
+                "decoder_hidden_size": 384,
+                "decoder_num_hidden_layers": 12,
+                "decoder_num_attention_heads": 12,
+                "decoder_intermediate_size": 1536,
+            },
+            differs=(
+                "config: the predictor's sizes are the configuration's; its positions are fixed sines and cosines here, and "
+                "rotary there",
+            ),
         ),
         PretrainRecipe(name="tiny", **_TINY_PRETRAINING),
         PretrainRecipe(

@@ -46,7 +46,7 @@ except ImportError:  # Windows: two runs in one folder are then not noticed
 class Run:
     """The folder of one run, opened by its main process; other processes get the same answers through `engines.share`.
 
-    `resume_from` is the checkpoint to go on from, or None for a fresh start.
+    `resume_from` is the checkpoint to resume from, or None to start from the beginning.
     """
 
     def __init__(self, folder: Path, resume_from: Path | None, lock: Any):
@@ -64,7 +64,7 @@ class Run:
 
 
 def open_run(output: str | os.PathLike, recipe: Recipe, *, resume: str, say=print) -> Run:
-    """Claim a folder for a run, or for going on with the one in it; every conflict is an error before any work.
+    """Claim a folder for a run, or to resume the one in it; every conflict is an error before any work.
 
     `resume` is "never", "auto" (the newest whole checkpoint, or a fresh start where there is none yet) or the path of
     one checkpoint of this run.
@@ -85,18 +85,18 @@ def open_run(output: str | os.PathLike, recipe: Recipe, *, resume: str, say=prin
             )
     elif started and resume == "never":
         raise ValueError(
-            f"--output {folder} holds another run; add --resume auto to go on with it, or choose another folder"
+            f"--output {folder} holds another run; add --resume auto to resume it, or choose another folder"
         )
     if not started and resume not in ("never", "auto"):
         raise ValueError(
-            f"--resume {resume}: {folder} holds no checkpoint to go on from; give auto, never or the path of one in --output"
+            f"--resume {resume}: {folder} holds no checkpoint to resume from; give auto, never or the path of one in --output"
         )
     folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder)
     remove_leftovers(folder)
     if not started:  # new, or stopped by an error before its first step
         if resume == "auto":
-            say(f"--resume auto: {folder} holds nothing to go on from; starting from the beginning")
+            say(f"--resume auto: {folder} holds nothing to resume from; starting from the beginning")
         write_recipe(recorded, recipe)
         return Run(folder, None, lock)
 
@@ -116,8 +116,13 @@ def check_same_data(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> 
     ]
     if differing:
         raise ValueError(
-            f"--data is not the list that this run trains on ({'; '.join(differing)}), so it cannot go on exactly; give "
+            f"--data is not the list that this run trains on ({'; '.join(differing)}), so it cannot resume exactly; give "
             "the same list, or start a new run with --model CHECKPOINT"
+        )
+    if recorded.get("teacher_sha256") != current.get("teacher_sha256"):
+        raise ValueError(
+            "--teacher holds other weights than this run was started with, so it cannot resume exactly; give the same "
+            "teacher, or start a new run with --model RUN/final"
         )
 
 
@@ -161,7 +166,7 @@ def record_start(run: Path, *, options: Any, effective: Mapping[str, Any], data:
         starts = [dict(start) for start in before]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(
-            f"{path} is not the record of a run; remove it, and the run goes on without its history"
+            f"{path} is not the record of a run; remove it, and the run continues without its history"
         ) from None
     starts.append(
         {
@@ -262,7 +267,7 @@ def interruptible(run: Path) -> Iterator[Interruption]:
         yield interruption
     except KeyboardInterrupt:
         last = checkpoints(run)[-1:]
-        what = f"go on from {last[0].name} with --resume auto" if last else "no checkpoint was written"
+        what = f"resume from {last[0].name} with --resume auto" if last else "no checkpoint was written"
         print(f"stopped at once; {what}", file=sys.stderr)
         raise SystemExit(130) from None
     finally:

@@ -42,7 +42,7 @@ class Session(Generic[AnyRecipe, AnyOptions]):
         """The log of the run, there or not."""
         return Path(self.options.output) / LOG
 
-    def tell(self, text: str) -> None:
+    def say(self, text: str) -> None:
         """Print a sentence once, whatever the number of processes."""
         if self.accelerator.is_main_process:
             say(text)
@@ -77,14 +77,14 @@ class Session(Generic[AnyRecipe, AnyOptions]):
             **engines.describe(self.accelerator),
             "workers": self.workers,
         }
-        self.tell("\n".join(f"{name:>28}  {value}" for name, value in facts.items()))
+        self.say("\n".join(f"{name:>28}  {value}" for name, value in facts.items()))
         return facts
 
     def open_run(self) -> Run:
         """Claim --output in the main process; every process gets the same answer, or the same error."""
         options = self.options
         return engines.share(
-            self.accelerator, lambda: open_run(options.output, self.recipe, resume=options.resume, say=self.tell)
+            self.accelerator, lambda: open_run(options.output, self.recipe, resume=options.resume, say=self.say)
         )
 
     def prepare(self, model: PreTrainedModel) -> tuple[nn.Module, torch.optim.Optimizer]:

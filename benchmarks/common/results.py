@@ -193,7 +193,7 @@ def with_block(page: str, name: str, text: str) -> str:
 
 
 def with_blocks(page: str) -> str:
-    """The page with every generated block written anew."""
+    """The page with every generated block written again."""
     from benchmarks.training_cost import measured_rates, preset_table, recipe_table  # it reads this module's tables
 
     blocks = {

@@ -187,7 +187,7 @@ def held_mib(device: str | torch.device = "cpu") -> float:
 
 
 def reset_peak(device: str | torch.device = "cpu") -> bool:
-    """Start `peak_mib` anew; False where the system cannot."""
+    """Reset `peak_mib`; False where the system cannot."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True

@@ -85,7 +85,7 @@ def read_action_list(path: str | os.PathLike) -> ActionList:
         for line in filter(str.strip, text.splitlines()):
             if not (match := re.fullmatch(r"\s*(\d+)\s*[:,\s]\s*(.*\S)\s*", line)):
                 raise ValueError(
-                    f"{path} is no action list: expected a pbtxt file or lines `NUMBER: NAME`, got {line!r}"
+                    f"{path} is not an action list: expected a pbtxt file or lines `NUMBER: NAME`, got {line!r}"
                 )
             entries.append((int(match[1]), match[2], None))
     for number, name, kind in entries:

@@ -120,7 +120,7 @@ class AvaDataset(Dataset):
             raise ValueError(
                 f"{movies.folder} has no movie for {len(lost)} of the {len(ids)} videos of {self.annotations.path} "
                 f"({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}), {len(without)} key frames; add them, or use "
-                "missing='skip' to go on without"
+                "missing='skip' to continue without"
             )
         return [key for key in wanted if self.movies[key.video_id] is not None], without
 

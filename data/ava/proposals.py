@@ -40,7 +40,7 @@ def _with_sound_scores(proposals: Proposals, path: str | os.PathLike) -> Proposa
     for key, boxes in proposals.items():
         if len(boxes) and not (boxes[:, 4].min() >= 0 and boxes[:, 4].max() <= 1.001):
             worst = max(boxes[:, 4].tolist(), key=lambda score: abs(score - 0.5))
-            raise ValueError(f"{path}: key frame {key} has a person of score {worst:g}; scores lie between 0 and 1")
+            raise ValueError(f"{path}: key frame {key} has a person of score {worst:g}; scores are between 0 and 1")
     return proposals
 
 

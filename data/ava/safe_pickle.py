@@ -13,7 +13,7 @@ class _PickledType:
 
     def __init__(self, code: str, *_: Any):
         if not re.fullmatch(r"[biuf]\d+", str(code)):
-            raise pickle.UnpicklingError(f"it has values of type {code!r}, which are no numbers")
+            raise pickle.UnpicklingError(f"it has values of type {code!r}, which are not numbers")
         self.dtype = np.dtype(str(code))
 
     def __setstate__(self, state: tuple) -> None:

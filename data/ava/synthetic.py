@@ -106,7 +106,7 @@ def _row(name: str, second: int, box, action, last) -> str:
 
 
 def render_movie(spec: SyntheticAva, number: int) -> tuple[np.ndarray, list[Actor], np.random.Generator]:
-    """(uint8 RGB frames (T, H, W, 3), the two actors, the generator that goes on to the detections)."""
+    """(uint8 RGB frames (T, H, W, 3), the two actors, the generator that the detections use next)."""
     rng = np.random.default_rng((spec.seed, number))
     T, H, W = spec.seconds * spec.fps, spec.height, spec.width
     base = rng.uniform(60, 190, 3)

@@ -74,7 +74,7 @@ def find_names(wanted: Sequence[str], among: Sequence[str]) -> list[int]:
     places: dict[str, int] = {}
     for index, name in enumerate(among):
         if normalised(name) in places:
-            raise ValueError(f"the name {name!r} stands twice, at {places[normalised(name)]} and {index}")
+            raise ValueError(f"the name {name!r} appears twice, at {places[normalised(name)]} and {index}")
         places[normalised(name)] = index
     missing = [name for name in wanted if normalised(name) not in places]
     if missing:

@@ -130,7 +130,7 @@ def read_ucf101(path: Path, options: ReadOptions) -> Manifest:
         path = path / f"{split[1]}list0{split[2]}.txt"
     classes = path.parent / "classInd.txt"
     if not classes.exists():
-        raise FileNotFoundError(f"{classes} must lie beside {path.name}: it numbers the classes")
+        raise FileNotFoundError(f"{classes} must be beside {path.name}: it numbers the classes")
     names = {}
     for line, text in enumerate(classes.read_text(encoding="utf-8-sig").splitlines(), 1):
         if text.strip():

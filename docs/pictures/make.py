@@ -60,6 +60,8 @@ MASK_ROWS = (
     ("random", 0.9, "random, 90 %", "any tokens of the clip"),
     ("frame", 0.75, "frame, 75 %", "whole slots"),
     ("running_cell", 0.5, "running cell, 50 %: V2", "what the decoder leaves out"),
+    ("short_blocks", 0.75, "short blocks, 75 %", "V-JEPA: blocks of 15 % of a frame"),
+    ("long_blocks", 0.75, "long blocks, 75 %", "V-JEPA: blocks of 70 % of a frame"),
 )
 
 

@@ -229,7 +229,7 @@ class OfficialTrees:
         for name, repository in REPOSITORIES.items():
             git = ["git", "-C", str(self.folder / name)]
             if subprocess.run([*git, "status", "--porcelain", "-uno"], check=True, capture_output=True).stdout:
-                raise ValueError(f"{self.folder / name} has been changed; clone {repository} afresh")
+                raise ValueError(f"{self.folder / name} has been changed; clone {repository} again")
             head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
             found[repository] = head.stdout.strip()
         return found
