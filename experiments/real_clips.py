@@ -348,8 +348,8 @@ def markdown(head: str, rows: Sequence[Sequence[str]]) -> str:
 
 def tables(cells: dict[str, dict[str, Any]]) -> str:
     """The results so far as Markdown: fine-tuning, probes, pre-trainings. Top-1 in percent, one clip in two views."""
-    subsets = list(dict.fromkeys(cell.split("/")[1] for cell in cells if cell.startswith("trivial/")))
-    subsets.sort(key=SUBSETS.index)
+    subsets = [subset for subset in SUBSETS if any(f"/{subset}" in cell for cell in cells)]
+    first = next(iter(subsets), SUBSETS[0])
 
     def tuned(subset: str, start: str, field: str = "top1") -> list[float]:
         return [record[field] for cell, record in cells.items() if cell.startswith(f"finetune/{subset}/{start}/")]
@@ -360,10 +360,10 @@ def tables(cells: dict[str, dict[str, Any]]) -> str:
 
     main = []
     for subset in subsets:
-        floor = cells[f"trivial/{subset}"]
+        floor = cells.get(f"trivial/{subset}", {})
         spent = [minutes for start in COMPARED for minutes in tuned(subset, start, "minutes")]
-        row = [f"{subset}, {' / '.join(map(str, floor['clips']))}"]
-        row += [percent([floor[name]]) for name in ("chance", "majority", "frame", "motion")]
+        row = [f"{subset}, {' / '.join(map(str, floor['clips']))}" if floor else subset]
+        row += [percent([floor[name]] if floor else []) for name in ("chance", "majority", "frame", "motion")]
         row += [percent(tuned(subset, start)) for start in COMPARED]
         row += [f"{statistics.mean(spent):.1f}" if spent else "-", f"`'trivial/{subset}' 'finetune/{subset}/*'`"]
         main.append(row)
@@ -372,7 +372,7 @@ def tables(cells: dict[str, dict[str, Any]]) -> str:
     for start in STARTS:
         if record := cells.get(f"pretrain/{start}"):
             row = [start, f"{record['minutes']:.1f}", str(record["epochs"]), f"{record['loss']:.4f}"]
-            row += [probed(subsets[0], start), percent(tuned(subsets[0], start)), f"`'*{start}*'`"]
+            row += [probed(first, start), percent(tuned(first, start)), f"`'*{start}*'`"]
             trained.append(row)
     dates = sorted({record["date"] for record in cells.values()})
     machines = sorted({record["machine"] for record in cells.values()})
@@ -384,7 +384,7 @@ def tables(cells: dict[str, dict[str, Any]]) -> str:
         ),
         markdown("probe: linear / attentive | fresh weights | V1 | V2 | `--cells`", probes),
         markdown(
-            f"pre-training | minutes | epochs | last loss | {subsets[0]}: probe | {subsets[0]}: fine-tuned | `--cells`",
+            f"pre-training | minutes | epochs | last loss | {first}: probe | {first}: fine-tuned | `--cells`",
             trained,
         ),
     ]

@@ -111,6 +111,14 @@ def test_mean_and_spread_are_over_seeds():
     assert [real_clips.percent(values) for values in ([], [0.25], [0.2, 0.4])] == ["-", "25.0", "30.0 ± 14.1 (2)"]
 
 
+def test_the_table_takes_the_cells_that_there_are():
+    trained = {"minutes": 2.0, "epochs": 3, "loss": 0.5, "date": "2026-11-28", "machine": "m"}
+    assert "| v1 | 2.0 | 3 | 0.5000 | - | - |" in real_clips.tables({"pretrain/v1": trained})
+    tuned = {"minutes": 1.0, "top1": 0.5, "date": "2026-11-28", "machine": "m"}
+    table = real_clips.tables({"finetune/yoga/v2/0": tuned, "finetune/yoga/v2/1": tuned | {"top1": 0.7}})
+    assert "| yoga | - | - | - | - | - | - | 60.0 ± 14.1 (2) | 1.0 |" in table
+
+
 def test_clips_in_memory_give_the_samples_of_the_files(clips, tmp_path):
     real_clips.prepare(clips, tmp_path / "small", ["lip"])
 
