@@ -32,6 +32,7 @@ import torch
 from real_clips import LR_BATCH, TIMED_STEPS, clips_in_memory, finish
 
 from videomae import train_pretrain
+from videomae.app.demo import MODEL
 from videomae.data.lists.layouts import open_manifest
 from videomae.data.synthetic import SyntheticSet, make_synthetic_set
 from videomae.evaluation.probes import probe_models
@@ -44,17 +45,6 @@ ARMS = ("pixel-tube", "pixel-blocks", "latent", "random")
 PROBES = ("linear", "knn")
 TEACHER_SHARE = 0.25
 CLIPS = 16  # of a step; two crops of each
-MODEL = {
-    "patch_size": 8,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 256,
-    "decoder_hidden_size": 48,
-    "decoder_num_hidden_layers": 1,
-    "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 192,
-}
 SYNTHETIC = SyntheticSet(
     clips=1600, validation_clips=0, test_clips=400, num_frames=16, height=32, width=32, distractors=0
 )
