@@ -100,10 +100,11 @@ def main(argv: list[str] | None = None) -> int:
     output = Path(options.output or f"{Path(options.videos.rstrip('/')).stem}-labels")
     check_output(output)
     pipe = open_pipeline(options.model, device=options.device)
-    matched, unknown = {}, []
+    stretches, unknown = {}, []
     if truth is not None:
         videos = [(entry.path, entry.name) for entry in entries]
-        matched, unknown = match_truth(truth, videos, label_names(pipe.model.config), f"--truth {options.truth}")
+        matched, unknown = match_truth(truth, videos, label_names(pipe.model.config))
+        stretches = matched.stretches
     plan = Plan(
         windows=not options.no_windows,
         **{name: getattr(options, name) for name in ("all_views", "stride", "stride_frames", "errors")},
@@ -112,11 +113,11 @@ def main(argv: list[str] | None = None) -> int:
         pipe,
         entries,
         plan,
-        Results(formats=options.formats, top_k=options.top_k, rules=rules, truth=matched),
+        Results(formats=options.formats, top_k=options.top_k, rules=rules, truth=stretches),
         output,
         **{name: getattr(options, name) for name in ("model", "batch_size", "threads", "overwrite")},
     )
-    scores = score_labels(summary, matched, output) if truth is not None else None
+    scores = score_labels(summary, stretches, output) if truth is not None else None
     if options.json:
         print(
             json.dumps(summary | ({"scores": scores} if scores else {}), indent=2, sort_keys=True, ensure_ascii=False)

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +17,59 @@ from videomae.data.lists.manifests import some_of
 from videomae.metrics.temporal_detection import TIOUS, Stretch, average_precisions, by_label, time_shares
 
 
-def read_truth(source: str | os.PathLike) -> dict[str, list[Stretch]]:
-    """The labelled stretches of a file by video: a table with path, label, start_seconds and end_seconds, or ActivityNet's JSON.
+@dataclass(frozen=True)
+class Truth:
+    """Labelled stretches by video, and the subset (training, validation, ...) of those videos of which the file names one."""
+
+    origin: str
+    stretches: dict[str, list[Stretch]] = field(default_factory=dict)
+    subsets: dict[str, str] = field(default_factory=dict)
+
+
+def read_truth(source: str | os.PathLike) -> Truth:
+    """A table with path, label, start_seconds and end_seconds (and maybe split), or ActivityNet's JSON.
 
     A row that has a path alone, and an entry of ActivityNet without annotations, is a video in which nothing happens.
     """
     path = Path(source)
     if path.suffix.lower() == ".json":
         return _activitynet(path)
-    truth: dict[str, list[Stretch]] = {}
+    truth = Truth(str(path))
     for line, row in table_rows(path):
         lower = {str(name).strip().lower(): name for name in row}
         columns = [next((lower[name] for name in names if name in lower), None) for names in _COLUMNS]
         if missing := [names[0] for names, column in zip(_COLUMNS, columns) if column is None]:
             raise ValueError(f"{path}, line {line}: no column {missing[0]} among {some_of(map(str, row))}")
         video, label, start, end = (row[column] for column in columns)
-        there = truth.setdefault(str(video).strip(), [])
+        name = str(video).strip()
+        there = truth.stretches.setdefault(name, [])
         if any(value not in ("", None) for value in (label, start, end)):
             there.append(_stretch(label, start, end, f"{path}, line {line}"))
+        subset = next((row[lower[word]] for word in ("split", "subset") if word in lower), None)
+        if subset and truth.subsets.setdefault(name, str(subset)) != str(subset):
+            raise ValueError(
+                f"{path}, line {line}: {name} is in {truth.subsets[name]} and in {subset}; a video is in one"
+            )
     return truth
 
 
 _COLUMNS = (PATH_COLUMNS, LABEL_COLUMNS, ("start_seconds",), ("end_seconds",))
 
 
-def _activitynet(path: Path) -> dict[str, list[Stretch]]:
+def _activitynet(path: Path) -> Truth:
     try:
         database = json.loads(path.read_text("utf-8-sig"))["database"]
-        entries = {str(video): list(entry["annotations"]) for video, entry in database.items()}
+        entries = {str(video): (entry.get("subset"), list(entry["annotations"])) for video, entry in database.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(
             f'{path} is not JSON of ActivityNet\'s kind, {{"database": {{VIDEO: {{"annotations": [{{"segment": [START, END], '
             '"label": NAME}]}}}; a table has path, label, start_seconds and end_seconds'
         ) from None
-    truth: dict[str, list[Stretch]] = {}
-    for video, annotations in entries.items():
-        truth[video] = []
+    truth = Truth(str(path))
+    for video, (subset, annotations) in entries.items():
+        there = truth.stretches[video] = []
+        if subset:
+            truth.subsets[video] = str(subset)
         for number, annotation in enumerate(annotations, 1):
             where = f"{path}, {video}, annotation {number}"
             try:
@@ -60,7 +78,7 @@ def _activitynet(path: Path) -> dict[str, list[Stretch]]:
                 raise ValueError(
                     f"{where}: needs a segment of two numbers and a label, not {str(annotation)[:80]}"
                 ) from None
-            truth[video].append(_stretch(label, start, end, where))
+            there.append(_stretch(label, start, end, where))
     return truth
 
 
@@ -88,34 +106,39 @@ def _seconds(value: Any, where: str) -> float:
 
 
 def match_truth(
-    truth: Mapping[str, list[Stretch]], videos: Iterable[tuple[str, str]], labels: Sequence[str], origin: str
-) -> tuple[dict[str, list[Stretch]], list[str]]:
+    truth: Truth, videos: Iterable[tuple[str, str]], labels: Sequence[str] | None = None
+) -> tuple[Truth, list[str]]:
     """The truth by the names of videos, of which (path, name) are given, and what of it is of no video here.
 
-    A key of the truth is a video's path, its path without the suffix, or the last part of it without the suffix.
+    A key of the truth is a video's path, its path without the suffix, or the last part of it without the suffix. With
+    `labels`, any other label is an error.
     """
     known: dict[str, set[str]] = {}
     for path, name in videos:
         for key in (path, name, Path(name).name):
             known.setdefault(key, set()).add(name)
-    matched: dict[str, list[Stretch]] = {}
-    unknown = []
-    for key, stretches in truth.items():
+    matched, unknown = Truth(truth.origin), []
+    for key, stretches in truth.stretches.items():
         names = next((known[form] for form in (key, os.path.normpath(key), _stem(key)) if form in known), set())
         if len(names) > 1:
-            raise ValueError(f"{origin}: {key} may be {some_of(sorted(names))}; write paths as they are below the data")
-        if names:
-            matched.setdefault(next(iter(names)), []).extend(stretches)
-        else:
+            raise ValueError(
+                f"{truth.origin}: {key} may be {some_of(sorted(names))}; write paths as they are below the data"
+            )
+        if not names:
             unknown.append(key)
-    if not matched:
+            continue
+        (name,) = names
+        matched.stretches.setdefault(name, []).extend(stretches)
+        if key in truth.subsets:
+            matched.subsets[name] = truth.subsets[key]
+    if not matched.stretches:
         raise ValueError(
-            f"{origin} has none of the videos, but {some_of(truth)}; write paths as they are below the data"
+            f"{truth.origin} has none of the videos, but {some_of(truth.stretches)}; write paths as they are below the data"
         )
-    said = {stretch.label for stretches in matched.values() for stretch in stretches}
-    if strange := sorted(said - set(labels)):
+    said = {stretch.label for stretches in matched.stretches.values() for stretch in stretches}
+    if labels is not None and (strange := sorted(said - set(labels))):
         raise ValueError(
-            f"{origin} has labels that the model does not know: {some_of(strange)}; rename or remove their rows. "
+            f"{truth.origin} has labels that the model does not know: {some_of(strange)}; rename or remove their rows. "
             f"The model knows {some_of(labels)}"
         )
     return matched, unknown

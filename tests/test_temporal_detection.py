@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from videomae.evaluation.stretch_scores import match_truth, read_truth, stretch_report, stretch_scores
+from videomae.evaluation.stretch_scores import Truth, match_truth, read_truth, stretch_report, stretch_scores
 from videomae.metrics.temporal_detection import (
     TIOUS,
     Stretch,
@@ -157,7 +157,8 @@ def test_shares_of_time_agree_with_a_count_of_frames():
 def test_a_table_of_stretches_has_times_as_numbers_or_clocks_and_videos_without_any(tmp_path):
     table = tmp_path / "truth.csv"
     table.write_text("video,label,start_seconds,end_seconds\na.mp4,run,1.5,2\na.mp4,jump,1:02,0:01:03.5\nb.mp4,,,\n")
-    assert read_truth(table) == {"a.mp4": stretches(("run", 1.5, 2), ("jump", 62, 63.5)), "b.mp4": []}
+    truth = read_truth(table)
+    assert truth.stretches == {"a.mp4": stretches(("run", 1.5, 2), ("jump", 62, 63.5)), "b.mp4": []}
 
 
 def test_activitynets_json_is_read(tmp_path):
@@ -166,7 +167,8 @@ def test_activitynets_json_is_read(tmp_path):
         '{"version": "1", "database": {"v1": {"subset": "training", "annotations": [{"segment": [0.5, 2], "label": "run"}]}, '
         '"v2": {"annotations": []}}}'
     )
-    assert read_truth(file) == {"v1": stretches(("run", 0.5, 2)), "v2": []}
+    truth = read_truth(file)
+    assert truth.stretches == {"v1": stretches(("run", 0.5, 2)), "v2": []} and truth.subsets == {"v1": "training"}
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,10 @@ def test_activitynets_json_is_read(tmp_path):
         ),
         ("path,label,start_seconds,end_seconds\na.mp4,,1,2\n", "line 2: a stretch without a label"),
         ("path,label,start_seconds,end_seconds\na.mp4,run,soon,2\n", "seconds or h:mm:ss, not 'soon'"),
+        (
+            "path,label,start_seconds,end_seconds,split\na.mp4,run,1,2,train\na.mp4,run,3,4,test\n",
+            "line 3: a.mp4 is in train and in test; a video is in one",
+        ),
         ("path,label,start_seconds,end_seconds\na.mp4,run,-1,2\n", "seconds or h:mm:ss, not '-1'"),
     ],
 )
@@ -207,20 +213,21 @@ def test_json_that_is_no_annotation_is_refused(text, message, tmp_path):
 def test_videos_are_matched_by_path_by_name_or_by_the_last_part():
     videos = [("more/a.mp4", "more/a"), ("b.mkv", "b"), ("c.d.mp4", "c.d")]
     truth = {"/else/where/b.mkv": stretches(("x", 0, 1)), "a": [], "c.d": [], "missing": []}
-    matched, unknown = match_truth(truth, videos, ["x"], "truth.csv")
-    assert matched == {"b": stretches(("x", 0, 1)), "more/a": [], "c.d": []} and unknown == ["missing"]
+    matched, unknown = match_truth(Truth("truth.csv", truth, {"a": "training", "missing": "test"}), videos, ["x"])
+    assert matched.subsets == {"more/a": "training"}
+    assert matched.stretches == {"b": stretches(("x", 0, 1)), "more/a": [], "c.d": []} and unknown == ["missing"]
 
 
 def test_truth_of_other_videos_or_labels_is_refused():
     videos = [("a/x.mp4", "a/x"), ("b/x.mp4", "b/x")]
     with pytest.raises(ValueError, match=r"x.mp4 may be 'a/x', 'b/x'; write paths as they are below the data"):
-        match_truth({"x.mp4": []}, videos, [], "truth.csv")
+        match_truth(Truth("truth.csv", {"x.mp4": []}), videos)
     with pytest.raises(ValueError, match="has none of the videos, but 'y"):
-        match_truth({"y.mp4": []}, videos, [], "truth.csv")
+        match_truth(Truth("truth.csv", {"y.mp4": []}), videos)
     with pytest.raises(
         ValueError, match=r"labels that the model does not know: 'fly'; .*The model knows 'run', 'jump'"
     ):
-        match_truth({"a/x.mp4": stretches(("fly", 0, 1))}, videos, ["run", "jump"], "truth.csv")
+        match_truth(Truth("truth.csv", {"a/x.mp4": stretches(("fly", 0, 1))}), videos, ["run", "jump"])
 
 
 def test_scores_of_a_set_by_hand_with_a_video_that_could_not_be_read():
