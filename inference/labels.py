@@ -21,7 +21,6 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from videomae.data.lists.layouts import open_videos
-from videomae.data.remote import is_url
 from videomae.data.sources import FrameFolder, TarMember, read_member
 from videomae.evaluation.multi_view import load_classifier
 from videomae.evaluation.stretch_scores import stretch_scores
@@ -43,6 +42,7 @@ from videomae.video_source import download
 # W windows  L labels
 
 FORMAT = 1
+WEB = ("http://", "https://")
 TABLES = ("labels.csv", "windows.csv", "stretches.csv")
 
 
@@ -117,7 +117,7 @@ def label_names(config: Any) -> list[str]:
 
 def videos_of(data: str, **options: Any) -> list[Entry]:
     """The videos of a file, a folder, a list, or one behind an http(s) address."""
-    if is_url(data) and not data.startswith("file://"):
+    if data.startswith(WEB):
         stem = PurePosixPath(data.split("?")[0].split("#")[0]).stem or "video"
         return [Entry(data, data, "".join(letter if letter.isalnum() or letter in "._- " else "_" for letter in stem))]
     return entries_of(open_videos(data, **options))
@@ -132,7 +132,7 @@ def opened(source: Any) -> Any:
         )
     if isinstance(source, TarMember):
         return {"bytes": read_member(source), "path": source.name}
-    if isinstance(source, str) and is_url(source) and not source.startswith("file://"):
+    if isinstance(source, str) and source.startswith(WEB):
         return {"bytes": download(source), "path": source}
     return source
 
