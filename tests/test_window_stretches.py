@@ -5,7 +5,7 @@ import pytest
 
 from videomae.inference.stretches import Cue, StretchRules, best_labels, cues, find_stretches, slots, smoothed
 from videomae.inference.subtitles import srt_text, vtt_text
-from videomae.metrics.temporal_detection import Stretch
+from videomae.metrics.temporal_detection import LabelledStretch
 from videomae.pictures import timeline
 from videomae.pictures.timeline import clock, timeline_picture
 
@@ -72,14 +72,14 @@ def test_rules_that_cannot_be_meant_are_refused():
 def test_without_rules_the_best_label_holds_and_neighbours_are_one():
     values = scores_of([0.9, 0.7, 0.2], [0.1, 0.3, 0.8])
     assert best_labels(values, TIMES[:3], ["run", "jump"]) == [
-        Stretch("run", 0.0, 2.5, pytest.approx(0.8)),
-        Stretch("jump", 2.5, 4.0, pytest.approx(0.8)),
+        LabelledStretch("run", 0.0, 2.5, pytest.approx(0.8)),
+        LabelledStretch("jump", 2.5, 4.0, pytest.approx(0.8)),
     ]
 
 
 # --------------------------------------------------------------------------------------------------------- subtitles
 
-RUN, JUMP = Stretch("run", 0.0, 4.0, 0.5), Stretch("jump & <roll>", 2.0, 3723.4567, 0.875)
+RUN, JUMP = LabelledStretch("run", 0.0, 4.0, 0.5), LabelledStretch("jump & <roll>", 2.0, 3723.4567, 0.875)
 
 
 def test_cues_do_not_overlap_and_show_the_surest_first():
@@ -100,9 +100,9 @@ def test_subrip_and_webvtt_texts():
 
 
 def test_a_label_cannot_break_out_of_its_cue():
-    text = srt_text(cues([Stretch("a\n\n2\n00:00:00,000 --> 00:00:01,000\nb", 0, 1, 0.5)]))
+    text = srt_text(cues([LabelledStretch("a\n\n2\n00:00:00,000 --> 00:00:01,000\nb", 0, 1, 0.5)]))
     assert text.count("-->") == 1 and text.count("\n\n") == 0
-    assert vtt_text(cues([Stretch("a\n\nNOTE --> b", 0, 1, 0.5)])).count("-->") == 1
+    assert vtt_text(cues([LabelledStretch("a\n\nNOTE --> b", 0, 1, 0.5)])).count("-->") == 1
 
 
 def test_subtitles_are_read_by_ffmpeg(tmp_path):
@@ -124,7 +124,11 @@ def test_subtitles_are_read_by_ffmpeg(tmp_path):
 def test_the_picture_is_dark_where_a_label_scores_and_has_bars_where_it_holds():
     values = scores_of([1.0] * 5 + [0.0] * 5, [0.0] * 10)
     made = timeline_picture(
-        values, slots(TIMES), ["run", "jump"], found=[Stretch("run", 0, 5.5)], truth=[Stretch("run", 5.5, 11)]
+        values,
+        slots(TIMES),
+        ["run", "jump"],
+        found=[LabelledStretch("run", 0, 5.5)],
+        truth=[LabelledStretch("run", 5.5, 11)],
     )
     pixels = np.array(made)
 
@@ -143,7 +147,7 @@ def test_the_picture_is_dark_where_a_label_scores_and_has_bars_where_it_holds():
 def test_labels_with_stretches_are_drawn_before_those_that_score_higher():
     values = np.tile(np.linspace(0.1, 0.9, 9, dtype=np.float32), (10, 1))
     names = [f"label {number}" for number in range(9)]
-    assert timeline._chosen(values, names, [Stretch("label 0", 0, 1)], 3) == [0, 7, 8]
+    assert timeline._chosen(values, names, [LabelledStretch("label 0", 0, 1)], 3) == [0, 7, 8]
 
 
 def test_a_single_window_and_long_names_can_be_drawn():
