@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from .image_processing_videomae import SETTINGS, frame_at_size, is_frame, normalized
 from .sampling_videomae import ClipSampling
+from .video_decoder import decoder_windows, is_decoder
 from .video_io import Limits, iter_windows, probe
 from .video_live import LiveReader
 from .video_processing_videomae import VideoMAEVideoProcessor
@@ -129,18 +130,15 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         first_frame and last_frame, and scores as the pipeline gives them. Every frame is decoded once and no more
         than `batch_size` windows are held. `partial` says what becomes of an end that fills no window: it is filled
         with its last frame ("repeat_last") or left out ("drop"). `errors="truncate"` takes a damaged file as far as it
-        can be decoded.
+        can be decoded. An open decoder, such as torchcodec's, is read as its file would be, at its average rate.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        windows = iter_windows(
-            video,
-            **self._window_options(sampling, hop_frames),
-            partial=partial,
-            errors=errors,
-            limits=limits,
-            threads=threads,
-        )
+        options = self._window_options(sampling, hop_frames) | {"partial": partial, "limits": limits}
+        if is_decoder(video):
+            windows = decoder_windows(video, **options)
+        else:
+            windows = iter_windows(video, errors=errors, threads=threads, **options)
         seen = 0.0  # kept here: where progress bars are switched off, transformers' stand-in has no count
         with logging.tqdm(total=_seconds(video) if progress else None, unit="s", disable=not progress) as bar:
             while batch := list(itertools.islice(windows, batch_size)):

@@ -21,10 +21,11 @@ FLOORS = (
     {"metrics"},
     {"training", "pictures"},
     {"evaluation"},
+    {"features"},
     {"inference", "model_cards"},
     {"conversion"},
     {"publishing"},
-    {"train_pretrain", "train_classification", "train_detection", "convert_original_checkpoint", "features"},
+    {"train_pretrain", "train_classification", "train_detection", "convert_original_checkpoint"},
     {"app", "inspection"},
     {"commands"},
 )

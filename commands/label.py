@@ -1,0 +1,138 @@
+"""Labels of videos, whole and over time: `videomae label VIDEOS --model FOLDER`.
+
+    videomae label match.mp4 --model FOLDER
+    videomae label RECORDINGS --model FOLDER --stretches --enter_score 0.6 --background nothing
+    videomae label RECORDINGS --model FOLDER --truth stretches.csv
+
+VIDEOS is a file, a folder, a list or the http(s) address of a file. Writes a folder: labels.json and labels.csv (a label for each
+video), windows.csv (labels over time), and in videos/ of each video a .json, subtitles (.srt and .vtt) and a picture. The
+same command continues where it was stopped. Stretches are a classifier's answers, smoothed: no localiser.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from videomae.choices import LABEL_FORMATS
+from videomae.command_line import DONE, FAILED, REQUIRED, UsageError, argument, errors_option, option, read_options
+
+
+def stride_of(text: str) -> str:
+    """ "32" frames or "0.5s" seconds, as it is."""
+    if not re.fullmatch(r"[1-9]\d{0,8}|\d{1,8}(\.\d+)?s", text) or float(text.rstrip("s")) == 0:
+        raise ValueError(f"from one window to the next are frames such as 32, or seconds such as 0.5s, not {text!r}")
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    videos: str = argument("a video, a folder of videos, a list (docs/data.md), or an http(s) address", kind="path")
+    model: str = option(REQUIRED, "model", "a classifier: a folder or a name on the Hub", kind="model")
+
+    data_root: str | None = option(None, "data", "folder that relative paths of a list start from", kind="folder")
+    split: str | None = option(None, "data", "which part of the data, where it has several")
+    errors: str = errors_option("data")
+
+    stride: str | None = option(
+        None, "windows", "from one window to the next: frames (32) or seconds (0.5s) [half a window]", convert=stride_of
+    )
+    stride_frames: int | None = option(
+        None, "windows", "frames between two frames of a clip [as saved with the model]", least=1
+    )
+    no_windows: bool = option(False, "windows", "label whole files only, from one clip each")
+    all_views: bool = option(False, "windows", "label the whole file from all clips and crops of the published test")
+
+    stretches: bool = option(False, "stretches", "make stretches of the windows: smooth, then two thresholds")
+    smooth_seconds: float = option(2.0, "stretches", "a score is the mean over the windows of so many seconds", least=0)
+    enter_score: float = option(0.5, "stretches", "what a stretch must reach somewhere", least=0, most=1)
+    keep_score: float = option(0.3, "stretches", "what it must keep from start to end", least=0, most=1)
+    max_gap_seconds: float = option(0.0, "stretches", "stretches of one label that are closer become one", least=0)
+    min_seconds: float = option(0.0, "stretches", "shorter ones are left out", least=0)
+    background: tuple[str, ...] = option((), "stretches", "labels that make no stretches", metavar="LABEL")
+    truth: str | None = option(
+        None,
+        "stretches",
+        "labelled stretches to score the found ones against: a table with path, label, start_seconds and end_seconds, or "
+        "ActivityNet's JSON",
+        kind="file",
+    )
+
+    output: str | None = option(None, "results", "folder [VIDEOS-labels in this folder]", metavar="FOLDER")
+    overwrite: bool = option(False, "results", "start over in an output folder that holds labels")
+    formats: tuple[str, ...] = option(
+        LABEL_FORMATS, "results", "files to write beside JSON", choices=LABEL_FORMATS, metavar="FORMAT"
+    )
+    top_k: int = option(5, "results", "labels of a video and of a window that are written", least=1)
+    table_rows: int = option(10, "results", "rows of the tables printed", least=0)
+    json: bool = option(False, "results", "print what labels.json holds instead of the report")
+
+    batch_size: int = option(4, "machine", "windows in one forward pass", least=1)
+    device: str | None = option(None, "machine", "such as cpu or cuda [what there is]", metavar="DEVICE")
+    threads: int = option(1, "machine", "threads that decode", least=1)
+
+    def __post_init__(self):
+        if self.no_windows and (self.stretches or self.truth):
+            raise UsageError("--stretches and --truth need windows; leave --no_windows out")
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = read_options(Options, argv, command="label", about=__doc__)
+    from videomae.evaluation.stretch_scores import match_truth, read_truth, stretch_report
+    from videomae.files import check_output
+    from videomae.inference.labels import (
+        Plan,
+        Results,
+        label_names,
+        label_videos,
+        open_pipeline,
+        report_lines,
+        score_labels,
+        videos_of,
+    )
+    from videomae.inference.stretches import StretchRules
+
+    rules = (
+        StretchRules(**{name: getattr(options, name) for name in RULES}) if options.stretches or options.truth else None
+    )
+    truth = read_truth(options.truth) if options.truth else None
+    entries = videos_of(options.videos, root=options.data_root, split=options.split)
+    output = Path(options.output or f"{Path(options.videos.rstrip('/')).stem}-labels")
+    check_output(output)
+    pipe = open_pipeline(options.model, device=options.device)
+    stretches, unknown = {}, []
+    if truth is not None:
+        videos = [(entry.path, entry.name) for entry in entries]
+        matched, unknown = match_truth(truth, videos, label_names(pipe.model.config))
+        stretches = matched.stretches
+    plan = Plan(
+        windows=not options.no_windows,
+        **{name: getattr(options, name) for name in ("all_views", "stride", "stride_frames", "errors")},
+    )
+    summary = label_videos(
+        pipe,
+        entries,
+        plan,
+        Results(formats=options.formats, top_k=options.top_k, rules=rules, truth=stretches),
+        output,
+        **{name: getattr(options, name) for name in ("model", "batch_size", "threads", "overwrite")},
+    )
+    scores = score_labels(summary, stretches, output) if truth is not None else None
+    if options.json:
+        print(
+            json.dumps(summary | ({"scores": scores} if scores else {}), indent=2, sort_keys=True, ensure_ascii=False)
+        )
+    else:
+        lines = [
+            *report_lines(summary, options.table_rows),
+            *(stretch_report(scores, options.table_rows) if scores else ()),
+        ]
+        if unknown:
+            lines.append(
+                f"videos of --truth that are not here, and not scored: {len(unknown)}, the first is {unknown[0]}"
+            )
+        print("\n".join([*lines, f"written: {output}/labels.json and what it names"]))
+    return FAILED if summary["broken"] else DONE
+
+
+RULES = ("smooth_seconds", "enter_score", "keep_score", "max_gap_seconds", "min_seconds", "background")
