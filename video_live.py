@@ -376,6 +376,8 @@ class LiveReader:
                 problem = "it has ended"
             except (VideoReadError, _Stalled, *DECODER_ERRORS) as error:
                 problem = reason(error)
+                if isinstance(error, av.error.ExitError):  # how FFmpeg's own waits end
+                    problem = f"no data for {self._stall_seconds:g} s"
             if self._stop.is_set():
                 raise _Stopped
             if not self._connections:

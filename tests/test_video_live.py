@@ -1,9 +1,12 @@
 """Live sources on loopback: real MPEG-TS over TCP, UDP and pipes; a source that stalls, dies and returns."""
 
 import os
+import shutil
 import socket
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -200,6 +203,44 @@ def test_closing_does_not_wait_for_a_source_that_stalls(stream):
         wait_for(lambda: reader._frames > 100)
         start = time.monotonic()
     assert time.monotonic() - start < 1.5 and not reader._thread.is_alive()
+
+
+def rtsp_server(*port):
+    """The process of tests/rtsp_server.py and its port; skips the test where the system has no GStreamer."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if python is None:
+        pytest.skip("no python3 of the system")
+    command = [python, str(Path(__file__).with_name("rtsp_server.py")), *port]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    port = server.stdout.readline().strip()
+    if not port:
+        server.wait(10)
+        pytest.skip("GStreamer's RTSP server is not installed")
+    return server, port
+
+
+@pytest.mark.slow
+def test_rtsp_is_read_lost_and_found_once_more():
+    server, port = rtsp_server()
+    events, connections = [], []
+    try:
+        url = f"rtsp://127.0.0.1:{port}/ball"
+        with LiveReader(url, **CLIP, stall_seconds=5.0, on_event=events.append) as reader:
+            for window in reader:
+                assert window.frames[0].shape == (64, 96, 3) and window.frames[0].max() > 200  # the ball
+                connections.append(window.connection)
+                if connections == [1, 1]:
+                    server.kill()
+                    server.wait(10)
+                    time.sleep(0.2)
+                    server, _ = rtsp_server(port)
+                if connections[-2:] == [2, 2]:
+                    break
+    finally:
+        server.kill()
+        server.wait(10)
+    assert connections[0] == 1 and events[-1] == f"{url}: back"
 
 
 # -------------------------------------------------------------------------------------------------------- what is refused
