@@ -277,7 +277,7 @@ def split_off(manifest: Manifest, options: FinetuneOptions, seed: int) -> tuple[
     groups = groups_of(manifest, options.groups, options.group_column) if options.groups else None
     if options.fold:
         return split_fold(manifest, parse_fold(options.fold), groups)
-    if groups is None:
+    if groups is None and manifest.stretches is None:
         return held_out(manifest, options.val_share, seed)
     if not 0 < options.val_share < 1:
         raise ValueError(f"--val_share must be between 0 and 1, not {options.val_share}")

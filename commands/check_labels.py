@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("nothing to check: give tables of predictions, --data, or both")
     from videomae.data.lists.label_files import read_names
     from videomae.data.lists.layouts import open_manifest
+    from videomae.data.stretches import Stretch, parsed
     from videomae.evaluation.score_tables import read_scores
     from videomae.features.neighbours import read_vectors
     from videomae.files import check_output, write_atomic, write_json
@@ -86,8 +87,10 @@ def main(argv: list[str] | None = None) -> int:
     sources = {video.path: video.source for video in videos}
 
     def source_of(path):
-        place = os.path.join(options.data_root or "", path)
-        return sources.get(path) or (place if os.path.isfile(place) else None)
+        file, *times = parsed(path)
+        place = os.path.join(options.data_root or "", file)
+        found = None if not os.path.isfile(place) else place if file == path else Stretch(place, *times)
+        return sources.get(path) or found
 
     if "labels" in report:
         columns = [*LABEL_COLUMNS, *(["class"] if "class" in report["labels"]["rows"][0] else [])]

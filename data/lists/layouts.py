@@ -15,7 +15,16 @@ import torch
 
 from videomae.choices import LABEL_KINDS
 from videomae.data.lists.class_folders import read_class_folders, read_folder
-from videomae.data.lists.list_files import has_header, read_frame_list, read_list, read_table, read_video_list
+from videomae.data.lists.list_files import (
+    END_SECONDS,
+    START_SECONDS,
+    has_header,
+    read_frame_list,
+    read_list,
+    read_table,
+    read_video_list,
+    times_of,
+)
 from videomae.data.lists.manifests import FRAME_PATTERN, Builder, Manifest, ReadOptions, packed, some_of
 from videomae.data.remote import is_url
 from videomae.data.sources import VIDEO_SUFFIXES
@@ -248,8 +257,21 @@ def from_dataset(source: Any, options: ReadOptions) -> Manifest:
     text, ends = packed(b"".join(paths), array("q", map(len, paths)))
     return Manifest(
         origin="datasets.Dataset", root="", text=text, ends=ends, labels=labels, class_names=class_names,
-        table=source, column=video,
+        table=source, column=video, stretches=_stretches_of_rows(source),
     )  # fmt: skip
+
+
+def _stretches_of_rows(source: Any) -> torch.Tensor | None:
+    """The times of the rows of a table, where it has columns of them."""
+    names = [name if name in source.features else None for name in (START_SECONDS, END_SECONDS)]
+    if names == [None, None]:
+        return None
+    rows = source.select_columns([name for name in names if name]).with_format(None)
+    found = [times_of(row, *names, f"row {place}") for place, row in enumerate(rows)]
+    for place, (start, end) in enumerate(found):
+        if end <= start:
+            raise ValueError(f"row {place}: end_seconds={end:g} is not after start_seconds={start:g}; correct them")
+    return torch.tensor([[start, end, 0.0] for start, end in found], dtype=torch.float64)
 
 
 def read_saved(path: Path, options: ReadOptions) -> Manifest:
