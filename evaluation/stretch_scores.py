@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videomae.data.lists.list_files import LABEL_COLUMNS, PATH_COLUMNS, table_rows
+from videomae.data.lists.list_files import END_SECONDS, LABEL_COLUMNS, PATH_COLUMNS, START_SECONDS, table_rows, times_of
 from videomae.data.lists.manifests import some_of
 from videomae.metrics.temporal_detection import TIOUS, LabelledStretch, average_precisions, by_label, time_shares
 
@@ -29,31 +29,31 @@ class Truth:
 def read_truth(source: str | os.PathLike) -> Truth:
     """A table with path, label, start_seconds and end_seconds (and maybe split), or ActivityNet's JSON.
 
-    A row that has a path alone, and an entry of ActivityNet without annotations, is a video in which nothing happens.
+    An empty time is that of the start or the end of the video. A row that has a path alone, and an entry of ActivityNet without
+    annotations, is a video in which nothing happens.
     """
     path = Path(source)
     if path.suffix.lower() == ".json":
         return _activitynet(path)
     truth = Truth(str(path))
     for line, row in table_rows(path):
-        lower = {str(name).strip().lower(): name for name in row}
-        columns = [next((lower[name] for name in names if name in lower), None) for names in _COLUMNS]
-        if missing := [names[0] for names, column in zip(_COLUMNS, columns) if column is None]:
-            raise ValueError(f"{path}, line {line}: no column {missing[0]} among {some_of(map(str, row))}")
-        video, label, start, end = (row[column] for column in columns)
-        name = str(video).strip()
+        lower, at = {str(name).strip().lower(): name for name in row}, f"{path}, line {line}"
+        video, label = (next((lower[name] for name in names if name in lower), None) for names in _COLUMNS)
+        start, end = lower.get(START_SECONDS), lower.get(END_SECONDS)
+        missing = [name for name, column in zip(("path", "label"), (video, label)) if column is None]
+        if missing or not (start or end):
+            raise ValueError(f"{at}: no column {(*missing, START_SECONDS)[0]} among {some_of(map(str, row))}")
+        name = str(row[video]).strip()
         there = truth.stretches.setdefault(name, [])
-        if any(value not in ("", None) for value in (label, start, end)):
-            there.append(_stretch(label, start, end, f"{path}, line {line}"))
+        if any(row[column] not in ("", None) for column in (label, start, end) if column):
+            there.append(_stretch(row[label], *times_of(row, start, end, at), at))
         subset = next((row[lower[word]] for word in ("split", "subset") if word in lower), None)
         if subset and truth.subsets.setdefault(name, str(subset)) != str(subset):
-            raise ValueError(
-                f"{path}, line {line}: {name} is in {truth.subsets[name]} and in {subset}; a video is in one"
-            )
+            raise ValueError(f"{at}: {name} is in {truth.subsets[name]} and in {subset}; a video is in one")
     return truth
 
 
-_COLUMNS = (PATH_COLUMNS, LABEL_COLUMNS, ("start_seconds",), ("end_seconds",))
+_COLUMNS = (PATH_COLUMNS, LABEL_COLUMNS)
 
 
 def _activitynet(path: Path) -> Truth:
@@ -73,7 +73,9 @@ def _activitynet(path: Path) -> Truth:
         for number, annotation in enumerate(annotations, 1):
             where = f"{path}, {video}, annotation {number}"
             try:
-                (start, end), label = annotation["segment"], annotation["label"]
+                (start, end), label = map(float, annotation["segment"]), annotation["label"]
+                if not (start >= 0 and math.isfinite(end)):
+                    raise ValueError
             except (ValueError, KeyError, TypeError):
                 raise ValueError(
                     f"{where}: needs a segment of two numbers and a label, not {str(annotation)[:80]}"
@@ -82,27 +84,13 @@ def _activitynet(path: Path) -> Truth:
     return truth
 
 
-def _stretch(label: Any, start: Any, end: Any, where: str) -> LabelledStretch:
+def _stretch(label: Any, start: float, end: float, where: str) -> LabelledStretch:
     name = str(label).strip()
     if label is None or not name:
         raise ValueError(f"{where}: a stretch without a label")
-    first, last = (_seconds(value, where) for value in (start, end))
-    if last <= first:
-        raise ValueError(f"{where}: end_seconds {last:g} must be after start_seconds {first:g}")
-    return LabelledStretch(name, first, last)
-
-
-def _seconds(value: Any, where: str) -> float:
-    """A number of seconds, or m:ss or h:mm:ss."""
-    text = str(value).strip()
-    try:
-        parts = [float(part) for part in text.split(":")]
-    except ValueError:
-        parts = []
-    seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
-    if not 1 <= len(parts) <= 3 or any(part < 0 for part in parts) or not math.isfinite(seconds):
-        raise ValueError(f"{where}: a time is a number of seconds or h:mm:ss, not {text!r}")
-    return seconds
+    if end <= start:
+        raise ValueError(f"{where}: end_seconds {end:g} must be after start_seconds {start:g}")
+    return LabelledStretch(name, start, end)
 
 
 def match_truth(
@@ -144,6 +132,16 @@ def match_truth(
     return matched, unknown
 
 
+def ending(stretches: Sequence[LabelledStretch], duration_seconds: float | None) -> list[LabelledStretch]:
+    """Those that last to the end of the video end there."""
+    return [
+        stretch
+        if duration_seconds is None or math.isfinite(stretch.end_seconds)
+        else stretch._replace(end_seconds=duration_seconds)
+        for stretch in stretches
+    ]
+
+
 def _stem(key: str) -> str:
     return re.sub(r"\.\w{2,4}$", "", Path(key).name)
 
@@ -158,6 +156,7 @@ def stretch_scores(
 
     A video without a duration could not be read: its stretches count as missed.
     """
+    truth = {video: ending(stretches, durations.get(video)) for video, stretches in truth.items()}
     found = {video: found.get(video, []) for video in truth}
     classes: dict[str, Any] = {}
     for label in sorted({stretch.label for stretches in truth.values() for stretch in stretches}):

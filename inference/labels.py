@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from videomae.data.lists.layouts import open_videos
 from videomae.data.sources import FrameFolder, TarMember, read_member
+from videomae.data.stretches import Stretch
 from videomae.evaluation.multi_view import load_classifier
 from videomae.evaluation.stretch_scores import stretch_scores
 from videomae.features.clips import PIXEL_SETTINGS
@@ -122,7 +123,12 @@ def videos_of(data: str, **options: Any) -> list[Entry]:
     if data.startswith(WEB):
         stem = PurePosixPath(data.split("?")[0].split("#")[0]).stem or "video"
         return [Entry(data, data, "".join(letter if letter.isalnum() or letter in "._- " else "_" for letter in stem))]
-    return entries_of(open_videos(data, **options))
+    entries = entries_of(open_videos(data, **options))
+    if any(isinstance(entry.source, Stretch) for entry in entries):
+        raise ValueError(
+            f"{data} lists stretches, and whole videos are labelled; give their folder, and the list to --truth"
+        )
+    return entries
 
 
 def opened(source: Any) -> Any:
@@ -409,9 +415,28 @@ def label_videos(
         "videos": videos,
         "broken": broken,
     }
-    (folder.path / "scores.json").unlink(missing_ok=True)  # of an earlier run, perhaps with other thresholds
+    for name in ("scores.json", "stretches.json"):  # of an earlier run, perhaps with other thresholds
+        (folder.path / name).unlink(missing_ok=True)
+    if results.rules:
+        write_json(folder.path / "stretches.json", activitynet_results(videos))
     write_json(folder.path / "labels.json", summary)
     return summary
+
+
+def activitynet_results(videos: list[dict[str, Any]]) -> dict[str, Any]:
+    """The stretches found, as ActivityNet's scorer and those made after it read them."""
+    found = {
+        video["name"]: [
+            {
+                "label": stretch["label"],
+                "score": stretch["score"],
+                "segment": [stretch["start_seconds"], stretch["end_seconds"]],
+            }
+            for stretch in video["stretches"]
+        ]
+        for video in videos
+    }
+    return {"version": "VERSION 1.3", "external_data": {"used": False, "details": ""}, "results": found}
 
 
 def score_labels(
