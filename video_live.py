@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.parse
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -24,7 +24,7 @@ import numpy as np
 from .video_packets import to_the_end
 from .video_pictures import Damage, upright_rgb, upright_size
 from .video_source import DECODER_ERRORS, DEMUXERS, Limits, VideoReadError, av, check_pixels, picture_stream, reason
-from .video_windows import Window, walk_windows
+from .video_windows import Window, regular_windows
 
 Live = str | os.PathLike | BinaryIO
 
@@ -293,8 +293,8 @@ class LiveReader:
         threads: int = 1,
         on_event: Callable[[str], None] = lambda sentence: None,
     ):
-        counts = {"num_frames": num_frames, "stride_frames": stride_frames, "hop_frames": hop_frames}
-        for name, value in {**counts, "queue_windows": queue_windows, "threads": threads}.items():
+        clip = {"num_frames": num_frames, "stride_frames": stride_frames, "hop_frames": hop_frames}
+        for name, value in {**clip, "queue_windows": queue_windows, "threads": threads}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if not stall_seconds > 0:
@@ -306,8 +306,7 @@ class LiveReader:
         if av is None:
             raise ImportError("reading videos needs PyAV: pip install av")
         self._source = LiveSource(source)
-        self._offsets: Sequence[int] = range(0, num_frames * stride_frames, stride_frames)
-        self._hop, self._transform, self._queue_windows = hop_frames, transform, queue_windows
+        self._clip, self._transform, self._queue_windows = clip, transform, queue_windows
         self._stall_seconds, self._reconnect_seconds = stall_seconds, reconnect_seconds
         self._limits, self._threads, self._on_event = limits or Limits(), threads, on_event
         self._stop, self._changed = threading.Event(), threading.Condition()
@@ -402,12 +401,11 @@ class LiveReader:
         """Read one connection to its end."""
         first_frame = self._frames
         with self._source.open(self._stall_seconds, self._stop, self._on_event) as container:
-            windows = walk_windows(
+            windows = regular_windows(
                 lambda needed: self._pictures(container, needed),
-                offsets=self._offsets,
-                start_of=lambda number: number * self._hop,
                 transform=self._transform,
                 partial="drop",
+                **self._clip,
             )
             for window in windows:
                 self._offer(
