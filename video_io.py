@@ -44,7 +44,7 @@ from .video_source import (
     open_container,
     reason,
 )
-from .video_windows import Window, walk_windows
+from .video_windows import Window, regular_windows
 
 # Decoders that give the same pictures when they start at a key frame as when they come from before it.
 KEY_FRAME_CODECS = frozenset((
@@ -124,16 +124,14 @@ def iter_windows(
     it with the last frame it reached (only if the windows before left frames out), "drop" leaves it away. Damage raises
     where it is met, a file that is cut off at once; with `errors="truncate"` the video ends there.
     """
-    for name, value in (("num_frames", num_frames), ("stride_frames", stride_frames), ("hop_frames", hop_frames)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
     # How many frames are kept: of the window, and of those that begin inside of it. `transform` makes less of them.
-    at_once = min((num_frames - 1) * stride_frames + 1, num_frames * -(-num_frames * stride_frames // hop_frames))
-    at_once = 1 if transform else max(at_once, num_frames)
-    return walk_windows(
+    later = -(-num_frames * stride_frames // max(hop_frames, 1))
+    at_once = 1 if transform else max(min((num_frames - 1) * stride_frames + 1, num_frames * later), num_frames)
+    return regular_windows(
         lambda needed: iter_frames(source, needed, short_side, errors, limits or Limits(), threads, at_once),
-        offsets=range(0, num_frames * stride_frames, stride_frames),
-        start_of=lambda number: number * hop_frames,
+        num_frames=num_frames,
+        stride_frames=stride_frames,
+        hop_frames=hop_frames,
         transform=transform,
         partial=partial,
     )

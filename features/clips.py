@@ -22,7 +22,8 @@ from videomae.image_processing_videomae import frame_at_size, normalized
 from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
 from videomae.models import DTYPES, open_config, open_model, open_processor, weights_sha256
 from videomae.sampling_videomae import ClipSampling, inference_clip, test_clips
-from videomae.video_io import Limits, VideoReader, VideoReadError, iter_frames, walk_windows
+from videomae.video_io import Limits, VideoReader, VideoReadError, iter_frames
+from videomae.video_windows import walk_windows
 
 LIMITS = Limits()
 # What of a processor's settings decides about pixels, and so belongs into a manifest.

@@ -340,6 +340,7 @@ def asked_for(
             found = f"{options.output} holds no run to resume and " if options.resume != "never" else ""
             raise UsageError(
                 f"{found}--recipe is missing; choose one of {', '.join(recipes)} or the path of a recipe.yaml"
+                + "; small-data is the one for a set of your own" * ("small-data" in recipes)
             )
     try:
         return recipe_from(arguments, recipes), options
