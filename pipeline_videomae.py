@@ -189,7 +189,7 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
                 arrived = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=latency)
                 yield result | {
                     "time": arrived.isoformat(timespec="milliseconds"),
-                    "latency_seconds": latency,
+                    "latency_seconds": round(latency, 3),
                     "connection": window.connection,
                     "dropped_frames": window.dropped_frames,
                     "dropped_windows": window.dropped_windows,

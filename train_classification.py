@@ -193,6 +193,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, say=say) -> Cla
         raise ValueError("--data is missing: a folder with a sub-folder per class, or a list of videos with labels")
     names = read_names(options.class_names) if options.class_names else None
     read = {"root": options.data_root, "label_kind": recipe.label_kind, "num_labels": recipe.num_labels}
+    read["background"] = options.background
     use_cache(options.cache_dir, options.cache_gib)
     train = open_manifest(options.data, split=options.train_split, class_names=names, **read)
     train.check_labels(num_labels=recipe.num_labels, classes=recipe.label_kind == "class")
@@ -479,6 +480,7 @@ def test(
         root=options.data_root,
         class_names=class_names,
         label_kind=recipe.label_kind,
+        background=options.background,
     )
     if warning := chosen_on_the_test(Path(folder).name, validation, manifest):
         say(warning)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.choices import LABEL_KINDS
-from videomae.command_line import DONE, FAILED, argument, option, read_options
+from videomae.command_line import DONE, FAILED, argument, background_option, option, read_options
 
 LABEL_COLUMNS = ("path", "given", "predicted", "self_confidence", "margin", "issue")
 PAIR_COLUMNS = ("kind", "similarity", "leak", "labels_differ", "part", "path", "label", "other_part", "other_path",
@@ -32,6 +32,7 @@ class Options:
     split: str | None = option(None, "data", "which part of --data")
     test_split: str | None = option(None, "data", "which part of --test_data (of --data, where only that is given)")
     label_kind: str = option("class", "data", "what a label of the lists is", choices=LABEL_KINDS)
+    background: str | None = background_option("data")
 
     features: str | None = option(
         None, "duplicates", "folder of `videomae features` of these videos: near-duplicates too", kind="folder"
@@ -71,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = {}
     if options.data:
         reading = {"root": options.data_root, "label_kind": options.label_kind, "class_names": names}
+        reading["background"] = options.background
         parts["data"] = open_manifest(options.data, split=options.split, **reading)
         if options.test_data or options.test_split:
             reading["class_names"] = parts["data"].class_names

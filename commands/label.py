@@ -3,19 +3,33 @@
     videomae label match.mp4 --model FOLDER
     videomae label RECORDINGS --model FOLDER --stretches --enter_score 0.6 --background nothing
     videomae label RECORDINGS --model FOLDER --truth stretches.csv
+    videomae label --live rtsp://camera/stream --model FOLDER
 
 VIDEOS is a file, a folder, a list or the http(s) address of a file. Writes a folder: labels.json and labels.csv (a label for each
 video), windows.csv (labels over time), and in videos/ of each video a .json, subtitles (.srt and .vtt) and a picture. The
 same command continues where it was stopped. Stretches are a classifier's answers, smoothed: no localiser.
+With --live, VIDEOS is a stream, a camera or - (standard input), and a line of JSON is printed for each window until Ctrl-C.
 """
 
+import dataclasses
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from videomae.choices import LABEL_FORMATS
-from videomae.command_line import DONE, FAILED, REQUIRED, UsageError, argument, errors_option, option, read_options
+from videomae.command_line import (
+    DONE,
+    FAILED,
+    REQUIRED,
+    UsageError,
+    argument,
+    check_path,
+    errors_option,
+    option,
+    read_options,
+)
 
 
 def stride_of(text: str) -> str:
@@ -27,7 +41,7 @@ def stride_of(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    videos: str = argument("a video, a folder of videos, a list (docs/data.md), or an http(s) address", kind="path")
+    videos: str = argument("a video, a folder of videos, a list (docs/data.md), or an http(s) address")
     model: str = option(REQUIRED, "model", "a classifier: a folder or a name on the Hub", kind="model")
 
     data_root: str | None = option(None, "data", "folder that relative paths of a list start from", kind="folder")
@@ -58,6 +72,14 @@ class Options:
         kind="file",
     )
 
+    live: bool = option(
+        False,
+        "live",
+        "VIDEOS is rtsp://HOST/PATH, tcp://HOST:PORT, udp://@:PORT, /dev/video0 or -; windows are dropped where the model is late",
+    )
+    stall_seconds: float = option(10.0, "live", "a source that says nothing for so long is opened again", above=0)
+    reconnect_seconds: float | None = option(None, "live", "give up after so long without a picture [never]", least=0)
+
     output: str | None = option(None, "results", "folder [VIDEOS-labels in this folder]", metavar="FOLDER")
     overwrite: bool = option(False, "results", "start over in an output folder that holds labels")
     formats: tuple[str, ...] = option(
@@ -74,6 +96,15 @@ class Options:
     def __post_init__(self):
         if self.no_windows and (self.stretches or self.truth):
             raise UsageError("--stretches and --truth need windows; leave --no_windows out")
+        self._check_live()
+
+    def _check_live(self):
+        wrong = [field.name for field in dataclasses.fields(self) if field.name in (OF_FILES if self.live else OF_LIVE)]
+        wrong = [name for name in wrong if getattr(self, name) != DEFAULTS[name]]
+        if wrong:
+            raise UsageError(f"--{wrong[0]} " + ("is not for --live" if self.live else "needs --live"))
+        if self.live and (self.stride or "").endswith("s"):
+            raise UsageError(f"--stride of --live is a number of frames such as 32, not {self.stride!r}")
 
 
 def output_of(videos: str, given: str | None) -> Path:
@@ -90,6 +121,11 @@ def output_of(videos: str, given: str | None) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     options = read_options(Options, argv, command="label", about=__doc__)
+    if options.live:
+        return label_live_source(options)
+    if options.videos == "-" or options.videos.startswith(("rtsp://", "rtsps://", "tcp://", "udp://", "/dev/video")):
+        raise UsageError(f"VIDEOS {options.videos}: streams, cameras and standard input need --live")
+    check_path("VIDEOS", options.videos, "path")
     from videomae.evaluation.stretch_scores import match_truth, read_truth, stretch_report
     from videomae.files import check_output
     from videomae.inference.labels import (
@@ -147,4 +183,28 @@ def main(argv: list[str] | None = None) -> int:
     return FAILED if summary["broken"] else DONE
 
 
+def label_live_source(options: Options) -> int:
+    from videomae.inference.labels import open_pipeline
+    from videomae.inference.live import label_live
+    from videomae.video_live_sources import LiveSource
+
+    LiveSource(options.videos)  # what cannot be one is refused before the model is loaded
+    label_live(
+        open_pipeline(options.model, device=options.device),
+        options.videos,
+        results=sys.stdout,
+        notes=sys.stderr,
+        hop_frames=int(options.stride) if options.stride else None,
+        sampling={"stride_frames": options.stride_frames} if options.stride_frames else None,
+        **{name: getattr(options, name) for name in ("top_k", "threads", *OF_LIVE)},
+    )
+    return DONE
+
+
 RULES = ("smooth_seconds", "enter_score", "keep_score", "max_gap_seconds", "min_seconds", "background")
+OF_LIVE = ("stall_seconds", "reconnect_seconds")
+OF_FILES = (
+    *("data_root", "split", "errors", "no_windows", "all_views", "stretches", "truth", *RULES),
+    *("output", "overwrite", "formats", "table_rows", "json", "batch_size"),
+)
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}

@@ -187,6 +187,9 @@ def read_table(path: Path, options: ReadOptions) -> Manifest:
             known, names = row.keys(), _named_columns(row, path, line)
             timed = names.start or names.end
         if split is not None and names.split and row[names.split] != split:
+            if options.background is not None and timed:
+                times = times_of(row, names.start, names.end, f"{path}, line {line}")
+                builder.elsewhere.setdefault(str(row[names.path]).strip(), []).append(times)
             continue
         video, label = row.get(names.path), row.get(names.label) if names.label else None
         if not isinstance(video, str):

@@ -11,10 +11,8 @@ import math
 import os
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ import torch
 
 from videomae.choices import MAX_LABELS
 from videomae.data.lists.intervals import first_conflict, gaps
+from videomae.data.lists.label_names import names_beside
 from videomae.data.sources import FrameFolder, Source, TarMember
 from videomae.data.stretches import Stretch, named
 
@@ -228,7 +227,9 @@ class Builder:
         self._lines = array("q")
         self._firsts, self._counts = array("q"), array("q")
         self._starts, self._ends = array("d"), array("d")  # empty until there is a stretch
-        self.lengths: dict[str, float] = {}  # of videos whose length in seconds is known, for what is background
+        # For what is background: videos whose length in seconds is known, and stretches that belong to another split.
+        self.lengths: dict[str, float] = {}
+        self.elsewhere: dict[str, list[tuple[float, float]]] = {}
 
     def add(
         self,
@@ -331,9 +332,11 @@ class Builder:
         for index in range(len(self)):
             path = bytes(self._text[ends[index] - self._lengths[index] : ends[index]])
             videos.setdefault(path, []).append((self._starts[index], self._ends[index]) if self._starts else WHOLE)
+        for file in self.lengths:  # also those without any stretch
+            videos.setdefault(file.encode("utf-8", "surrogateescape"), [])
         for path, stretches in videos.items():
             file = path.decode("utf-8", "surrogateescape")
-            for stretch in gaps(stretches, self.lengths.get(file)):
+            for stretch in gaps([*stretches, *self.elsewhere.get(file, ())], self.lengths.get(file)):
                 self.add(file, name, None, stretch=stretch)
 
     def _at(self, line: int | None) -> str:
@@ -343,7 +346,7 @@ class Builder:
         """Labels by entry and the class names, from the distinct labels that occurred."""
         names, options = self.options.class_names, self.options
         if names is None and options.label_kind != "value":
-            names = _names_beside(self.origin, self.root)
+            names = names_beside(self.origin, self.root)
         used = list(self._code_of)
         if None in self._code_of:
             if len(used) > 1:
@@ -491,22 +494,3 @@ def as_integer(label: Any) -> int | None:
 def some_of(names: Iterable[str], most: int = 6) -> str:
     names = list(names)
     return ", ".join(map(repr, names[:most])) + (f" ... ({len(names)} in all)" if len(names) > most else "")
-
-
-def _names_beside(origin: str, root: str) -> tuple[str, ...] | None:
-    """The class names of a `labels.txt` in the folder of the list or the root, one a line."""
-    for folder in dict.fromkeys((os.path.dirname(origin), root)):
-        path = Path(folder, "labels.txt")
-        if path.is_file() and str(path) != origin:
-            return read_class_names(path)
-    return None
-
-
-def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
-    """One class a line, in the order of their numbers."""
-    names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
-    names = [name for name in names if name]
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise ValueError(f"{path} lists class {twice[0]!r} twice")
-    return tuple(names)
