@@ -3,7 +3,6 @@
 The arithmetic is metrics/temporal_detection.py's.
 """
 
-import json
 import math
 import os
 import re
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videomae.data.lists.annotations import read_json, segment_of
 from videomae.data.lists.list_files import END_SECONDS, LABEL_COLUMNS, PATH_COLUMNS, START_SECONDS, table_rows, times_of
 from videomae.data.lists.manifests import some_of
 from videomae.metrics.temporal_detection import TIOUS, LabelledStretch, average_precisions, by_label, time_shares
@@ -58,9 +58,9 @@ _COLUMNS = (PATH_COLUMNS, LABEL_COLUMNS)
 
 def _activitynet(path: Path) -> Truth:
     try:
-        database = json.loads(path.read_text("utf-8-sig"))["database"]
+        database = read_json(path)["database"]
         entries = {str(video): (entry.get("subset"), list(entry["annotations"])) for video, entry in database.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (KeyError, TypeError, AttributeError):
         raise ValueError(
             f'{path} is not JSON of ActivityNet\'s kind, {{"database": {{VIDEO: {{"annotations": [{{"segment": [START, END], '
             '"label": NAME}]}}}; a table has path, label, start_seconds and end_seconds'
@@ -72,15 +72,9 @@ def _activitynet(path: Path) -> Truth:
             truth.subsets[video] = str(subset)
         for number, annotation in enumerate(annotations, 1):
             where = f"{path}, {video}, annotation {number}"
-            try:
-                (start, end), label = map(float, annotation["segment"]), annotation["label"]
-                if not (start >= 0 and math.isfinite(end)):
-                    raise ValueError
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(
-                    f"{where}: needs a segment of two numbers and a label, not {str(annotation)[:80]}"
-                ) from None
-            there.append(_stretch(label, start, end, where))
+            if not isinstance(annotation, Mapping):
+                raise ValueError(f"{where}: needs a segment of two times and a label, not {str(annotation)[:80]}")
+            there.append(_stretch(annotation.get("label"), *segment_of(annotation, where), where))
     return truth
 
 

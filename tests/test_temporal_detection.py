@@ -215,8 +215,17 @@ def test_a_table_that_cannot_be_meant_is_refused_with_its_line(text, message, tm
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[1, 2", "is not JSON of ActivityNet's kind"),
-        ('{"database": {"v": {"annotations": [{"segment": [1], "label": "x"}]}}}', "v, annotation 1: needs a segment"),
+        ("[1, 2", "is not JSON: "),
+        ("[1, 2]", "is not JSON of ActivityNet's kind"),
+        (
+            '{"database": {"v": {"annotations": [{"segment": [1], "label": "x"}]}}}',
+            r"v, annotation 1: \[1\] is no start and end in seconds",
+        ),
+        (
+            '{"database": {"v": {"annotations": [7]}}}',
+            "v, annotation 1: needs a segment of two times and a label, not 7",
+        ),
+        ('{"database": {"v": {"annotations": [{"segment": [1, 2]}]}}}', "v, annotation 1: a stretch without a label"),
     ],
 )
 def test_json_that_is_no_annotation_is_refused(text, message, tmp_path):
