@@ -40,9 +40,9 @@ def read_truth(source: str | os.PathLike) -> Truth:
         lower, at = {str(name).strip().lower(): name for name in row}, f"{path}, line {line}"
         video, label = (next((lower[name] for name in names if name in lower), None) for names in _COLUMNS)
         start, end = lower.get(START_SECONDS), lower.get(END_SECONDS)
-        missing = [name for name, column in zip(("path", "label"), (video, label)) if column is None]
-        if missing or not (start or end):
-            raise ValueError(f"{at}: no column {(*missing, START_SECONDS)[0]} among {some_of(map(str, row))}")
+        if video is None or label is None or not (start or end):
+            missing = "path" if video is None else "label" if label is None else START_SECONDS
+            raise ValueError(f"{at}: no column {missing} among {some_of(map(str, row))}")
         name = str(row[video]).strip()
         there = truth.stretches.setdefault(name, [])
         if any(row[column] not in ("", None) for column in (label, start, end) if column):

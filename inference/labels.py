@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 
 from videomae.data.lists.layouts import open_videos
 from videomae.data.sources import FrameFolder, TarMember, read_member
-from videomae.data.stretches import Stretch
 from videomae.evaluation.multi_view import load_classifier
 from videomae.evaluation.stretch_scores import stretch_scores
 from videomae.features.clips import PIXEL_SETTINGS
@@ -123,12 +122,8 @@ def videos_of(data: str, **options: Any) -> list[Entry]:
     if data.startswith(WEB):
         stem = PurePosixPath(data.split("?")[0].split("#")[0]).stem or "video"
         return [Entry(data, data, "".join(letter if letter.isalnum() or letter in "._- " else "_" for letter in stem))]
-    entries = entries_of(open_videos(data, **options))
-    if any(isinstance(entry.source, Stretch) for entry in entries):
-        raise ValueError(
-            f"{data} lists stretches, and whole videos are labelled; give their folder, and the list to --truth"
-        )
-    return entries
+    # A list of labelled stretches names files to label: whole, and each once.
+    return entries_of(replace(open_videos(data, **options), stretches=None))
 
 
 def opened(source: Any) -> Any:

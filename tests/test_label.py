@@ -340,13 +340,13 @@ def test_a_command_line_that_cannot_be_meant_is_refused_before_anything_is_read(
     assert message in capsys.readouterr().err
 
 
-def test_a_list_of_stretches_is_refused_with_what_to_give_in_place_of_it(folder, videos, tmp_path, capsys):
-    (videos / "list.csv").write_text("path,label,start_seconds,end_seconds\nflash.mp4,bright,3,6\n")
-    assert run(folder, videos / "list.csv", tmp_path / "out") == 1
-    assert (
-        "lists stretches, and whole videos are labelled; give their folder, and the list to --truth"
-        in capsys.readouterr().err
+def test_the_files_of_a_list_of_stretches_are_labelled_whole_and_once_each(folder, videos, tmp_path):
+    (videos / "list.csv").write_text(
+        "path,label,start_seconds,end_seconds\nflash.mp4,bright,3,6\nflash.mp4,dark,6,9\nmore/night.mp4,dark,0,1\n"
     )
+    assert run(folder, videos / "list.csv", tmp_path / "out", "--truth", videos / "list.csv") == 0
+    assert [row["path"] for row in rows_of(tmp_path / "out/labels.csv")] == ["flash.mp4", "more/night.mp4"]
+    assert record_of(tmp_path / "out", "flash")["seconds"] == pytest.approx(9.0, abs=0.01)
 
 
 def test_results_inside_the_folder_of_videos_are_refused(folder, videos, monkeypatch, capsys):
@@ -359,8 +359,8 @@ def test_results_inside_the_folder_of_videos_are_refused(folder, videos, monkeyp
 
 
 def test_an_address_that_is_no_video_on_the_web_is_refused(folder, tmp_path, capsys):
-    assert run(folder, "rtsp://127.0.0.1/camera", tmp_path / "out") == 1
-    assert "rtsp" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert run(folder, "rtmp://127.0.0.1/camera", tmp_path / "out") == 1
+    assert "rtmp" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_keep_score_above_the_enter_score_and_an_unknown_background_are_refused(folder, videos, tmp_path, capsys):
