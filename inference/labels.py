@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -122,7 +122,8 @@ def videos_of(data: str, **options: Any) -> list[Entry]:
     if data.startswith(WEB):
         stem = PurePosixPath(data.split("?")[0].split("#")[0]).stem or "video"
         return [Entry(data, data, "".join(letter if letter.isalnum() or letter in "._- " else "_" for letter in stem))]
-    return entries_of(open_videos(data, **options))
+    # A list of labelled stretches names files to label: whole, and each once.
+    return entries_of(replace(open_videos(data, **options), stretches=None))
 
 
 def opened(source: Any) -> Any:
