@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
 def label_live_source(options: Options) -> int:
     from videomae.inference.labels import open_pipeline
     from videomae.inference.live import label_live
-    from videomae.video_live import LiveSource
+    from videomae.video_live_sources import LiveSource
 
     LiveSource(options.videos)  # what cannot be one is refused before the model is loaded
     label_live(
