@@ -70,8 +70,8 @@ def write_page(path: Path, outcome: Outcome) -> Path:
         bars(outcome.figures),
         f"<p>{html.escape(outcome.verdict)}</p>",
         "<h2>The videos</h2>",
-        "<p>One test clip of each class. The motion of the shape is the class; place, angle, size, shape, colours and "
-        "background are drawn alike for all classes, so that no single frame shows it.</p>",
+        "<p>One test clip of each class. The motion of the shape is the class; angle, size, shape, colours and background are "
+        "drawn alike for all classes, and so is the place in the middle frame, which does not show the class.</p>",
         class_clips(outcome.data, classes),
         "<h2>What the pre-trained model rebuilds</h2>",
         rebuilt_clips(outcome),
@@ -143,10 +143,16 @@ def rebuilt_clips(outcome: Outcome) -> str:
     for path, label in first_of_class(outcome.data)[:EXAMPLES]:
         clip = read_clip(outcome.data / path, processor, config)
         made = rebuilt_clip(model, clip, mask_ratio=outcome.mask_ratio)
-        rows, notes = reconstruction_views(made, ["nearby"])
+        rows, notes = reconstruction_views(made, ["nearby", "patch"])
         films.append(figure(gif_bytes(film(rows, height=HEIGHT), 2 * clip.frame_seconds), label))
-    how = f"{100 * outcome.mask_ratio:.0f} % of each clip is hidden, in the same places of all frames. {notes[-1]}"
-    return f'<p>{html.escape(how)}</p><div class="row">{"".join(films)}</div>'
+    how = f"{100 * outcome.mask_ratio:.0f} % of each clip is hidden, in the same places of all frames. The model predicts "
+    how += "hidden patches without their brightness and contrast. In the third film these are guessed; in the last one each "
+    how += (
+        "hidden patch got its true ones back, as the visualiser of the VideoMAE release does it, which shows more than "
+    )
+    how += "the model predicted. Of the last clip:"
+    lines = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    return f'<p>{html.escape(how)}</p><ul>{lines}</ul><div class="row">{"".join(films)}</div>'
 
 
 def curve(runs: Mapping[str, Path], name: str, *, from_zero: bool = True) -> str:

@@ -16,7 +16,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from videomae.choices import LABEL_FORMATS
 from videomae.command_line import (
@@ -107,6 +107,18 @@ class Options:
             raise UsageError(f"--stride of --live is a number of frames such as 32, not {self.stride!r}")
 
 
+def output_of(videos: str, given: str | None) -> Path:
+    """The folder of the results; inside the folder of videos it would be searched for videos the next time."""
+    is_address = "://" in videos
+    name = PurePosixPath(videos.split("?")[0]).stem if is_address else Path(videos).resolve().stem
+    output = Path(given or f"{name or 'video'}-labels")
+    if not is_address and Path(videos).is_dir() and output.resolve().is_relative_to(Path(videos).resolve()):
+        raise UsageError(
+            f"--output {output} lies inside {videos}, where videos are searched for; give a folder outside of it"
+        )
+    return output
+
+
 def main(argv: list[str] | None = None) -> int:
     options = read_options(Options, argv, command="label", about=__doc__)
     if options.live:
@@ -132,9 +144,9 @@ def main(argv: list[str] | None = None) -> int:
         StretchRules(**{name: getattr(options, name) for name in RULES}) if options.stretches or options.truth else None
     )
     truth = read_truth(options.truth) if options.truth else None
-    entries = videos_of(options.videos, root=options.data_root, split=options.split)
-    output = Path(options.output or f"{Path(options.videos.rstrip('/')).stem}-labels")
+    output = output_of(options.videos, options.output)
     check_output(output)
+    entries = videos_of(options.videos, root=options.data_root, split=options.split)
     pipe = open_pipeline(options.model, device=options.device)
     stretches, unknown = {}, []
     if truth is not None:

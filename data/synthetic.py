@@ -3,8 +3,9 @@
 videomae make-data FOLDER --clips 400
 
 No single frame tells the class: place, angle, size, shape, colours, background and distractors follow the same
-distributions in all classes, at every moment. Left and right are classes, so train without horizontal flips. The set is
-the default of the demo and the fixture of tests; equal arguments give equal bytes under one FFmpeg.
+distributions in all classes, at every moment (in a `centred` set, which is easier, at the middle frame). Left and right are
+classes, so train without horizontal flips. The set serves the demo and the tests; equal arguments give equal bytes under
+one FFmpeg.
 """
 
 # T frames  H W pixels
@@ -49,6 +50,7 @@ class SyntheticSet:
     fps: int = 16
     distractors: int = 3
     still_camera: bool = False  # nothing but the shapes moves or changes: no pan, no flicker of the light
+    centred: bool = False  # a large, bright shape on a dark background, upright near the centre in the middle frame
     seed: int = 0
 
     def __post_init__(self):
@@ -115,8 +117,9 @@ def render_clip(motion: str, spec: SyntheticSet, seed: int | tuple[int, ...]) ->
     flicker = 1 + 0.03 * np.sin(rng.uniform(0, 2 * np.pi) + rng.uniform(0.2, 0.6) * np.arange(T))
     if spec.still_camera:
         flicker = np.ones(T)
-    base = rng.uniform(60, 180, 3)
-    pixels = flicker[:, None, None, None].astype(np.float32) * _background(rng, base, T, H, W, spec.still_camera)
+    base = rng.uniform(60, 100 if spec.centred else 180, 3)
+    pixels = _background(rng, base, T, H, W, spec.still_camera, reach=1 if spec.centred else 3)
+    pixels *= flicker[:, None, None, None].astype(np.float32)
     for _ in range(rng.integers(spec.distractors + 1)):
         drift = rng.uniform(-0.3, 0.3, 2) * unit
         x, y = rng.uniform(0, W) + drift[0] * progress, rng.uniform(0, H) + drift[1] * progress
@@ -127,6 +130,9 @@ def render_clip(motion: str, spec: SyntheticSet, seed: int | tuple[int, ...]) ->
     x, y, angle = rng.uniform(0, W), rng.uniform(0, H), rng.uniform(0, 2 * np.pi)
     size, distance = rng.uniform(0.12, 0.25) * unit, rng.uniform(0.6, 1.0) * unit
     turn, orbit = rng.uniform(0.35, 0.6) * 2 * np.pi * progress, rng.uniform(0.8, 1.2) * 2 * np.pi * progress
+    if spec.centred:
+        size, distance = rng.uniform(0.26, 0.36) * unit, rng.uniform(0.5, 0.8) * unit
+        turn, orbit = 0.55 * turn, 0.6 * orbit
     dx, dy = DIRECTIONS.get(motion, (0, 0))
     x, y = x + dx * distance * progress, y + dy * distance * progress
     sense = {"clockwise": 1, "counter-clockwise": -1}.get(motion.split()[-1], 0)
@@ -134,21 +140,31 @@ def render_clip(motion: str, spec: SyntheticSet, seed: int | tuple[int, ...]) ->
         angle = angle + sense * turn
     elif motion.startswith("circles"):
         start, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.25) * unit
+        if spec.centred:
+            start, radius = -np.pi / 2 - sense * orbit[T // 2], 1.4 * radius  # the top of the circle
         x, y = x + radius * np.cos(start + sense * orbit), y + radius * np.sin(start + sense * orbit)
     away = rng.uniform(70, 110, 3) * np.where(base > 120, -1, 1)  # a colour that stands out
+    if spec.centred:  # in the middle frame all classes show the same pose: upright, near the centre
+        away = rng.uniform(90, 140, 3)
+        x, y = (path - path[T // 2] + rng.uniform(0.4, 0.6) * side for path, side in ((x, W), (y, H)))
+        angle = np.broadcast_to(angle, T)
+        angle = angle - angle[T // 2] + rng.uniform(-0.3, 0.3)
     _paint(pixels, rng.choice(SHAPES), x, y, angle, size, flicker[:, None] * (base + away))
     return pixels.astype(np.uint8)  # every term above is bounded so that nothing leaves 0 ... 255
 
 
 def _background(
-    rng: np.random.Generator, base: np.ndarray, T: int, H: int, W: int, still_camera: bool = False
+    rng: np.random.Generator, base: np.ndarray, T: int, H: int, W: int, still_camera: bool = False, reach: int = 3
 ) -> np.ndarray:
-    """A soft random texture under a camera that pans slowly or stands still, as float32 (T, H, W, 3)."""
+    """A soft random texture under a camera that pans slowly or stands still, as float32 (T, H, W, 3).
+
+    Its waves have up to `reach` periods across the frame.
+    """
     tint, pan = rng.uniform(-18, 18, 3), rng.uniform(-0.4, 0.4, 2) * (not still_camera)
     rows, columns, time = np.arange(H) / H, np.arange(W) / W, np.arange(T)[:, None] / T
     left, right = [], []
     for _ in range(3):
-        fy, fx = rng.integers(-3, 4, 2)
+        fy, fx = rng.integers(-reach, reach + 1, 2)
         across = 2 * np.pi * fx * columns
         down = 2 * np.pi * (rng.uniform() + fy * rows + time * (pan[0] * fy + pan[1] * fx))
         # sin(across + down) by its parts, so that the sum of all waves is one small matrix product

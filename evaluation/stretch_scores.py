@@ -14,7 +14,7 @@ from typing import Any
 
 from videomae.data.lists.list_files import LABEL_COLUMNS, PATH_COLUMNS, table_rows
 from videomae.data.lists.manifests import some_of
-from videomae.metrics.temporal_detection import TIOUS, Stretch, average_precisions, by_label, time_shares
+from videomae.metrics.temporal_detection import TIOUS, LabelledStretch, average_precisions, by_label, time_shares
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Truth:
     """Labelled stretches by video, and the subset (training, validation, ...) of those videos of which the file names one."""
 
     origin: str
-    stretches: dict[str, list[Stretch]] = field(default_factory=dict)
+    stretches: dict[str, list[LabelledStretch]] = field(default_factory=dict)
     subsets: dict[str, str] = field(default_factory=dict)
 
 
@@ -82,14 +82,14 @@ def _activitynet(path: Path) -> Truth:
     return truth
 
 
-def _stretch(label: Any, start: Any, end: Any, where: str) -> Stretch:
+def _stretch(label: Any, start: Any, end: Any, where: str) -> LabelledStretch:
     name = str(label).strip()
     if label is None or not name:
         raise ValueError(f"{where}: a stretch without a label")
     first, last = (_seconds(value, where) for value in (start, end))
     if last <= first:
         raise ValueError(f"{where}: end_seconds {last:g} must be after start_seconds {first:g}")
-    return Stretch(name, first, last)
+    return LabelledStretch(name, first, last)
 
 
 def _seconds(value: Any, where: str) -> float:
@@ -149,8 +149,8 @@ def _stem(key: str) -> str:
 
 
 def stretch_scores(
-    truth: Mapping[str, list[Stretch]],
-    found: Mapping[str, list[Stretch]],
+    truth: Mapping[str, list[LabelledStretch]],
+    found: Mapping[str, list[LabelledStretch]],
     durations: Mapping[str, float],
     tious: Sequence[float] = TIOUS,
 ) -> dict[str, Any]:

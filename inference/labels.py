@@ -21,7 +21,6 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from videomae.data.lists.layouts import open_videos
-from videomae.data.remote import is_url
 from videomae.data.sources import FrameFolder, TarMember, read_member
 from videomae.evaluation.multi_view import load_classifier
 from videomae.evaluation.stretch_scores import stretch_scores
@@ -30,7 +29,7 @@ from videomae.features.extract import Entry, differing, entries_of, stamp_of
 from videomae.files import is_leftover, new_file, remove_leftovers, today, write_atomic, write_json
 from videomae.inference.stretches import StretchRules, best_labels, cues, find_stretches, slots
 from videomae.inference.subtitles import srt_text, vtt_text
-from videomae.metrics.temporal_detection import Stretch
+from videomae.metrics.temporal_detection import LabelledStretch
 from videomae.models import open_device, open_processor, weights_sha256
 from videomae.pictures.drawing import png_bytes
 from videomae.pictures.timeline import timeline_picture
@@ -43,6 +42,7 @@ from videomae.video_source import download
 # W windows  L labels
 
 FORMAT = 1
+WEB = ("http://", "https://")
 TABLES = ("labels.csv", "windows.csv", "stretches.csv")
 
 
@@ -90,7 +90,9 @@ class Results:
     formats: tuple[str, ...] = ("csv", "srt", "vtt", "png")
     top_k: int = 5
     rules: StretchRules | None = None
-    truth: Mapping[str, list[Stretch]] = field(default_factory=dict)  # the labelled ones, by the name of the video
+    truth: Mapping[str, list[LabelledStretch]] = field(
+        default_factory=dict
+    )  # the labelled ones, by the name of the video
 
 
 def open_pipeline(model: str, *, device: str | None = None) -> VideoClassificationPipeline:
@@ -117,7 +119,7 @@ def label_names(config: Any) -> list[str]:
 
 def videos_of(data: str, **options: Any) -> list[Entry]:
     """The videos of a file, a folder, a list, or one behind an http(s) address."""
-    if is_url(data) and not data.startswith("file://"):
+    if data.startswith(WEB):
         stem = PurePosixPath(data.split("?")[0].split("#")[0]).stem or "video"
         return [Entry(data, data, "".join(letter if letter.isalnum() or letter in "._- " else "_" for letter in stem))]
     return entries_of(open_videos(data, **options))
@@ -132,7 +134,7 @@ def opened(source: Any) -> Any:
         )
     if isinstance(source, TarMember):
         return {"bytes": read_member(source), "path": source.name}
-    if isinstance(source, str) and is_url(source) and not source.startswith("file://"):
+    if isinstance(source, str) and source.startswith(WEB):
         return {"bytes": download(source), "path": source}
     return source
 
@@ -266,7 +268,7 @@ def ranked(row: np.ndarray, names: list[str], top_k: int) -> list[dict[str, Any]
     return [{"label": names[column], "score": round(float(row[column]), 6)} for column in order]
 
 
-def stretches_of(scores: VideoScores, names: list[str], rules: StretchRules | None) -> list[Stretch]:
+def stretches_of(scores: VideoScores, names: list[str], rules: StretchRules | None) -> list[LabelledStretch]:
     return find_stretches(scores.windows, scores.times, names, rules) if rules and len(scores.windows) else []
 
 
@@ -311,7 +313,7 @@ def write_results(folder: LabelFolder, entry: Entry, scores: VideoScores, names:
     return record
 
 
-def plain(stretch: Stretch) -> dict[str, Any]:
+def plain(stretch: LabelledStretch) -> dict[str, Any]:
     times = {name: round(getattr(stretch, name), 3) for name in ("start_seconds", "end_seconds")}
     return {"label": stretch.label, **times, "score": round(stretch.score, 6)}
 
@@ -413,10 +415,12 @@ def label_videos(
 
 
 def score_labels(
-    summary: Mapping[str, Any], truth: Mapping[str, list[Stretch]], output: str | os.PathLike
+    summary: Mapping[str, Any], truth: Mapping[str, list[LabelledStretch]], output: str | os.PathLike
 ) -> dict[str, Any]:
     """What the stretches of a run are worth against labelled ones, by the names of the videos; also OUTPUT/scores.json."""
-    found = {video["name"]: [Stretch(**stretch) for stretch in video["stretches"]] for video in summary["videos"]}
+    found = {
+        video["name"]: [LabelledStretch(**stretch) for stretch in video["stretches"]] for video in summary["videos"]
+    }
     scores = stretch_scores(truth, found, {video["name"]: video["seconds"] for video in summary["videos"]})
     write_json(Path(output) / "scores.json", scores)
     return scores

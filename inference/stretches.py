@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from videomae.data.lists.manifests import some_of
-from videomae.metrics.temporal_detection import Stretch, spans
+from videomae.metrics.temporal_detection import LabelledStretch, spans
 
 # W windows  L labels
 
@@ -59,7 +59,9 @@ def smoothed(scores: np.ndarray, times: np.ndarray, seconds: float) -> np.ndarra
     return (sums[end] - sums[first]) / (end - first)[:, None]
 
 
-def find_stretches(scores: np.ndarray, times: np.ndarray, names: Sequence[str], rules: StretchRules) -> list[Stretch]:
+def find_stretches(
+    scores: np.ndarray, times: np.ndarray, names: Sequence[str], rules: StretchRules
+) -> list[LabelledStretch]:
     """The stretches of all labels by their start; several labels may hold at once. A score is the mean over the windows."""
     smooth, edges = smoothed(scores, times, rules.smooth_seconds), slots(times)
     found = []
@@ -74,17 +76,17 @@ def find_stretches(scores: np.ndarray, times: np.ndarray, names: Sequence[str], 
         for first, last in _joined(runs, edges, rules.max_gap_seconds):
             start, end = float(edges[first, 0]), float(edges[last, 1])
             if end - start >= rules.min_seconds:
-                found.append(Stretch(name, start, end, float(smooth[first : last + 1, column].mean())))
+                found.append(LabelledStretch(name, start, end, float(smooth[first : last + 1, column].mean())))
     return sorted(found, key=lambda stretch: (stretch.start_seconds, -stretch.score))
 
 
-def best_labels(scores: np.ndarray, times: np.ndarray, names: Sequence[str]) -> list[Stretch]:
+def best_labels(scores: np.ndarray, times: np.ndarray, names: Sequence[str]) -> list[LabelledStretch]:
     """The highest label at every moment; neighbours of one label are one stretch."""
     edges, best = slots(times), scores.argmax(axis=1)
     ends = np.flatnonzero(np.append(best[1:] != best[:-1], True))
     firsts = np.concatenate([[0], ends[:-1] + 1])
     return [
-        Stretch(
+        LabelledStretch(
             names[best[first]],
             float(edges[first, 0]),
             float(edges[last, 1]),
@@ -99,10 +101,10 @@ class Cue(NamedTuple):
 
     start_seconds: float
     end_seconds: float
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[LabelledStretch, ...]
 
 
-def cues(stretches: Sequence[Stretch], most: int = 3) -> list[Cue]:
+def cues(stretches: Sequence[LabelledStretch], most: int = 3) -> list[Cue]:
     """Cues without overlap, of at most so many labels each; where nothing holds there is none."""
     shown: list[Cue] = []
     for start, end, there in spans(stretches):

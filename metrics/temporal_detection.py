@@ -13,7 +13,7 @@ import numpy as np
 TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # those of THUMOS14's tables
 
 
-class Stretch(NamedTuple):
+class LabelledStretch(NamedTuple):
     """A label from one second of a video to another; the score of a labelled stretch means nothing."""
 
     label: str
@@ -22,7 +22,7 @@ class Stretch(NamedTuple):
     score: float = 1.0
 
 
-def temporal_ious(one: Stretch, others: Sequence[Stretch]) -> np.ndarray:
+def temporal_ious(one: LabelledStretch, others: Sequence[LabelledStretch]) -> np.ndarray:
     """Overlap over union of a stretch with each of the others, whatever their labels: (N,)."""
     starts = np.array([other.start_seconds for other in others])
     ends = np.array([other.end_seconds for other in others])
@@ -31,7 +31,9 @@ def temporal_ious(one: Stretch, others: Sequence[Stretch]) -> np.ndarray:
 
 
 def average_precisions(
-    truth: Mapping[str, Sequence[Stretch]], found: Mapping[str, Sequence[Stretch]], tious: Sequence[float] = TIOUS
+    truth: Mapping[str, Sequence[LabelledStretch]],
+    found: Mapping[str, Sequence[LabelledStretch]],
+    tious: Sequence[float] = TIOUS,
 ) -> np.ndarray:
     """(K,) of one class: `truth` and `found` have its stretches by video.
 
@@ -72,7 +74,9 @@ class TimeShares(NamedTuple):
     labelled: float
 
 
-def time_shares(truth: Sequence[Stretch], found: Sequence[Stretch], duration_seconds: float) -> TimeShares:
+def time_shares(
+    truth: Sequence[LabelledStretch], found: Sequence[LabelledStretch], duration_seconds: float
+) -> TimeShares:
     """At each moment the answer is the found stretch of the highest score, or nothing.
 
     It is right where it is one of the labels that hold there, or where it is nothing and none holds.
@@ -91,19 +95,19 @@ def time_shares(truth: Sequence[Stretch], found: Sequence[Stretch], duration_sec
     return TimeShares(right, duration_seconds, right_labelled, labelled)
 
 
-def by_label(stretches: Mapping[str, Iterable[Stretch]], label: str) -> dict[str, list[Stretch]]:
+def by_label(stretches: Mapping[str, Iterable[LabelledStretch]], label: str) -> dict[str, list[LabelledStretch]]:
     """Those of one label, by video."""
     return {video: [stretch for stretch in those if stretch.label == label] for video, those in stretches.items()}
 
 
-def spans(*groups: Sequence[Stretch]) -> Iterator[tuple]:
+def spans(*groups: Sequence[LabelledStretch]) -> Iterator[tuple]:
     """(start, end, the stretches of the first group that hold all that time, those of the second, ...), in order.
 
     From the first start to the last end, without gaps; nothing begins or ends inside a span.
     """
     moments = sorted({at for group in groups for stretch in group for at in stretch[1:3]})
     waiting = [sorted(group, key=lambda stretch: stretch.start_seconds, reverse=True) for group in groups]
-    holding: list[list[Stretch]] = [[] for _ in groups]
+    holding: list[list[LabelledStretch]] = [[] for _ in groups]
     for start, end in itertools.pairwise(moments):
         for there, later in zip(holding, waiting):
             there[:] = [stretch for stretch in there if stretch.end_seconds > start]

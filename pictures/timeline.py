@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from videomae.metrics.temporal_detection import Stretch
+from videomae.metrics.temporal_detection import LabelledStretch
 from videomae.pictures.drawing import INK, MARGIN, PAPER, font_of, text_size
 from videomae.pictures.plot import ticks
 
@@ -20,8 +20,8 @@ def timeline_picture(
     slots: np.ndarray,
     names: Sequence[str],
     *,
-    found: Sequence[Stretch] = (),
-    truth: Sequence[Stretch] | None = None,
+    found: Sequence[LabelledStretch] = (),
+    truth: Sequence[LabelledStretch] | None = None,
     most: int = 8,
 ) -> Image.Image:
     """scores (W, L) and slots (W, 2), the seconds that each row of them answers for; the darker, the higher.
@@ -74,7 +74,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
-def _chosen(scores: np.ndarray, names: Sequence[str], stretches: Sequence[Stretch], most: int) -> list[int]:
+def _chosen(scores: np.ndarray, names: Sequence[str], stretches: Sequence[LabelledStretch], most: int) -> list[int]:
     """The columns that are drawn, in the order of the labels."""
     with_stretches = {stretch.label for stretch in stretches}
     highest = scores.max(axis=0)

@@ -1,5 +1,6 @@
 """The demo: end to end at its smallest, ended in the middle and started again, and what it claims of its result."""
 
+import dataclasses
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from videomae.app.demo import PRETRAINED, SCRATCH, SIZES, Steps, figures, follow
 from videomae.command_line import INTERRUPTED, STOPPED
 from videomae.commands.main import main
 from videomae.data.encoding import encode_video
-from videomae.data.synthetic import SyntheticSet, make_synthetic_set
+from videomae.data.synthetic import make_synthetic_set
 
 RUNS = ("pretrained", "finetuned-from-scratch", "finetuned")
 
@@ -53,13 +54,13 @@ def begin(folder, wait_for):
 def test_the_demo_runs_from_videos_to_a_label_and_repeats_nothing(tmp_path, capsys):
     assert main(["demo", "--quick", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "which shows: " in printed and "8x2x3" in printed and "on 16 test clips" in printed
+    assert "which shows: " in printed and "8x1x1" in printed and "on 16 test clips" in printed
     page = (tmp_path / "index.html").read_text("utf-8")
     assert page.count("<img ") >= 8 + 3 + 1 and not re.search(r'(src|href)="(?!data:)', page)
     VideoMAEForPreTraining.from_pretrained(tmp_path / "quick" / "pretrained" / "final")
     final = tmp_path / "quick" / "finetuned" / "final"
     assert len(VideoMAEForVideoClassification.from_pretrained(final).config.id2label) == 8
-    assert "8x2x3" in (final / "README.md").read_text()  # the card holds the test
+    assert "8x1x1" in (final / "README.md").read_text()  # the card holds the test
     paths = [line.split()[-1] for line in printed.splitlines()[-7:]]
     assert len(paths) == 7 and all(os.path.exists(path) for path in paths)
 
@@ -127,7 +128,7 @@ def test_the_demo_claims_a_gain_only_where_the_test_clips_carry_it(scratch, pret
 
 
 def test_one_frame_is_near_chance_for_motions_and_enough_where_the_picture_tells(tmp_path):
-    spec = SyntheticSet(clips=96, validation_clips=0, test_clips=96, num_frames=8, height=32, width=40, distractors=0)
+    spec = dataclasses.replace(SIZES["full"].videos, clips=96, validation_clips=0, test_clips=96)
     data = make_synthetic_set(tmp_path / "motions", spec)
     (data / "labelled.csv").write_bytes((data / "train.csv").read_bytes())
     assert one_frame_accuracy(data) < 1 / 8 + 3 * (1 / 8 * 7 / 8 / 96) ** 0.5

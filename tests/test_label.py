@@ -216,13 +216,16 @@ def test_a_folder_of_images_is_named_with_the_commands_that_read_it(folder, tmp_
 
 
 def test_a_cut_off_video_is_read_as_far_as_it_goes_where_that_is_asked(folder, tmp_path, capsys):
-    whole = write_video(tmp_path / "whole.ts", 200)
-    (tmp_path / "cut.mp4").write_bytes(shades((300, 30))[:-300])
-    whole.unlink()
-    assert run(folder, tmp_path / "cut.mp4", tmp_path / "out") == 1
-    capsys.readouterr()
-    code = run(folder, tmp_path / "cut.mp4", tmp_path / "out", "--errors", "truncate")
-    assert code == 1 and "errors: 'strict', now 'truncate'" in capsys.readouterr().err
+    whole = write_video(tmp_path / "whole.mkv", 200)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[:-5000])
+    assert run(folder, cut, tmp_path / "out") == 1 and "is cut off" in capsys.readouterr().out
+    assert run(folder, cut, tmp_path / "out", "--errors", "truncate") == 1
+    assert "errors: 'strict', now 'truncate'" in capsys.readouterr().err
+    assert run(folder, cut, tmp_path / "out", "--errors", "truncate", "--overwrite") == 0
+    assert "cut off or damaged, read as far as it goes: cut.mkv" in capsys.readouterr().out
+    record = record_of(tmp_path / "out", "cut")
+    assert record["truncated"] and 0 < record["seconds"] < 200 / 30
 
 
 def test_the_same_command_continues_after_an_interruption(folder, videos, tmp_path, monkeypatch, capsys):
@@ -331,6 +334,20 @@ def test_a_command_line_that_cannot_be_meant_is_refused_before_anything_is_read(
 ):
     assert run(folder, videos, "out", *options) == 2
     assert message in capsys.readouterr().err
+
+
+def test_results_inside_the_folder_of_videos_are_refused(folder, videos, monkeypatch, capsys):
+    assert run(folder, videos, videos / "more" / "out") == 2
+    assert "where videos are searched for; give a folder outside of it" in capsys.readouterr().err
+    monkeypatch.chdir(videos)
+    assert (
+        main(["label", ".", "--model", str(folder)]) == 2 and "videos-labels lies inside ." in capsys.readouterr().err
+    )
+
+
+def test_an_address_that_is_no_video_on_the_web_is_refused(folder, tmp_path, capsys):
+    assert run(folder, "rtsp://127.0.0.1/camera", tmp_path / "out") == 1
+    assert "rtsp" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_keep_score_above_the_enter_score_and_an_unknown_background_are_refused(folder, videos, tmp_path, capsys):

@@ -94,6 +94,19 @@ def test_under_a_still_camera_only_the_shapes_change_pixels():
     assert (moving == moving[0]).all(axis=(0, 3)).mean() < 0.1
 
 
+def test_in_a_centred_set_the_shape_is_near_the_centre_at_the_middle_frame_whatever_its_class():
+    spec = SyntheticSet(num_frames=16, height=32, width=40, distractors=0, centred=True)
+    for number, motion in enumerate(MOTIONS):
+        frames = render_clip(motion, spec, number).astype(float)
+        bright = (frames[8].min(-1) - np.median(frames[8], axis=(0, 1)).min() > 45).astype(float)
+        rows, columns = bright.nonzero()
+        assert abs(rows.mean() / 32 - 0.5) < 0.2 and abs(columns.mean() / 40 - 0.5) < 0.2, motion
+    for motion, (dx, dy) in DIRECTIONS.items():
+        path = np.unwrap(centres(render_clip(motion, spec, 3)), axis=0)
+        step = (path[-1] - path[0]) / (2 * np.pi)
+        assert step[0] * dx + step[1] * dy > 0.3 and abs(step[0] * dy) + abs(step[1] * dx) < 0.15
+
+
 def test_a_set_that_was_made_before_a_field_existed_is_kept(tmp_path):
     spec = SyntheticSet(
         clips=2, validation_clips=0, test_clips=0, motions=MOTIONS[:2], num_frames=4, height=16, width=16

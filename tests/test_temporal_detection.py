@@ -6,7 +6,7 @@ import pytest
 from videomae.evaluation.stretch_scores import Truth, match_truth, read_truth, stretch_report, stretch_scores
 from videomae.metrics.temporal_detection import (
     TIOUS,
-    Stretch,
+    LabelledStretch,
     average_precisions,
     spans,
     temporal_ious,
@@ -15,12 +15,12 @@ from videomae.metrics.temporal_detection import (
 
 
 def stretches(*rows):
-    return [Stretch(*row) for row in rows]
+    return [LabelledStretch(*row) for row in rows]
 
 
 def test_overlap_over_union_of_seconds():
     others = stretches(("a", 2, 6), ("a", 0, 4), ("b", 4, 8), ("a", 1, 3))
-    assert temporal_ious(Stretch("a", 0, 4), others).tolist() == [2 / 6, 1.0, 0.0, 0.5]
+    assert temporal_ious(LabelledStretch("a", 0, 4), others).tolist() == [2 / 6, 1.0, 0.0, 0.5]
 
 
 def test_average_precision_by_hand():
@@ -108,9 +108,9 @@ def test_average_precision_is_that_of_activitynets_scorer_restated(seed):
         truth_rows.append(("a", 1.0, 2.0))
     truth, found = {}, {}
     for video, start, end in truth_rows:
-        truth.setdefault(video, []).append(Stretch("x", start, end))
+        truth.setdefault(video, []).append(LabelledStretch("x", start, end))
     for video, start, end, score in found_rows:
-        found.setdefault(video, []).append(Stretch("x", start, end, score))
+        found.setdefault(video, []).append(LabelledStretch("x", start, end, score))
     np.testing.assert_allclose(average_precisions(truth, found), activitynet(truth_rows, found_rows, TIOUS), atol=1e-12)
 
 
@@ -140,7 +140,7 @@ def test_shares_of_time_agree_with_a_count_of_frames():
         sets = []
         for _ in range(2):
             starts = rng.integers(0, 90, 6).tolist()
-            sets.append([Stretch(names[s % 3], s, s + 1 + s % 9, float(rng.uniform())) for s in starts])
+            sets.append([LabelledStretch(names[s % 3], s, s + 1 + s % 9, float(rng.uniform())) for s in starts])
         truth, found = sets
         right = 0
         for frame in range(100):

@@ -16,15 +16,19 @@ from videomae.pictures.drawing import grid_picture, png_bytes
 from videomae.pictures.views import open_pretrained, rebuilt_clip, reconstruction_views
 
 PICTURE = Path(__file__).with_name("front.png")
+NOTE = "Each rebuilt patch got its own true mean and deviation back, as in the visualiser of the VideoMAE release."
 
 
 def draw(pretrained: str, video: str, classifier: str | None, *, mask_ratio: float, columns: int, height: int) -> bytes:
     model = open_pretrained(pretrained)
     clip = read_clip(video, open_processor(pretrained, model.config), model.config)
     rebuilt = rebuilt_clip(model, clip, mask_ratio=mask_ratio)
-    rows, _ = reconstruction_views(rebuilt, ["nearby"])
+    rows, _ = reconstruction_views(rebuilt, ["patch"])
+    rows[2] = ("rebuilt", rows[2][1])
     rows[1] = (f"seen\n({1 - float(rebuilt.hidden.float().mean()):.0%})", rows[1][1])
     notes = [f"label: {best['label']} ({best['score']:.0%})" for best in labels(classifier, video)]
+    if rebuilt.normalised:
+        notes.append(NOTE)
     return png_bytes(grid_picture(rows, notes=notes, columns=columns, height=height))
 
 
