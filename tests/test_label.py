@@ -346,8 +346,8 @@ def test_results_inside_the_folder_of_videos_are_refused(folder, videos, monkeyp
 
 
 def test_an_address_that_is_no_video_on_the_web_is_refused(folder, tmp_path, capsys):
-    assert run(folder, "rtsp://127.0.0.1/camera", tmp_path / "out") == 1
-    assert "rtsp" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert run(folder, "rtmp://127.0.0.1/camera", tmp_path / "out") == 1
+    assert "rtmp" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_keep_score_above_the_enter_score_and_an_unknown_background_are_refused(folder, videos, tmp_path, capsys):
