@@ -11,7 +11,7 @@ import datetime
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -160,7 +160,7 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         limits: Limits | None = None,
         threads: int = 1,
         on_event: Callable[[str], None] | None = None,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """Classify a live source by its newest windows: a stream, a camera or a pipe.
 
         `source` is rtsp://HOST/PATH, tcp://HOST:PORT, udp://@:PORT, /dev/video0, "-" for standard input, or an open pipe.

@@ -261,7 +261,7 @@ class LiveReader:
                     self._count("_damaged")
                 if frame.time is not None and origin is None:
                     origin = frame.time - end
-                begin = end if frame.time is None else frame.time - origin
+                begin = end if frame.time is None or origin is None else frame.time - origin
                 length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
                 end = self._end = begin + (length or 1 / rate)
                 self._frames += 1
