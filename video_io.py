@@ -20,7 +20,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -197,7 +198,7 @@ class VideoReader:
         """The frame that begins nearest to so many seconds after the first one; `num_frames` for the end and beyond."""
         n = self.num_frames
         if self._by_dts:  # decoding times, near those of showing
-            after = bisect_left(self._dts, self._dts[0] + seconds / float(self._stream.time_base))
+            after = bisect_left(self._dts, self._dts[0] + seconds / float(cast(Fraction, self._stream.time_base)))
         else:
             after = bisect_left(range(n), seconds, key=self.begins)
         after = min(after, n)

@@ -89,9 +89,9 @@ def main(argv: list[str] | None = None) -> int:
     sources = {video.path: video.source for video in videos}
 
     def source_of(path):
-        file, *times = parsed(path)
+        file, start, end = parsed(path)
         place = os.path.join(options.data_root or "", file)
-        found = None if not os.path.isfile(place) else place if file == path else Stretch(place, *times)
+        found = None if not os.path.isfile(place) else place if file == path else Stretch(place, start, end)
         return sources.get(path) or found
 
     if "labels" in report:

@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from videomae.choices import PREPARED_FORMATS
 from videomae.command_line import DONE, FAILED, argument, background_option, errors_option, option, read_options
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     from videomae.data.lists.layouts import open_manifest
     from videomae.data.prepare import prepare
 
-    reading = {"root": options.data_root, "split": options.split, "layout": options.layout}
+    reading: dict[str, Any] = {"root": options.data_root, "split": options.split, "layout": options.layout}
     manifest = open_manifest(options.data, background=options.background, **reading)
     report = prepare(
         manifest,

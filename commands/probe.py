@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # that a decoder or a head is left out is the point here
-    reading = {"root": options.data_root, "background": options.background}
+    reading: dict[str, Any] = {"root": options.data_root, "background": options.background}
     train = open_manifest(options.train, split=options.train_split, **reading)
     test = open_manifest(options.test, split=options.test_split, class_names=train.class_names, **reading)
     results, lines, exit_code = frozen(options, train, test) if options.protocol else small(options, train, test)

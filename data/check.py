@@ -225,6 +225,8 @@ def _check_leaks(train: Manifest, test: Manifest, workers: int, report: dict[str
             same[digest, times].append(manifest.path(index))
     leaks, beside = [], 0
     for digest, (_, index) in zip(keys[len(train) :], jobs[len(train) :]):
+        if digest is None:
+            continue
         start, end = test.stretch(index) or WHOLE
         seen = next((path for times, path in places.get(digest, ()) if times[0] < end and start < times[1]), None)
         if seen is not None:

@@ -29,7 +29,7 @@ from videomae.data.encoding import Recoding
 from videomae.data.lists.manifests import Manifest
 from videomae.data.lists.shards import FORMAT_VERSION, INDEX, write_shard
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
-from videomae.data.stretches import Stretch, times_in_a_file_name
+from videomae.data.stretches import Stretch, open_stretch, times_in_a_file_name
 from videomae.files import check_output, remove_leftovers, sha256_of, write_atomic, write_json
 from videomae.video_io import Limits, VideoReadError, iter_windows, probe
 
@@ -49,7 +49,7 @@ def recode(source: Source, recoding: Recoding, errors: str = "strict") -> tuple[
             frames = (clip.read([i], short_side=recoding.short_side)[0].numpy() for i in range(count))
             video = recoding.encode(frames, fps)
     elif isinstance(source, Stretch):
-        with open_clip(source, errors=errors) as clip:
+        with open_stretch(source, Limits(), errors) as clip:
             count, fps = clip.num_frames, clip.fps if 0 < clip.fps <= 1000 else FRAME_FOLDER_FPS
             video = recoding.encode(clip.one_by_one(range(count), short_side=recoding.short_side), fps)
     else:

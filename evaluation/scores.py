@@ -45,7 +45,7 @@ def report(
                 f"{len(missing)} of {len(table)} videos have no {group_column}: {some_of(missing, 3)}; paths must be "
                 "written as in the table of scores"
             )
-        names, codes = np.unique(found, return_inverse=True)
+        names, codes = np.unique(np.array(found), return_inverse=True)
     ranges = intervals(scored, groups=codes, resamples=resamples, seed=seed)
     headline = {
         name: {

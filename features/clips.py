@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
-from videomae.data.stretches import Stretch
+from videomae.data.stretches import Stretch, open_stretch
 from videomae.image_processing_videomae import frame_at_size, normalized
 from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
 from videomae.models import DTYPES, open_config, open_model, open_processor, weights_sha256
@@ -193,7 +193,7 @@ def _frames_of(source: Source, fps: float | None, threads: int, errors: str):
         with open_clip(source) as clip:
             return VideoFacts(clip.num_frames, fps), lambda needed: _stored_frames(clip, needed, fps)
     if isinstance(source, Stretch):
-        with open_clip(source, LIMITS, errors=errors) as clip:
+        with open_stretch(source, LIMITS, errors) as clip:
             facts = VideoFacts(clip.num_frames, clip.fps or fps, clip.truncated)
         return facts, lambda needed: _frames_of_stretch(source, needed, errors)
     if isinstance(source, TarMember):
@@ -213,7 +213,7 @@ def _stored_frames(clip, needed, fps: float | None) -> Iterator[tuple[int, float
 
 def _frames_of_stretch(source, needed, errors: str) -> Iterator[tuple[int, float, float, np.ndarray | None]]:
     """The frames of a stretch, numbered and timed from its first, as `iter_frames` gives those of a file."""
-    with open_clip(source, LIMITS, errors=errors) as clip:
+    with open_stretch(source, LIMITS, errors) as clip:
         pictures = clip.one_by_one(range(clip.num_frames))
         for index, picture in enumerate(pictures):
             yield index, clip.begins(index), clip.begins(index + 1), picture if needed(index) else None

@@ -46,13 +46,13 @@ def groups_of(manifest: Manifest, table: str | os.PathLike, column: str | None =
     """The group of each video of a manifest, in its order."""
     name, groups = read_groups(table, column)
     paths = [manifest.path(index) for index in range(len(manifest))]
-    found = [group_of(groups, path) for path in paths]
-    if missing := [path for path, group in zip(paths, found) if group is None]:
+    found = {path: group for path in paths if (group := group_of(groups, path)) is not None}
+    if missing := [path for path in paths if path not in found]:
         raise ValueError(
             f"{table} has no {name} for {len(missing)} of {len(paths)} videos of {manifest.origin}: {some_of(missing, 3)}; "
             "paths must be written as in the list"
         )
-    return found
+    return [found[path] for path in paths]
 
 
 def group_of(groups: Mapping[str, str], path: str) -> str | None:
@@ -69,7 +69,7 @@ def split_fold(
 
 
 def split_share(
-    manifest: Manifest, share: float, groups: Sequence[Hashable], *, seed: int
+    manifest: Manifest, share: float, groups: Sequence[Hashable] | None, *, seed: int
 ) -> tuple[Manifest, Manifest]:
     """(the rest, about this share of the videos), in whole groups."""
     return divided(manifest, groups, [1 - share, share], 1, seed=seed)

@@ -237,7 +237,7 @@ def _stretches_of_rows(source: Any) -> torch.Tensor | None:
     if names == [None, None]:
         return None
     rows = source.select_columns([name for name in names if name]).with_format(None)
-    found = [times_of(row, *names, f"row {place}") for place, row in enumerate(rows)]
+    found = [times_of(row, names[0], names[1], f"row {place}") for place, row in enumerate(rows)]
     for place, (start, end) in enumerate(found):
         if end <= start:
             raise ValueError(f"row {place}: end_seconds={end:g} is not after start_seconds={start:g}; correct them")

@@ -198,7 +198,7 @@ def read_table(path: Path, options: ReadOptions) -> Manifest:
             label = () if options.label_kind == "multi" else None
         label = label.strip() if isinstance(label, str) else label
         count = max(as_integer(row[names.count]) or 0, 0) if names.first and names.count else 0
-        first = as_integer(row[names.first]) or 0 if count else 0
+        first = as_integer(row[names.first]) or 0 if count and names.first else 0
         stretch = times_of(row, names.start, names.end, f"{path}, line {line}") if timed else WHOLE
         builder.add(video.strip(), label, line, first, count, stretch=stretch)
         if names.length and (length := _time(row, names.length, 0.0, f"{path}, line {line}")):

@@ -93,7 +93,7 @@ class Manifest:
     def source(self, index: int) -> Source:
         """What to open for the entry."""
         stretch = self.stretch(index)
-        if stretch is None:
+        if stretch is None or self.stretches is None:
             return self.file_source(index)
         line = int(self.stretches[index, 2])
         return Stretch(self.file_source(index), *stretch, f"{self.origin}, line {line}" if line else self.origin)
