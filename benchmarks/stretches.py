@@ -107,7 +107,9 @@ class Pass:
     """One pass over all items of a list, an epoch for each round; the bytes that it read."""
 
     def __init__(self, path: Path):
-        sampling, transform = ClipSampling(num_frames=16, stride_frames=2), TrainTransform(SIZE, flip=0.0)
+        # Crops alone: both sides augment alike, and that would hide what reading costs.
+        transform = TrainTransform(SIZE, auto_augment=None, flip=0.0, erasing=None)
+        sampling = ClipSampling(num_frames=16, stride_frames=2)
         self.dataset = VideoDataset(open_manifest(path), sampling=sampling, transform=transform, as_bytes=True)
         self.bytes = 0
 
