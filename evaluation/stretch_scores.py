@@ -3,7 +3,6 @@
 The arithmetic is metrics/temporal_detection.py's.
 """
 
-import json
 import math
 import os
 import re
@@ -12,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videomae.data.lists.list_files import LABEL_COLUMNS, PATH_COLUMNS, table_rows
+from videomae.data.lists.annotations import read_json, segment_of
+from videomae.data.lists.list_files import END_SECONDS, LABEL_COLUMNS, PATH_COLUMNS, START_SECONDS, table_rows, times_of
 from videomae.data.lists.manifests import some_of
 from videomae.metrics.temporal_detection import TIOUS, LabelledStretch, average_precisions, by_label, time_shares
 
@@ -29,38 +29,38 @@ class Truth:
 def read_truth(source: str | os.PathLike) -> Truth:
     """A table with path, label, start_seconds and end_seconds (and maybe split), or ActivityNet's JSON.
 
-    A row that has a path alone, and an entry of ActivityNet without annotations, is a video in which nothing happens.
+    An empty time is that of the start or the end of the video. A row that has a path alone, and an entry of ActivityNet without
+    annotations, is a video in which nothing happens.
     """
     path = Path(source)
     if path.suffix.lower() == ".json":
         return _activitynet(path)
     truth = Truth(str(path))
     for line, row in table_rows(path):
-        lower = {str(name).strip().lower(): name for name in row}
-        columns = [next((lower[name] for name in names if name in lower), None) for names in _COLUMNS]
-        if missing := [names[0] for names, column in zip(_COLUMNS, columns) if column is None]:
-            raise ValueError(f"{path}, line {line}: no column {missing[0]} among {some_of(map(str, row))}")
-        video, label, start, end = (row[column] for column in columns)
-        name = str(video).strip()
+        lower, at = {str(name).strip().lower(): name for name in row}, f"{path}, line {line}"
+        video, label = (next((lower[name] for name in names if name in lower), None) for names in _COLUMNS)
+        start, end = lower.get(START_SECONDS), lower.get(END_SECONDS)
+        if video is None or label is None or not (start or end):
+            missing = "path" if video is None else "label" if label is None else START_SECONDS
+            raise ValueError(f"{at}: no column {missing} among {some_of(map(str, row))}")
+        name = str(row[video]).strip()
         there = truth.stretches.setdefault(name, [])
-        if any(value not in ("", None) for value in (label, start, end)):
-            there.append(_stretch(label, start, end, f"{path}, line {line}"))
+        if any(row[column] not in ("", None) for column in (label, start, end) if column):
+            there.append(_stretch(row[label], *times_of(row, start, end, at), at))
         subset = next((row[lower[word]] for word in ("split", "subset") if word in lower), None)
         if subset and truth.subsets.setdefault(name, str(subset)) != str(subset):
-            raise ValueError(
-                f"{path}, line {line}: {name} is in {truth.subsets[name]} and in {subset}; a video is in one"
-            )
+            raise ValueError(f"{at}: {name} is in {truth.subsets[name]} and in {subset}; a video is in one")
     return truth
 
 
-_COLUMNS = (PATH_COLUMNS, LABEL_COLUMNS, ("start_seconds",), ("end_seconds",))
+_COLUMNS = (PATH_COLUMNS, LABEL_COLUMNS)
 
 
 def _activitynet(path: Path) -> Truth:
     try:
-        database = json.loads(path.read_text("utf-8-sig"))["database"]
+        database = read_json(path)["database"]
         entries = {str(video): (entry.get("subset"), list(entry["annotations"])) for video, entry in database.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (KeyError, TypeError, AttributeError):
         raise ValueError(
             f'{path} is not JSON of ActivityNet\'s kind, {{"database": {{VIDEO: {{"annotations": [{{"segment": [START, END], '
             '"label": NAME}]}}}; a table has path, label, start_seconds and end_seconds'
@@ -72,37 +72,19 @@ def _activitynet(path: Path) -> Truth:
             truth.subsets[video] = str(subset)
         for number, annotation in enumerate(annotations, 1):
             where = f"{path}, {video}, annotation {number}"
-            try:
-                (start, end), label = annotation["segment"], annotation["label"]
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(
-                    f"{where}: needs a segment of two numbers and a label, not {str(annotation)[:80]}"
-                ) from None
-            there.append(_stretch(label, start, end, where))
+            if not isinstance(annotation, Mapping):
+                raise ValueError(f"{where}: needs a segment of two times and a label, not {str(annotation)[:80]}")
+            there.append(_stretch(annotation.get("label"), *segment_of(annotation, where), where))
     return truth
 
 
-def _stretch(label: Any, start: Any, end: Any, where: str) -> LabelledStretch:
+def _stretch(label: Any, start: float, end: float, where: str) -> LabelledStretch:
     name = str(label).strip()
     if label is None or not name:
         raise ValueError(f"{where}: a stretch without a label")
-    first, last = (_seconds(value, where) for value in (start, end))
-    if last <= first:
-        raise ValueError(f"{where}: end_seconds {last:g} must be after start_seconds {first:g}")
-    return LabelledStretch(name, first, last)
-
-
-def _seconds(value: Any, where: str) -> float:
-    """A number of seconds, or m:ss or h:mm:ss."""
-    text = str(value).strip()
-    try:
-        parts = [float(part) for part in text.split(":")]
-    except ValueError:
-        parts = []
-    seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
-    if not 1 <= len(parts) <= 3 or any(part < 0 for part in parts) or not math.isfinite(seconds):
-        raise ValueError(f"{where}: a time is a number of seconds or h:mm:ss, not {text!r}")
-    return seconds
+    if end <= start:
+        raise ValueError(f"{where}: end_seconds {end:g} must be after start_seconds {start:g}")
+    return LabelledStretch(name, start, end)
 
 
 def match_truth(
@@ -144,6 +126,16 @@ def match_truth(
     return matched, unknown
 
 
+def ending(stretches: Sequence[LabelledStretch], duration_seconds: float | None) -> list[LabelledStretch]:
+    """Those that last to the end of the video end there."""
+    return [
+        stretch
+        if duration_seconds is None or math.isfinite(stretch.end_seconds)
+        else stretch._replace(end_seconds=duration_seconds)
+        for stretch in stretches
+    ]
+
+
 def _stem(key: str) -> str:
     return re.sub(r"\.\w{2,4}$", "", Path(key).name)
 
@@ -158,6 +150,7 @@ def stretch_scores(
 
     A video without a duration could not be read: its stretches count as missed.
     """
+    truth = {video: ending(stretches, durations.get(video)) for video, stretches in truth.items()}
     found = {video: found.get(video, []) for video in truth}
     classes: dict[str, Any] = {}
     for label in sorted({stretch.label for stretches in truth.values() for stretch in stretches}):

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from videomae.evaluation.stretch_scores import Truth, match_truth
+from videomae.evaluation.stretch_scores import Truth, ending, match_truth
 from videomae.features.clips import Length
 from videomae.files import write_atomic, write_json
 
@@ -34,6 +34,7 @@ def write_localisation(output: str | os.PathLike, result: dict[str, Any], truth:
             silent.append(name)
             continue
         database[name] = {"subset": subset, **_clock(names[name], stride)}
+        stretches = ending(stretches, database[name]["duration"])
         database[name]["annotations"] = [
             {
                 "label": stretch.label,

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -122,7 +122,8 @@ def videos_of(data: str, **options: Any) -> list[Entry]:
     if data.startswith(WEB):
         stem = PurePosixPath(data.split("?")[0].split("#")[0]).stem or "video"
         return [Entry(data, data, "".join(letter if letter.isalnum() or letter in "._- " else "_" for letter in stem))]
-    return entries_of(open_videos(data, **options))
+    # A list of labelled stretches names files to label: whole, and each once.
+    return entries_of(replace(open_videos(data, **options), stretches=None))
 
 
 def opened(source: Any) -> Any:
@@ -409,9 +410,28 @@ def label_videos(
         "videos": videos,
         "broken": broken,
     }
-    (folder.path / "scores.json").unlink(missing_ok=True)  # of an earlier run, perhaps with other thresholds
+    for name in ("scores.json", "stretches.json"):  # of an earlier run, perhaps with other thresholds
+        (folder.path / name).unlink(missing_ok=True)
+    if results.rules:
+        write_json(folder.path / "stretches.json", activitynet_results(videos))
     write_json(folder.path / "labels.json", summary)
     return summary
+
+
+def activitynet_results(videos: list[dict[str, Any]]) -> dict[str, Any]:
+    """The stretches found, as ActivityNet's scorer and those made after it read them."""
+    found = {
+        video["name"]: [
+            {
+                "label": stretch["label"],
+                "score": stretch["score"],
+                "segment": [stretch["start_seconds"], stretch["end_seconds"]],
+            }
+            for stretch in video["stretches"]
+        ]
+        for video in videos
+    }
+    return {"version": "VERSION 1.3", "external_data": {"used": False, "details": ""}, "results": found}
 
 
 def score_labels(

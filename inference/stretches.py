@@ -87,7 +87,7 @@ def best_labels(scores: np.ndarray, times: np.ndarray, names: Sequence[str]) -> 
     firsts = np.concatenate([[0], ends[:-1] + 1])
     return [
         LabelledStretch(
-            names[best[first]],
+            names[int(best[first])],
             float(edges[first, 0]),
             float(edges[last, 1]),
             float(scores[first : last + 1, best[first]].mean()),

@@ -138,6 +138,10 @@ def test_stretches_lie_where_the_video_is_bright_and_are_scored_against_labelled
     assert (float(row["start_seconds"]), float(row["end_seconds"])) == pytest.approx((3.0, 6.0), abs=0.3)
     (blocks,) = (tmp_path / "out/videos/flash.vtt").read_text().split("\n\n")[1:]
     assert blocks.splitlines()[1].startswith("bright")
+    found = json.loads((tmp_path / "out/stretches.json").read_text())
+    assert set(found) == {"version", "external_data", "results"} and found["results"]["more/night"] == []
+    (answer,) = found["results"]["flash"]
+    assert answer["label"] == "bright" and answer["segment"] == [float(row["start_seconds"]), float(row["end_seconds"])]
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["map"] == {"0.3": 1.0, "0.4": 1.0, "0.5": 1.0, "0.6": 1.0, "0.7": 1.0}
     assert scores["frame_accuracy"] > 0.95 and scores["videos"] == 2
@@ -334,6 +338,15 @@ def test_a_command_line_that_cannot_be_meant_is_refused_before_anything_is_read(
 ):
     assert run(folder, videos, "out", *options) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_files_of_a_list_of_stretches_are_labelled_whole_and_once_each(folder, videos, tmp_path):
+    (videos / "list.csv").write_text(
+        "path,label,start_seconds,end_seconds\nflash.mp4,bright,3,6\nflash.mp4,dark,6,9\nmore/night.mp4,dark,0,1\n"
+    )
+    assert run(folder, videos / "list.csv", tmp_path / "out", "--truth", videos / "list.csv") == 0
+    assert [row["path"] for row in rows_of(tmp_path / "out/labels.csv")] == ["flash.mp4", "more/night.mp4"]
+    assert record_of(tmp_path / "out", "flash")["seconds"] == pytest.approx(9.0, abs=0.01)
 
 
 def test_results_inside_the_folder_of_videos_are_refused(folder, videos, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """Features with labelled stretches, read as OpenTAD and ActionFormer read them: their loaders' steps restated, not run.
 
-Restated are THUMOS14Dataset and ActivityNetDataset of happyharrycn/actionformer_release (libs/datasets) and ThumosPaddingDataset
-of sming256/OpenTAD (opentad/datasets). Their training was not run.
+Restated are THUMOS14Dataset and ActivityNetDataset of happyharrycn/actionformer_release (libs/datasets, 61ea7eb) and
+ThumosPaddingDataset of sming256/OpenTAD (opentad/datasets, 3dd7b03). Their training was not run.
 """
 
 import json
@@ -22,9 +22,10 @@ a.mp4,jump,3,4,training
 more/b.mp4,jump,0.5,1.5,Validation
 c.mp4,,,,training
 d.mp4,,,,validation
+e.mp4,run,2,,test
 elsewhere.mp4,run,1,2,training
 """
-LENGTHS = {"a.mp4": 150, "more/b.mp4": 90, "c.mp4": 70, "d.mp4": 70}
+LENGTHS = {"a.mp4": 150, "more/b.mp4": 90, "c.mp4": 70, "d.mp4": 70, "e.mp4": 90}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def actionformer(output, split, *, feat_stride, num_frames, num_classes, kind):
         if kind == "thumos" and not os.path.exists(file):
             continue
         fps, _ = value["fps"], value["duration"]
-        acts = [act for act in value["annotations"] if not (kind == "thumos" and act["label_id"] == 4)]
+        acts = value["annotations"]
         features = np.ascontiguousarray(np.load(file).astype(np.float32).transpose())
         if not acts:
             found[key] = (features, None, None)
@@ -111,7 +112,7 @@ def test_actionformer_finds_every_stretch_at_the_rows_of_its_time(folder, videos
     output = tmp_path / "out"
     assert run(folder, videos, output, TRUTH, "--window", 16, "--stride", 4) == 0
     printed = capsys.readouterr().out
-    assert "3 videos, 2 labels (classes.txt)" in printed
+    assert "4 videos, 2 labels (classes.txt)" in printed
     assert "feat_stride 4, num_frames 16, input_dim 48, num_classes 2, file_ext .npy" in printed
     assert "left out, without stretches in training: 1, the first is c" in printed
     assert "of the labelled videos not here: 1, the first is elsewhere.mp4" in printed
@@ -119,6 +120,8 @@ def test_actionformer_finds_every_stretch_at_the_rows_of_its_time(folder, videos
     training = actionformer(output, ["training"], **options)
     validation = actionformer(output, ["validation"], **options)
     assert set(training) == {"a"} and set(validation) == {"more/b", "d"} and validation["d"][1] is None
+    (_, to_the_end, _) = actionformer(output, ["test"], **options)["e"]
+    np.testing.assert_allclose(to_the_end, [[(2 * 30 - 8) / 4, (90 - 8) / 4]])
     features, segments, labels = training["a"]
     np.testing.assert_array_equal(features, np.load(output / "features/a.npy").T)
     assert labels.tolist() == [1, 0] and (output / "classes.txt").read_text() == "jump\nrun\n"

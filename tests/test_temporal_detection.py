@@ -1,9 +1,11 @@
 """Stretches against labelled ones: by hand, and against ActivityNet's scorer restated step by step."""
 
+import math
+
 import numpy as np
 import pytest
 
-from videomae.evaluation.stretch_scores import Truth, match_truth, read_truth, stretch_report, stretch_scores
+from videomae.evaluation.stretch_scores import Truth, ending, match_truth, read_truth, stretch_report, stretch_scores
 from videomae.metrics.temporal_detection import (
     TIOUS,
     LabelledStretch,
@@ -156,9 +158,16 @@ def test_shares_of_time_agree_with_a_count_of_frames():
 
 def test_a_table_of_stretches_has_times_as_numbers_or_clocks_and_videos_without_any(tmp_path):
     table = tmp_path / "truth.csv"
-    table.write_text("video,label,start_seconds,end_seconds\na.mp4,run,1.5,2\na.mp4,jump,1:02,0:01:03.5\nb.mp4,,,\n")
+    table.write_text(
+        "video,label,start_seconds,end_seconds\na.mp4,run,1.5,2\na.mp4,jump,1:02,0:01:03.5\nb.mp4,,,\nc.mp4,run,,9\nc.mp4,jump,9,\n"
+    )
     truth = read_truth(table)
-    assert truth.stretches == {"a.mp4": stretches(("run", 1.5, 2), ("jump", 62, 63.5)), "b.mp4": []}
+    assert truth.stretches == {
+        "a.mp4": stretches(("run", 1.5, 2), ("jump", 62, 63.5)),
+        "b.mp4": [],
+        "c.mp4": stretches(("run", 0, 9), ("jump", 9, math.inf)),
+    }
+    assert ending(truth.stretches["c.mp4"], 12.0) == stretches(("run", 0, 9), ("jump", 9, 12))
 
 
 def test_activitynets_json_is_read(tmp_path):
@@ -175,20 +184,26 @@ def test_activitynets_json_is_read(tmp_path):
     "text, message",
     [
         (
-            "path,label,start_seconds\na.mp4,run,1\n",
-            "line 2: no column end_seconds among 'path', 'label', 'start_seconds'",
+            "path,label,begins\na.mp4,run,1\n",
+            "line 2: no column start_seconds among 'path', 'label', 'begins'",
         ),
         (
             "path,label,start_seconds,end_seconds\na.mp4,run,2,2\n",
             "line 2: end_seconds 2 must be after start_seconds 2",
         ),
         ("path,label,start_seconds,end_seconds\na.mp4,,1,2\n", "line 2: a stretch without a label"),
-        ("path,label,start_seconds,end_seconds\na.mp4,run,soon,2\n", "seconds or h:mm:ss, not 'soon'"),
+        (
+            "path,label,start_seconds,end_seconds\na.mp4,run,soon,2\n",
+            "start_seconds='soon' is no time; give seconds such as 83.5, or h:mm:ss",
+        ),
         (
             "path,label,start_seconds,end_seconds,split\na.mp4,run,1,2,train\na.mp4,run,3,4,test\n",
             "line 3: a.mp4 is in train and in test; a video is in one",
         ),
-        ("path,label,start_seconds,end_seconds\na.mp4,run,-1,2\n", "seconds or h:mm:ss, not '-1'"),
+        (
+            "path,label,start_seconds,end_seconds\na.mp4,run,-1,2\n",
+            "start_seconds='-1' is no time; give seconds such as 83.5, or h:mm:ss",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused_with_its_line(text, message, tmp_path):
@@ -200,8 +215,17 @@ def test_a_table_that_cannot_be_meant_is_refused_with_its_line(text, message, tm
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[1, 2", "is not JSON of ActivityNet's kind"),
-        ('{"database": {"v": {"annotations": [{"segment": [1], "label": "x"}]}}}', "v, annotation 1: needs a segment"),
+        ("[1, 2", "is not JSON: "),
+        ("[1, 2]", "is not JSON of ActivityNet's kind"),
+        (
+            '{"database": {"v": {"annotations": [{"segment": [1], "label": "x"}]}}}',
+            r"v, annotation 1: \[1\] is no start and end in seconds",
+        ),
+        (
+            '{"database": {"v": {"annotations": [7]}}}',
+            "v, annotation 1: needs a segment of two times and a label, not 7",
+        ),
+        ('{"database": {"v": {"annotations": [{"segment": [1, 2]}]}}}', "v, annotation 1: a stretch without a label"),
     ],
 )
 def test_json_that_is_no_annotation_is_refused(text, message, tmp_path):

@@ -62,7 +62,9 @@ def read_activitynet(path: Path, options: ReadOptions) -> Manifest:
     for name, video in database.items():
         if options.split is not None and str(video.get("subset")) != options.split:
             continue
-        annotations = [(one.get("label"), *_segment(one, f"{path}: {name}")) for one in video.get("annotations") or ()]
+        annotations = [
+            (one.get("label"), *segment_of(one, f"{path}: {name}")) for one in video.get("annotations") or ()
+        ]
         if not annotations and options.background is None:
             continue
         file = found.get(f"v_{name}") or found.get(name)
@@ -90,7 +92,7 @@ def read_coco(path: Path, options: ReadOptions) -> Manifest:
             or one.get("category_id") not in categories
         ):
             raise ValueError(f"{at} names no known video_id and category_id: {str(one)[:100]}")
-        of_video[one["video_id"]].append((categories[one["category_id"]]["name"], *_segment(one, at)))
+        of_video[one["video_id"]].append((categories[one["category_id"]]["name"], *segment_of(one, at)))
     for number, annotations in of_video.items():
         video = videos[number]
         if options.split is None or str(video.get("split", video.get("subset"))) == options.split:
@@ -184,7 +186,7 @@ def _add(builder: Builder, file: str, annotations: list[tuple[Any, float, float]
         builder.add(file, list(several), None, stretch=times)
 
 
-def _segment(one: Mapping[str, Any], at: str) -> tuple[float, float]:
+def segment_of(one: Mapping[str, Any], at: str) -> tuple[float, float]:
     """Start and end of an annotation."""
     given = one.get("segment", (one.get("start_seconds"), one.get("end_seconds")))
     try:
