@@ -50,3 +50,5 @@ MEAN = "mean"  # of all heads
 STATISTICS = ("nearby", "visible", "patch", "none")  # where brightness and contrast of rebuilt patches come from
 PICTURES = ("reconstruction", "attention")
 PICTURE_FORMATS = ("png", "gif", "mp4")
+
+LABEL_FORMATS = ("csv", "srt", "vtt", "png")  # what `videomae label` writes beside JSON

@@ -72,6 +72,11 @@ def errors_option(group: str) -> Any:
     )
 
 
+def background_option(group: str) -> Any:
+    """`--background`, the same for every command that reads labelled stretches."""
+    return option(None, group, "a class of this name for what no stretch of a video covers", metavar="NAME")
+
+
 def read_options(options_class: type[T], argv: Sequence[str] | None, *, command: str, about: str | None) -> T:
     """What a command line says, checked; `command` is the name behind `videomae`, `about` the text of its help."""
     parser = Parser(prog=f"videomae {command}", usage=usage_of(command, options_class), description=about)

@@ -7,9 +7,11 @@ Action detection has a pipeline of its own in pipeline_videomae_detection.py.
 
 import contextlib
 import dataclasses
+import datetime
 import itertools
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,8 +21,11 @@ from transformers.utils import logging
 
 from .image_processing_videomae import SETTINGS, frame_at_size, is_frame, normalized
 from .sampling_videomae import ClipSampling
+from .video_decoder import decoder_windows, is_decoder
 from .video_io import Limits, iter_windows, probe
+from .video_live import LiveReader
 from .video_processing_videomae import VideoMAEVideoProcessor
+from .video_windows import Window
 
 logger = logging.get_logger(__name__)
 
@@ -34,6 +39,7 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         pipe(["a.mp4", "b.mp4"], batch_size=2)
         pipe([picture, picture, ...])          # decoded frames of one video, as PIL images or arrays
         for window in pipe.windows("long.mp4"): ...
+        for window in pipe.live("rtsp://..."): ...
 
     A video is whatever `VideoMAEVideoProcessor` opens. Models other than VideoMAE run as in transformers. Scores are
     calibrated by the config's `temperature`, which changes no answer; transformers' own pipeline ignores it.
@@ -124,8 +130,79 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
         first_frame and last_frame, and scores as the pipeline gives them. Every frame is decoded once and no more
         than `batch_size` windows are held. `partial` says what becomes of an end that fills no window: it is filled
         with its last frame ("repeat_last") or left out ("drop"). `errors="truncate"` takes a damaged file as far as it
-        can be decoded.
+        can be decoded. An open decoder, such as torchcodec's, is read as its file would be, at its average rate.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        options = self._window_options(sampling, hop_frames) | {"partial": partial, "limits": limits}
+        if is_decoder(video):
+            windows = decoder_windows(video, **options)
+        else:
+            windows = iter_windows(video, errors=errors, threads=threads, **options)
+        seen = 0.0  # kept here: where progress bars are switched off, transformers' stand-in has no count
+        with logging.tqdm(total=_seconds(video) if progress else None, unit="s", disable=not progress) as bar:
+            while batch := list(itertools.islice(windows, batch_size)):
+                yield from self._labelled(batch, function_to_apply, top_k)
+                bar.update(round(batch[-1].end_seconds, 1) - seen)
+                seen = round(batch[-1].end_seconds, 1)
+
+    def live(
+        self,
+        source,
+        *,
+        hop_frames: int | None = None,
+        sampling: ClipSampling | dict[str, Any] | None = None,
+        top_k: int = 5,
+        function_to_apply: str | None = None,
+        queue_windows: int = 1,
+        stall_seconds: float = 10.0,
+        reconnect_seconds: float | None = None,
+        limits: Limits | None = None,
+        threads: int = 1,
+        on_event: Callable[[str], None] | None = None,
+    ) -> Generator[dict[str, Any], None, None]:
+        """Classify a live source by its newest windows: a stream, a camera or a pipe.
+
+        `source` is rtsp://HOST/PATH, tcp://HOST:PORT, udp://@:PORT, /dev/video0, "-" for standard input, or an open pipe.
+        Windows are those of `windows`; while the model works another thread reads on, and of the windows that come
+        meanwhile the newest `queue_windows` are kept. What it yields has, beside the fields of `windows`, `time` (UTC, when
+        the last frame was decoded), `latency_seconds` (from then to the answer), `connection`, and since the answer before
+        `dropped_frames` (in no answered window, since the model was late), `dropped_windows` and `damaged`
+        (pictures and packets). A source that stalls for `stall_seconds` or ends is opened again, at growing intervals,
+        until there was no picture for `reconnect_seconds` (None: for ever); a pipe ends the iteration. `on_event` gets a
+        sentence for each of this; by default it is logged. Close the iterator, or leave the loop by an error, to stop.
+        """
+        reader = LiveReader(
+            source,
+            **self._window_options(sampling, hop_frames),
+            queue_windows=queue_windows,
+            stall_seconds=stall_seconds,
+            reconnect_seconds=reconnect_seconds,
+            limits=limits,
+            threads=threads,
+            on_event=on_event or logger.warning,
+        )
+        with reader:
+            for window in reader:
+                (result,) = self._labelled([window], function_to_apply, top_k)
+                latency = time.monotonic() - window.arrived
+                arrived = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=latency)
+                yield result | {
+                    "time": arrived.isoformat(timespec="milliseconds"),
+                    "latency_seconds": round(latency, 3),
+                    "connection": window.connection,
+                    "dropped_frames": window.dropped_frames,
+                    "dropped_windows": window.dropped_windows,
+                    "damaged": window.damaged,
+                }
+
+    def save_pretrained(self, save_directory, **kwargs):
+        super().save_pretrained(save_directory, **kwargs)
+        if self.video_processor is not None and self.video_processor is not self.image_processor:
+            self.video_processor.save_pretrained(save_directory, **kwargs)
+
+    def _window_options(self, sampling: ClipSampling | dict[str, Any] | None, hop_frames: int | None) -> dict[str, Any]:
+        """Which frames a window has and what becomes of a picture, as `iter_windows` and `LiveReader` take it."""
         settings = self.video_processor.call_settings({})
         policy: ClipSampling = dataclasses.replace(
             self.video_processor.sampling, num_frames=self.model.config.num_frames
@@ -135,41 +212,26 @@ class VideoClassificationPipeline(StockVideoClassificationPipeline):
             policy = ClipSampling.from_dict(policy.to_dict() | changed)
         if hop_frames is None:
             hop_frames = max(policy.num_frames * policy.stride_frames // 2, 1)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        return {
+            "num_frames": policy.num_frames,
+            "stride_frames": policy.stride_frames,
+            "hop_frames": hop_frames,
+            "transform": lambda picture: frame_at_size(picture, settings),
+        }
 
-        windows = iter_windows(
-            video,
-            num_frames=policy.num_frames,
-            stride_frames=policy.stride_frames,
-            hop_frames=hop_frames,
-            transform=lambda picture: frame_at_size(picture, settings),
-            partial=partial,
-            errors=errors,
-            limits=limits,
-            threads=threads,
-        )
-        seen = 0.0  # kept here: where progress bars are switched off, transformers' stand-in has no count
-        with logging.tqdm(total=_seconds(video) if progress else None, unit="s", disable=not progress) as bar:
-            while batch := list(itertools.islice(windows, batch_size)):
-                clips = torch.stack([torch.stack(window.frames) for window in batch])  # (W, T, C, H, W)
-                scores = self._scores(self._logits(normalized(clips.to(self.device), settings)), function_to_apply)
-                scores = self._calibrated(scores, function_to_apply)
-                for window, row in zip(batch, scores):
-                    yield {
-                        "start_seconds": window.start_seconds,
-                        "end_seconds": window.end_seconds,
-                        "first_frame": window.first_frame,
-                        "last_frame": window.last_frame,
-                        "scores": self._best(row, top_k),
-                    }
-                bar.update(round(batch[-1].end_seconds, 1) - seen)
-                seen = round(batch[-1].end_seconds, 1)
-
-    def save_pretrained(self, save_directory, **kwargs):
-        super().save_pretrained(save_directory, **kwargs)
-        if self.video_processor is not None and self.video_processor is not self.image_processor:
-            self.video_processor.save_pretrained(save_directory, **kwargs)
+    def _labelled(self, batch: Sequence[Window], function_to_apply: str | None, top_k: int) -> Iterator[dict[str, Any]]:
+        """A dict per window with its place and its scores."""
+        clips = torch.stack([torch.stack(window.frames) for window in batch])  # (W, T, C, H, W)
+        settings = self.video_processor.call_settings({})
+        scores = self._scores(self._logits(normalized(clips.to(self.device), settings)), function_to_apply)
+        for window, row in zip(batch, self._calibrated(scores, function_to_apply)):
+            yield {
+                "start_seconds": window.start_seconds,
+                "end_seconds": window.end_seconds,
+                "first_frame": window.first_frame,
+                "last_frame": window.last_frame,
+                "scores": self._best(row, top_k),
+            }
 
     @torch.no_grad()
     def _logits(self, pixel_values: torch.Tensor) -> torch.Tensor:

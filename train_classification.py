@@ -193,6 +193,7 @@ def build_data(recipe: FinetuneRecipe, options: FinetuneOptions, say=say) -> Cla
         raise ValueError("--data is missing: a folder with a sub-folder per class, or a list of videos with labels")
     names = read_names(options.class_names) if options.class_names else None
     read = {"root": options.data_root, "label_kind": recipe.label_kind, "num_labels": recipe.num_labels}
+    read["background"] = options.background
     use_cache(options.cache_dir, options.cache_gib)
     train = open_manifest(options.data, split=options.train_split, class_names=names, **read)
     train.check_labels(num_labels=recipe.num_labels, classes=recipe.label_kind == "class")
@@ -277,7 +278,7 @@ def split_off(manifest: Manifest, options: FinetuneOptions, seed: int) -> tuple[
     groups = groups_of(manifest, options.groups, options.group_column) if options.groups else None
     if options.fold:
         return split_fold(manifest, parse_fold(options.fold), groups)
-    if groups is None:
+    if groups is None and manifest.stretches is None:
         return held_out(manifest, options.val_share, seed)
     if not 0 < options.val_share < 1:
         raise ValueError(f"--val_share must be between 0 and 1, not {options.val_share}")
@@ -479,6 +480,7 @@ def test(
         root=options.data_root,
         class_names=class_names,
         label_kind=recipe.label_kind,
+        background=options.background,
     )
     if warning := chosen_on_the_test(Path(folder).name, validation, manifest):
         say(warning)

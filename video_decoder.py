@@ -5,14 +5,18 @@ torchcodec is not imported: whatever has its two names, `metadata` and `get_fram
 
 # T frames  C channels  H W pixels
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from .image_processing_videomae import resize_short_side
 from .video_pictures import Part
 from .video_source import Limits, VideoReadError, check_bytes
+from .video_windows import Window, regular_windows
+
+FRAMES_AT_ONCE = 16  # asked of a decoder while windows are walked through: one call for each frame would cost more
 
 
 def is_decoder(thing: Any) -> bool:
@@ -63,3 +67,18 @@ class DecoderReader:
             top, left, height, width = part(*frames.shape[-2:])
             frames = frames[..., top : top + height, left : left + width]
         return frames.permute(0, 2, 3, 1)
+
+    def frames(self, needed: Callable[[int], bool]) -> Iterator[tuple[int, float, float, np.ndarray | None]]:
+        """Every frame in order, as `iter_frames` gives those of a file; times are those of the average rate."""
+        rate = self.fps or 25.0
+        for first in range(0, self.num_frames, FRAMES_AT_ONCE):
+            indices = range(first, min(first + FRAMES_AT_ONCE, self.num_frames))
+            wanted = [index for index in indices if needed(index)]
+            pictures = dict(zip(wanted, self.read(wanted).numpy())) if wanted else {}
+            for index in indices:
+                yield index, index / rate, (index + 1) / rate, pictures.get(index)
+
+
+def decoder_windows(decoder: Any, *, limits: Limits | None = None, **windows: Any) -> Iterator[Window]:
+    """`iter_windows` of a decoder that is open already; `windows` are the arguments of `regular_windows`."""
+    return regular_windows(DecoderReader(decoder, limits).frames, **windows)

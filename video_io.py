@@ -13,6 +13,8 @@ from the start.
 
 # n frames in the file | T frames asked for | H W pixels of the upright frame
 
+import contextlib
+import functools
 import itertools
 from array import array
 from bisect import bisect_left, bisect_right
@@ -42,7 +44,7 @@ from .video_source import (
     open_container,
     reason,
 )
-from .video_windows import Window, walk_windows
+from .video_windows import Window, regular_windows
 
 # Decoders that give the same pictures when they start at a key frame as when they come from before it.
 KEY_FRAME_CODECS = frozenset((
@@ -122,16 +124,14 @@ def iter_windows(
     it with the last frame it reached (only if the windows before left frames out), "drop" leaves it away. Damage raises
     where it is met, a file that is cut off at once; with `errors="truncate"` the video ends there.
     """
-    for name, value in (("num_frames", num_frames), ("stride_frames", stride_frames), ("hop_frames", hop_frames)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
     # How many frames are kept: of the window, and of those that begin inside of it. `transform` makes less of them.
-    at_once = min((num_frames - 1) * stride_frames + 1, num_frames * -(-num_frames * stride_frames // hop_frames))
-    at_once = 1 if transform else max(at_once, num_frames)
-    return walk_windows(
+    later = -(-num_frames * stride_frames // max(hop_frames, 1))
+    at_once = 1 if transform else max(min((num_frames - 1) * stride_frames + 1, num_frames * later), num_frames)
+    return regular_windows(
         lambda needed: iter_frames(source, needed, short_side, errors, limits or Limits(), threads, at_once),
-        offsets=range(0, num_frames * stride_frames, stride_frames),
-        start_of=lambda number: number * hop_frames,
+        num_frames=num_frames,
+        stride_frames=stride_frames,
+        hop_frames=hop_frames,
         transform=transform,
         partial=partial,
     )
@@ -182,6 +182,40 @@ class VideoReader:
         """Frames a second, from the packets alone."""
         return self._describe().fps
 
+    def begins(self, index: int) -> float:
+        """When a frame is shown, in seconds after the first one; of `num_frames`, when the last one ends."""
+        if self._untimed or not self._timed or not self._stream.time_base:
+            return index * self._frame_seconds
+        if self._even:
+            return float(index * (self._dts[1] - self._dts[0]) * self._stream.time_base)
+        last = min(index, self.num_frames - 1)
+        self._find((0, last))
+        ticks = self._pts[self._order[last]] - self._pts[self._order[0]] + (index > last) * self._last_duration
+        return float(ticks * self._stream.time_base)
+
+    def frame_at(self, seconds: float) -> int:
+        """The frame that begins nearest to so many seconds after the first one; `num_frames` for the end and beyond."""
+        n = self.num_frames
+        if self._by_dts:  # decoding times, near those of showing
+            after = bisect_left(self._dts, self._dts[0] + seconds / float(self._stream.time_base))
+        else:
+            after = bisect_left(range(n), seconds, key=self.begins)
+        after = min(after, n)
+        while after < n and self.begins(after) < seconds:
+            after += 1
+        while after and self.begins(after - 1) >= seconds:
+            after -= 1
+        return after - 1 if after and seconds - self.begins(after - 1) < self.begins(after) - seconds else after
+
+    @functools.cached_property
+    def _frame_seconds(self) -> float:
+        """How long a frame lasts by the rate of a file that keeps no times."""
+        if not self.fps:
+            raise VideoReadError(
+                f"{self.name} has neither times nor a rate; seconds mean nothing in it: make an MP4 of it"
+            )
+        return 1 / self.fps
+
     @property
     def info(self) -> VideoInfo:
         """What `probe` says of the video."""
@@ -220,6 +254,22 @@ class VideoReader:
             self._set_order(self._order_by_decoding(), self._keys)
             return self.read(indices, short_side=short_side, part=part)
 
+    def one_by_one(self, indices: Sequence[int], *, short_side: int | None = None) -> Iterator[np.ndarray]:
+        """The frames at rising `indices`, from one decode that holds one of them at a time."""
+        self._deadline.restart()
+        self._find(indices)
+        size, place = None, 0
+        with contextlib.suppress(_OutOfOrder), contextlib.closing(self._sized(list(indices))) as frames:
+            for index, frame in frames:
+                if index != indices[place]:
+                    break
+                size = size or scaled_size(*upright_size(self._picture or frame), short_side)
+                yield _converted(self.name, frame, *size, self._scaler)
+                place += 1
+                self._deadline.restart()  # not the time of whoever uses the frames
+        for index in indices[place:]:  # of a file whose frames do not come in their order
+            yield self.read([index], short_side=short_side)[0].numpy()
+
     def _gather(self, indices: list[int], short_side: int | None, part: Part | None) -> torch.Tensor:
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
@@ -241,7 +291,7 @@ class VideoReader:
                 out[others] = out[first]
         return torch.from_numpy(out)
 
-    def _sized(self, indices: list[int]) -> Iterator[tuple[int, "av.VideoFrame"]]:
+    def _sized(self, indices: list[int]) -> Generator[tuple[int, "av.VideoFrame"], None, None]:
         """As `_decode`, with `_picture` known, so that the size of the frames does not depend on which are read."""
         frames = self._decode(indices)
         index, frame = next(frames)
@@ -267,6 +317,7 @@ class VideoReader:
         self._demux: Iterator[av.Packet] = iter(())
         self._position = _NOWHERE
         self._fields, self._timed = False, True  # whether the order is that of time stamps
+        self._even = False  # whether the table says that all frames last equally long
         self._untimed = self._container.format.name in UNTIMED_DEMUXERS
         if not self._read_table():
             self._read_packets()
@@ -302,7 +353,9 @@ class VideoReader:
         self._dts, self._pts, self._sizes = dts, [None] * n, sizes
         self._last_duration = dts[-1] - dts[-2] if n > 1 else 0
         self._set_order([None] * n, keys)
-        shortest = min((later - earlier for earlier, later in itertools.pairwise(dts)), default=0)
+        steps = np.diff(np.frombuffer(dts, np.int64))
+        shortest = int(steps.min()) if n > 1 else 0
+        self._even = n > 1 and shortest == steps.max()
         return not (may_be_fields(stream, shortest) and self._is_interlaced())
 
     def _find(self, indices: Sequence[int]) -> None:
@@ -348,7 +401,7 @@ class VideoReader:
         """Go through all packets, up to damage if there is any."""
         if self._position != _NOWHERE:
             self._reopen()
-        self._by_dts, self._position = False, _NOWHERE
+        self._by_dts, self._even, self._position = False, False, _NOWHERE
         stream, codec, entries = self._stream, self._stream.codec_context, len(self._stream.index_entries)
         found, damage = list_packets(self.name, self._container, stream, self.limits, self._deadline)
         damage = self._outline.missing or damage

@@ -145,24 +145,32 @@ def open_container(
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(f"{name} is not a video that can be read: {reason(error)}") from None
     try:
-        cover = av.stream.Disposition.attached_pic
-        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-        if not streams:
-            kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-            raise VideoReadError(f"{name} holds no video, only {' and '.join(kinds)}")
-        best = container.streams.best("video")  # FFmpeg's choice: the default one, else the one of the highest rate
-        stream = next((stream for stream in streams if stream is best), streams[0])
-        codec = stream.codec_context
-        if codec is None or codec.codec is None:
-            raise VideoReadError(f"{name}: there is no decoder for its video")
-        check_pixels(name, codec.width, codec.height, limits)
-        codec.thread_count = threads
-        codec.thread_type = "AUTO" if threads != 1 else "SLICE"
-        codec.options = {**codec.options, "max_pixels": str(limits.max_pixels)}
+        stream = picture_stream(container, name, limits, threads)
     except BaseException:
         container.close()
         raise
     return container, stream
+
+
+def picture_stream(
+    container: "av.container.InputContainer", name: str, limits: Limits, threads: int
+) -> "av.VideoStream":
+    """The video stream of an open container, with its decoder set up."""
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
+        raise VideoReadError(f"{name} holds no video, only {' and '.join(kinds)}")
+    best = container.streams.best("video")  # FFmpeg's choice: the default one, else the one of the highest rate
+    stream = next((stream for stream in streams if stream is best), streams[0])
+    codec = stream.codec_context
+    if codec is None or codec.codec is None:
+        raise VideoReadError(f"{name}: there is no decoder for its video")
+    check_pixels(name, codec.width, codec.height, limits)
+    codec.thread_count = threads
+    codec.thread_type = "AUTO" if threads != 1 else "SLICE"
+    codec.options = {**codec.options, "max_pixels": str(limits.max_pixels)}
+    return stream
 
 
 class Deadline:

@@ -21,8 +21,34 @@ class Window:
     frames: list[Any]  # one entry per frame of the clip: RGB arrays (H, W, 3), or what `transform` made of them
 
 
+# Gives every frame from the first: index, start and end in seconds, and its pixels where the function says that it is needed.
+ReadFrames = Callable[[Callable[[int], bool]], Iterator[tuple[int, float, float, np.ndarray | None]]]
+
+
+def regular_windows(
+    read: ReadFrames,
+    *,
+    num_frames: int,
+    stride_frames: int,
+    hop_frames: int,
+    transform: Callable[[np.ndarray], Any] | None = None,
+    partial: str = "repeat_last",
+) -> Iterator[Window]:
+    """Window k has the frames k * hop, k * hop + stride, …; see `walk_windows`."""
+    for name, value in (("num_frames", num_frames), ("stride_frames", stride_frames), ("hop_frames", hop_frames)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    return walk_windows(
+        read,
+        offsets=range(0, num_frames * stride_frames, stride_frames),
+        start_of=lambda number: number * hop_frames,
+        transform=transform,
+        partial=partial,
+    )
+
+
 def walk_windows(
-    read: Callable[[Callable[[int], bool]], Iterator[tuple[int, float, float, np.ndarray | None]]],
+    read: ReadFrames,
     *,
     offsets: Sequence[int],
     start_of: Callable[[int], int],

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 from videomae.choices import LABEL_KINDS
-from videomae.command_line import DONE, FAILED, argument, errors_option, option, read_options
+from videomae.command_line import DONE, FAILED, argument, background_option, errors_option, option, read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Options:
     split: str | None = option(None, "data", "which part of the data set")
     layout: str | None = option(None, "data", "the layout, where it is not recognised")
     label_kind: str = option("class", "data", "what a label is: one class, several, or a number", choices=LABEL_KINDS)
+    background: str | None = background_option("data")
     num_labels: int | None = option(None, "data", "the number of classes that labels must stay below")
     test_data: str | None = option(
         None, "data", "another set whose videos must not be among these, compared by content", kind="path"
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     id2label = None
     if options.model:
         id2label = open_config(options.model, kind="ForVideoClassification", weights=False).id2label
-    reading = {"root": options.data_root, "label_kind": options.label_kind}
+    reading = {"root": options.data_root, "label_kind": options.label_kind, "background": options.background}
     manifest = open_manifest(options.data, split=options.split, layout=options.layout, **reading)
     test = None
     if options.test_data or options.test_split:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.choices import LABEL_KINDS
-from videomae.command_line import DONE, FAILED, argument, option, read_options
+from videomae.command_line import DONE, FAILED, argument, background_option, option, read_options
 
 LABEL_COLUMNS = ("path", "given", "predicted", "self_confidence", "margin", "issue")
 PAIR_COLUMNS = ("kind", "similarity", "leak", "labels_differ", "part", "path", "label", "other_part", "other_path",
@@ -32,6 +32,7 @@ class Options:
     split: str | None = option(None, "data", "which part of --data")
     test_split: str | None = option(None, "data", "which part of --test_data (of --data, where only that is given)")
     label_kind: str = option("class", "data", "what a label of the lists is", choices=LABEL_KINDS)
+    background: str | None = background_option("data")
 
     features: str | None = option(
         None, "duplicates", "folder of `videomae features` of these videos: near-duplicates too", kind="folder"
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("nothing to check: give tables of predictions, --data, or both")
     from videomae.data.lists.label_files import read_names
     from videomae.data.lists.layouts import open_manifest
+    from videomae.data.stretches import Stretch, parsed
     from videomae.evaluation.score_tables import read_scores
     from videomae.features.neighbours import read_vectors
     from videomae.files import check_output, write_atomic, write_json
@@ -70,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = {}
     if options.data:
         reading = {"root": options.data_root, "label_kind": options.label_kind, "class_names": names}
+        reading["background"] = options.background
         parts["data"] = open_manifest(options.data, split=options.split, **reading)
         if options.test_data or options.test_split:
             reading["class_names"] = parts["data"].class_names
@@ -86,8 +89,10 @@ def main(argv: list[str] | None = None) -> int:
     sources = {video.path: video.source for video in videos}
 
     def source_of(path):
-        place = os.path.join(options.data_root or "", path)
-        return sources.get(path) or (place if os.path.isfile(place) else None)
+        file, *times = parsed(path)
+        place = os.path.join(options.data_root or "", file)
+        found = None if not os.path.isfile(place) else place if file == path else Stretch(place, *times)
+        return sources.get(path) or found
 
     if "labels" in report:
         columns = [*LABEL_COLUMNS, *(["class"] if "class" in report["labels"]["rows"][0] else [])]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from videomae.choices import DTYPES, LABEL_KINDS, MATCHES
-from videomae.command_line import argument, errors_option, option, read_options
+from videomae.command_line import argument, background_option, errors_option, option, read_options
 
 
 def parse_views(text: str) -> tuple[int, int]:
@@ -48,6 +48,7 @@ class Options:
         None, "labels", "file with the data's class names, in order, for lists of numbers", kind="file"
     )
     label_kind: str = option("class", "labels", "what a label is: one class, several, or a number", choices=LABEL_KINDS)
+    background: str | None = background_option("labels")
 
     output: str | None = option(None, "results", "folder [evaluations/MODEL-DATA-PROTOCOL]", metavar="FOLDER")
     overwrite: bool = option(False, "results", "start over in an output folder that holds results")
@@ -87,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         split=options.split,
         class_names=read_names(options.class_names) if options.class_names else None,
         label_kind=options.label_kind,
+        background=options.background,
     )
     if options.fold:
         groups = groups_of(manifest, options.groups, options.group_column) if options.groups else None

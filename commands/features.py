@@ -40,6 +40,13 @@ class Options:
         None, "what is kept", "as the published features were made", choices=tuple(REFERENCE_STRIDES)
     )
 
+    truth: str | None = option(
+        None,
+        "files",
+        "labelled stretches, for OpenTAD and ActionFormer: a table with path, label, start_seconds, end_seconds and maybe split, or "
+        "ActivityNet's JSON",
+        kind="file",
+    )
     overwrite: bool = option(False, "files", "start over in an OUTPUT that holds features")
     save_as: str = option("npy", "files", "format of the files", choices=FORMATS)
     save_dtype: str = option("float32", "files", "numbers in the files", choices=tuple(SAVE_DTYPES))
@@ -57,8 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     from accelerate import PartialState
 
     from videomae.data.lists.layouts import open_videos
+    from videomae.evaluation.stretch_scores import read_truth
     from videomae.features.clips import FeatureEncoder
     from videomae.features.extract import extract, plan_of, report_lines
+    from videomae.features.localisation import check_plan, write_localisation
     from videomae.files import check_output
     from videomae.models import open_device
     from videomae.training.progress import say
@@ -67,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     # A process that is done waits for the others, and a long video takes hours.
     state = PartialState(cpu=on_cpu, timeout=datetime.timedelta(days=7))
     check_output(options.output, "OUTPUT")
+    truth = read_truth(options.truth) if options.truth else None
     device = open_device(options.device or str(state.device))
     manifest = open_videos(options.data, root=options.data_root, split=options.split, layout=options.layout)
     encoder = FeatureEncoder(options.model, device=device, dtype=options.dtype)
@@ -74,6 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     files = ("batch_size", "save_as", "save_dtype", "fps")
     plan, notes = plan_of(encoder, **{name: getattr(options, name) for name in (*kept, *files)})
     plan = replace(plan, errors=options.errors)
+    if truth:
+        check_plan(plan.level, plan.clips.describe(), plan.save_as)
     if state.is_main_process:
         for note in notes:
             say(note)
@@ -87,5 +99,6 @@ def main(argv: list[str] | None = None) -> int:
         overwrite=options.overwrite,
     )
     if state.is_main_process:
-        print("\n".join(report_lines(result, options.output)))
+        lines = write_localisation(options.output, result, truth) if truth else []
+        print("\n".join([*report_lines(result, options.output), *lines]))
     return FAILED if result["broken"] else DONE

@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": ("videomae.commands.demo", "make a synthetic data set, pre-train, fine-tune, test and label a video"),
     "evaluate": ("videomae.commands.evaluation", "multi-view test of a classifier, as the papers do it"),
     "scores": ("videomae.commands.scores", "what the scores of a test are worth: AUC, thresholds, calibration"),
+    "label": ("videomae.commands.label", "labels of videos, whole and over time: tables, subtitles, stretches"),
     "detect": ("videomae.commands.detect", "who does what, when and where in a video"),
     "visualize": ("videomae.commands.visualize", "pictures of what a model rebuilds and where it looks"),
     "app": ("videomae.commands.app", "a page to try a classifier in the browser"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.choices import PREPARED_FORMATS
-from videomae.command_line import DONE, FAILED, argument, errors_option, option, read_options
+from videomae.command_line import DONE, FAILED, argument, background_option, errors_option, option, read_options
 from videomae.data.encoding import QUALITY, Recoding
 
 
@@ -17,6 +17,7 @@ class Options:
     data_root: str | None = option(None, "data", "where relative paths start [the folder of the list]", kind="folder")
     split: str | None = option(None, "data", "which part of the data set")
     layout: str | None = option(None, "data", "the layout, where it is not recognised")
+    background: str | None = background_option("data")
     errors: str = errors_option("data")
     max_broken: float = option(
         0.01, "data", "largest share of videos that cannot be read; above it the exit code is 1", least=0, most=1
@@ -43,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     from videomae.data.lists.layouts import open_manifest
     from videomae.data.prepare import prepare
 
-    manifest = open_manifest(options.data, root=options.data_root, split=options.split, layout=options.layout)
+    reading = {"root": options.data_root, "split": options.split, "layout": options.layout}
+    manifest = open_manifest(options.data, background=options.background, **reading)
     report = prepare(
         manifest,
         options.output,

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from videomae.choices import PROBE_PROTOCOLS, PROBE_RECIPES, PROBES
-from videomae.command_line import UsageError, argument, check_path, errors_option, option, plain, read_options
+from videomae.command_line import (
+    UsageError,
+    argument,
+    background_option,
+    check_path,
+    errors_option,
+    option,
+    plain,
+    read_options,
+)
 from videomae.commands.evaluation import parse_views
 
 RANDOM = "random"
@@ -28,6 +37,7 @@ class Options:
     data_root: str | None = option(None, "data", "folder that relative paths of the lists start from", kind="folder")
     train_split: str | None = option(None, "data", "which part of TRAIN, where it has several")
     test_split: str | None = option(None, "data", "which part of TEST, where it has several")
+    background: str | None = background_option("data")
     errors: str = errors_option("data")
 
     probes: tuple[str, ...] = option(PROBES, "probes", "which probes", choices=PROBES, metavar="PROBE")
@@ -104,8 +114,9 @@ def main(argv: list[str] | None = None) -> int:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # that a decoder or a head is left out is the point here
-    train = open_manifest(options.train, root=options.data_root, split=options.train_split)
-    test = open_manifest(options.test, root=options.data_root, split=options.test_split, class_names=train.class_names)
+    reading = {"root": options.data_root, "background": options.background}
+    train = open_manifest(options.train, split=options.train_split, **reading)
+    test = open_manifest(options.test, split=options.test_split, class_names=train.class_names, **reading)
     results, lines, exit_code = frozen(options, train, test) if options.protocol else small(options, train, test)
     if exit_code or not results:
         return exit_code

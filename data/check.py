@@ -5,6 +5,7 @@ videomae check-data videos/ --videos_to_open all --output report.json
 """
 
 import itertools
+import math
 import os
 import random
 import statistics
@@ -19,10 +20,10 @@ from tqdm import tqdm
 from videomae.choices import MAX_LABELS
 from videomae.data.collators import ClassificationCollator, PretrainCollator
 from videomae.data.lists.label_names import class_columns, names_of
-from videomae.data.lists.manifests import Manifest
+from videomae.data.lists.manifests import WHOLE, Manifest
 from videomae.data.prepare import hash_of
 from videomae.data.remote import is_url
-from videomae.data.sources import open_clip
+from videomae.data.sources import Source, open_clip
 from videomae.data.transforms import PretrainTransform, TrainTransform
 from videomae.data.video_dataset import BrokenVideosError, VideoDataset
 from videomae.sampling_videomae import ClipSampling
@@ -84,6 +85,8 @@ def check(
     sampling = sampling or ClipSampling()
     report: dict[str, Any] = {"origin": manifest.origin, "videos": len(manifest), "problems": [], "notes": []}
     _check_labels(manifest, id2label, num_labels, report)
+    if manifest.stretches is not None:
+        report["stretches"] = _stretch_facts(manifest)
     _check_probes(manifest, probe, sampling, workers, report, progress, errors)
     if test is not None:
         _check_leaks(manifest, test, workers, report, progress)
@@ -129,6 +132,16 @@ def _check_labels(manifest: Manifest, id2label: Any, num_labels: int | None, rep
                                    "the classes are the first of the checkpoint's")  # fmt: skip
         except ValueError as error:
             report["problems"].append(str(error))
+
+
+def _stretch_facts(manifest: Manifest) -> dict[str, Any]:
+    """How many files there are, and how long their stretches, as far as their ends are given."""
+    times = [stretch for index in range(len(manifest)) if (stretch := manifest.stretch(index))]
+    lengths = [end - start for start, end in times if not math.isinf(end)]
+    facts: dict[str, Any] = {"stretches": len(times), "files": len({manifest.file(i) for i in range(len(manifest))})}
+    if lengths:
+        facts |= {"shortest_seconds": min(lengths), "longest_seconds": max(lengths), "total_seconds": sum(lengths)}
+    return facts
 
 
 def _check_probes(
@@ -185,31 +198,50 @@ def _check_probes(
 
 
 def _check_leaks(train: Manifest, test: Manifest, workers: int, report: dict[str, Any], progress: bool) -> None:
-    """Videos of equal content in both sets, or several times in the training set."""
+    """Videos of equal content in both sets, or several times in the training set; of stretches those that overlap."""
 
-    def key(job: tuple[Manifest, int]) -> str | None:
+    def key(source: Source) -> str | None:
         try:
-            return hash_of(job[0].source(job[1]))
+            return hash_of(source)
         except OSError:
             return None  # missing files are reported as broken
 
     jobs = [(train, i) for i in range(len(train))] + [(test, i) for i in range(len(test))]
+    files = [manifest.file_source(index) for manifest, index in jobs]
+    once = {file: file for file in files if isinstance(file, str)}  # a long file is hashed once, not for each stretch
+    to_hash = [*once, *(file for file in files if not isinstance(file, str))]
     with ThreadPoolExecutor(workers) as pool:
-        keys = list(tqdm(pool.map(key, jobs), "hashing", len(jobs), unit="video", disable=None if progress else True))
-    places: dict[str, list[str]] = defaultdict(list)
+        hashes = list(
+            tqdm(pool.map(key, to_hash), "hashing", len(to_hash), unit="video", disable=None if progress else True)
+        )
+    of_files, others = dict(zip(once, hashes)), iter(hashes[len(once) :])
+    keys = [of_files[file] if isinstance(file, str) else next(others) for file in files]
+    places: dict[str, list[tuple[tuple[float, float], str]]] = defaultdict(list)
+    same: dict[tuple, list[str]] = defaultdict(list)
     for digest, (manifest, index) in zip(keys[: len(train)], jobs):
         if digest is not None:
-            places[digest].append(manifest.path(index))
-    leaks = [
-        [places[digest][0], test.path(index)]
-        for digest, (_, index) in zip(keys[len(train) :], jobs[len(train) :])
-        if digest in places
-    ]
-    duplicates = [paths for paths in places.values() if len(paths) > 1]
+            times = manifest.stretch(index) or WHOLE
+            places[digest].append((times, manifest.path(index)))
+            same[digest, times].append(manifest.path(index))
+    leaks, beside = [], 0
+    for digest, (_, index) in zip(keys[len(train) :], jobs[len(train) :]):
+        start, end = test.stretch(index) or WHOLE
+        seen = next((path for times, path in places.get(digest, ()) if times[0] < end and start < times[1]), None)
+        if seen is not None:
+            leaks.append([seen, test.path(index)])
+        elif digest in places:
+            beside += 1
+    duplicates = [paths for paths in same.values() if len(paths) > 1]
     report |= {"leaks": leaks, "duplicates": duplicates}
     if leaks:
         report["problems"].append(
             f"{len(leaks)} of {len(test)} test videos are in the training set too: {leaks[0][0]} is {leaks[0][1]}"
+            + (", at least in part" if train.stretches is not None or test.stretches is not None else "")
+        )
+    if beside:
+        report["notes"].append(
+            f"{beside} of {len(test)} test stretches are of files of which the training set has other stretches; the same "
+            "scene makes a test easier: divide by file where the model shall meet new ones"
         )
     if duplicates:
         report["notes"].append(f"{len(duplicates)} training videos are duplicates: {', '.join(duplicates[0][:2])}")
@@ -243,11 +275,23 @@ def measure_speed(
     return speeds
 
 
+def _stretches_line(facts: dict[str, Any]) -> str:
+    line = f"{facts['stretches']} stretches of {facts['files']} files"
+    if "total_seconds" not in facts:
+        return line
+    return (
+        f"{line}: {facts['shortest_seconds']:.1f} to {facts['longest_seconds']:.1f} s, "
+        f"{facts['total_seconds'] / 3600:.2f} h in all"
+    )
+
+
 def render(report: dict[str, Any], clips_per_second: float) -> str:
     """The report for people."""
     lines = [
         f"{report['origin']}: {report['videos']} videos, {report['videos_probed']} of them opened and decoded in part"
     ]
+    if "stretches" in report:
+        lines.append(_stretches_line(report["stretches"]))
     if "classes" in report:
         ranked = sorted(report["classes"].items(), key=lambda pair: -pair[1])
         lines.append(f"{len(ranked)} classes, {ranked[0][1]} to {ranked[-1][1]} videos each:")

@@ -29,6 +29,7 @@ from videomae.data.encoding import Recoding
 from videomae.data.lists.manifests import Manifest
 from videomae.data.lists.shards import FORMAT_VERSION, INDEX, write_shard
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
+from videomae.data.stretches import Stretch, times_in_a_file_name
 from videomae.files import check_output, remove_leftovers, sha256_of, write_atomic, write_json
 from videomae.video_io import Limits, VideoReadError, iter_windows, probe
 
@@ -47,6 +48,10 @@ def recode(source: Source, recoding: Recoding, errors: str = "strict") -> tuple[
             count, fps = clip.num_frames, FRAME_FOLDER_FPS
             frames = (clip.read([i], short_side=recoding.short_side)[0].numpy() for i in range(count))
             video = recoding.encode(frames, fps)
+    elif isinstance(source, Stretch):
+        with open_clip(source, errors=errors) as clip:
+            count, fps = clip.num_frames, clip.fps if 0 < clip.fps <= 1000 else FRAME_FOLDER_FPS
+            video = recoding.encode(clip.one_by_one(range(count), short_side=recoding.short_side), fps)
     else:
         info = probe(source, errors=errors)
         count, fps = info.num_frames, info.fps if 0 < info.fps <= 1000 else FRAME_FOLDER_FPS
@@ -76,10 +81,26 @@ def hash_of(source: Source) -> str:
         for name in sorted(os.listdir(source.folder)):
             digest.update(name.encode("utf-8", "surrogateescape") + Path(source.folder, name).read_bytes())
         return digest.hexdigest()
+    if isinstance(source, Stretch):
+        whole = _hash_once(source.source) if isinstance(source.source, str) else hash_of(source.source)
+        return hashlib.sha256(f"{whole} {source.start_seconds} {source.end_seconds}".encode()).hexdigest()
     held = read_member(source) if isinstance(source, TarMember) else source
     if isinstance(held, dict):
         held = held.get("bytes") or held["path"]
     return hashlib.sha256(held).hexdigest() if isinstance(held, bytes) else sha256_of(held)
+
+
+def _hash_once(path: str) -> str:
+    """`sha256_of` a long file, once for all its stretches."""
+    with _hashing:
+        status = os.stat(path)
+        key = (path, status.st_size, status.st_mtime_ns)
+        if key not in _hashes:
+            _hashes[key] = sha256_of(path)
+        return _hashes[key]
+
+
+_hashing, _hashes = threading.Lock(), {}
 
 
 def prepare(
@@ -193,8 +214,10 @@ def _file_names(manifest: Manifest) -> list[str]:
     names: list[str] = []
     seen: set[str] = set()
     for index in range(len(manifest)):
-        parts = [part for part in Path(manifest.path(index)).parts if part not in ("..", ".", "/", os.sep)]
+        parts = [part for part in Path(manifest.file(index)).parts if part not in ("..", ".", "/", os.sep)]
         stem = os.path.splitext("/".join(["videos", *parts[parts[:1] == ["videos"] :]]))[0]
+        if stretch := manifest.stretch(index):
+            stem += times_in_a_file_name(*stretch)
         name = f"{stem}.mp4" if f"{stem}.mp4" not in seen else f"{stem}_{index:08d}.mp4"
         seen.add(name)
         names.append(name)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -214,10 +215,10 @@ def auto_contrast(clip: torch.Tensor, _: float = 0) -> torch.Tensor:
     flat = high <= low  # one value only: left as it is
     scale = torch.where(flat, 1.0, 255.0 / (high - low).clamp_(min=1))
     low[flat] = 0.0
-    out = torch.empty_like(clip)
-    for frame, target, offset, factor in zip(clip, out, low, scale):
+    out, truncate = torch.empty_like(clip), Truncate(clip)
+    for plane, target, offset, factor in zip(*(values.flatten(0, 1) for values in (clip, out, low, scale))):
         # slightly above the exact product, which truncation would otherwise push one below PIL's double precision
-        _truncate(frame.float().sub_(offset).mul_(factor).add_(1e-4), target)
+        truncate(truncate.floats(plane).sub_(offset).mul_(factor).add_(1e-4), target)
     return out
 
 
@@ -246,47 +247,57 @@ def luma(frame: torch.Tensor) -> torch.Tensor:
 
 
 def brightness(clip: torch.Tensor, factor: float) -> torch.Tensor:
-    return _blend(clip, factor, lambda frame, pixels: 0.0)
+    return _blend(clip, factor, lambda frame: (0.0,) * len(frame))
 
 
 def contrast(clip: torch.Tensor, factor: float) -> torch.Tensor:
-    return _blend(clip, factor, lambda frame, pixels: math.floor(luma(frame).mean(dtype=torch.float64).item() + 0.5))
+    return _blend(clip, factor, lambda frame: (math.floor(luma(frame).double().mean().item() + 0.5),) * len(frame))
 
 
 def color(clip: torch.Tensor, factor: float) -> torch.Tensor:
-    return _blend(clip, factor, lambda frame, pixels: luma(frame))
+    return _blend(clip, factor, lambda frame: (luma(frame),) * len(frame))
 
 
 def sharpness(clip: torch.Tensor, factor: float) -> torch.Tensor:
-    return _blend(clip, factor, lambda frame, pixels: _smooth(frame, pixels))
+    return _blend(clip, factor, _smooth)
 
 
 def _blend(clip: torch.Tensor, factor: float, degenerate: Callable) -> torch.Tensor:
-    """degenerate + factor * (frame - degenerate), clipped and truncated, frame by frame to stay in the cache."""
-    out = torch.empty_like(clip)
-    for frame, target in zip(clip, out):
-        pixels = frame.float()
-        base = degenerate(frame, pixels)
-        _truncate(pixels.sub_(base).mul_(factor).add_(base).add_(1e-4), target)
+    """degenerate + factor * (frame - degenerate), clipped and truncated. `degenerate(frame)`: a number or plane a channel."""
+    out, truncate = torch.empty_like(clip), Truncate(clip)
+    for frame, targets in zip(clip, out):
+        for plane, target, base in zip(frame, targets, degenerate(frame)):
+            truncate(truncate.floats(plane).sub_(base).mul_(factor).add_(base).add_(1e-4), target)
     return out
 
 
-def _truncate(pixels: torch.Tensor, target: torch.Tensor) -> None:
-    """float -> uint8, clipped and cut off; by way of int16, since torch is slow from float to uint8."""
-    target.copy_(pixels.clamp_(0, 255).short())
+class Truncate:
+    """float -> uint8, clipped and cut off, plane by plane in the same memory: fresh memory costs more than the arithmetic."""
+
+    def __init__(self, planes: torch.Tensor):
+        self._floats = torch.empty(planes.shape[-2:])
+        self._shorts = torch.empty(planes.shape[-2:], dtype=torch.int16)
+
+    def floats(self, plane: torch.Tensor) -> torch.Tensor:
+        """A plane as floats, until the next one."""
+        return self._floats.copy_(plane)
+
+    def __call__(self, pixels: torch.Tensor, target: torch.Tensor) -> None:
+        """By way of int16, since torch is slow from float to uint8."""
+        target.copy_(self._shorts.copy_(pixels.clamp_(0, 255)))
 
 
-def _smooth(frame: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+def _smooth(frame: torch.Tensor) -> torch.Tensor:
     """PIL's SMOOTH: 3x3 ones with a 5 in the middle, over 13, rounded; the border stays."""
+    out = frame.float()
     if min(frame.shape[1:]) < 3:
-        return pixels.clone()
+        return out
     small = frame.short()  # sums reach 13 * 255
     rows = small[:, :-2] + small[:, 1:-1]
     rows += small[:, 2:]
     total = rows[:, :, :-2] + rows[:, :, 1:-1]
     total += rows[:, :, 2:]
     total.add_(small[:, 1:-1, 1:-1], alpha=4)
-    out = pixels.clone()
     out[:, 1:-1, 1:-1] = total.float().mul_(1 / 13).add_(0.5).floor_()
     return out
 
@@ -396,15 +407,19 @@ def _shift(clip: torch.Tensor, pixels: float, dim: int, interpolation: str, cut:
     else:
         whole = math.floor(pixels)
         taps = tuple(zip(*_kernel(pixels - whole, interpolation)))
-    for frame, target in zip(crop(clip, across), out.narrow(dim, first - start, count)):
-        low, high = frame.narrow(dim, 0, 1), frame.narrow(dim, frame.shape[dim] - 1, 1)
-        padded = torch.cat(
-            [low, low, frame, high, high], dim
-        )  # for taps beyond the frame; inside of it none gets there
-        total = torch.full(target.shape, 1e-3)
+    planes, targets = crop(clip, across).flatten(0, 1), out.narrow(dim, first - start, count).flatten(0, 1)
+    length, truncate = planes.shape[dim], Truncate(targets)
+    # The edges twice more, for taps beyond the frame; inside of it none gets there.
+    padded = planes.new_empty([n + 4 * (i == dim % 2) for i, n in enumerate(planes.shape[1:])], dtype=torch.float32)
+    total = torch.empty(targets.shape[1:])
+    for plane, target in zip(planes, targets):
+        padded.narrow(dim, 2, length).copy_(plane)
+        padded.narrow(dim, 0, 2).copy_(plane.narrow(dim, 0, 1))
+        padded.narrow(dim, length + 2, 2).copy_(plane.narrow(dim, length - 1, 1))
+        total.fill_(1e-3)
         for reach, weight in taps:
             total.add_(padded.narrow(dim, first - origin + whole + reach + 2, count), alpha=weight)
-        _truncate(total, target)
+        truncate(total, target)
     return out
 
 
@@ -418,8 +433,9 @@ def affine(clip: torch.Tensor, matrix: Matrix, interpolation: str = "bicubic", c
     frames, channels = clip.shape[:2]
     whole, given, box = cut or Cut.none(clip)
     height, width = whole.height, whole.width
-    table = torch.empty(given.height * given.width, frames * channels)
-    table.copy_(clip.contiguous().view(frames * channels, -1).t()).sub_(FILL)
+    # NumPy turns bytes faster than torch.
+    turned = np.ascontiguousarray(clip.reshape(frames * channels, -1).numpy().T)
+    table = torch.from_numpy(turned).float().sub_(FILL)
     out = torch.empty(frames * channels, box.height * box.width, dtype=torch.uint8)
     columns = torch.arange(box.left, box.left + box.width, dtype=torch.float32) + 0.5
     for top, bottom in _bands(box.height):
@@ -436,13 +452,12 @@ def affine(clip: torch.Tensor, matrix: Matrix, interpolation: str = "bicubic", c
         weight = row_weight.mul_(inside.unsqueeze(-1)).unsqueeze(-1) * column_weight.unsqueeze(-2)
         pixels = F.embedding_bag(index, table, per_sample_weights=weight.view(x.numel(), -1), mode="sum")
         # Truncated like PIL's bytes; the small excess keeps float32 from falling below what is exact in double.
-        band = torch.empty(pixels.shape, dtype=torch.uint8)
-        _truncate(pixels.add_(FILL + 1e-3), band)
+        band = pixels.add_(FILL + 1e-3).clamp_(0, 255).short().byte()
         out[:, top * box.width : bottom * box.width] = band.t()
     return out.view(frames, channels, box.height, box.width)
 
 
-def _bands(height: int, rows: int = 16) -> Iterator[tuple[int, int]]:
+def _bands(height: int, rows: int = 32) -> Iterator[tuple[int, int]]:
     """Bands of rows, so that what one pass writes the next still finds in the cache."""
     for top in range(0, height, rows):
         yield top, min(top + rows, height)

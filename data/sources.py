@@ -1,4 +1,5 @@
-"""One way to read an entry of a data set, whatever it is: a file, a folder of images, a member of a tar file, bytes.
+"""One way to read an entry of a data set, whatever it is: a file or a stretch of it, a folder of images, a member of a tar file,
+bytes.
 
 `open_clip` gives an object with `num_frames` and `read(indices)`; video files themselves are video_io.py's.
 """
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from videomae.data import remote
 from videomae.data.prepared_video import NotAsPrepared, PreparedReader
+from videomae.data.stretches import Stretch, open_stretch
 from videomae.video_decoder import DecoderReader, is_decoder
 from videomae.video_io import Limits, VideoReader, VideoReadError
 from videomae.video_pictures import Part
@@ -46,7 +48,7 @@ class TarMember(NamedTuple):
     name: str
 
 
-Source = str | FrameFolder | TarMember | dict[str, Any] | bytes  # or an open decoder of another library
+Source = str | FrameFolder | TarMember | Stretch | dict[str, Any] | bytes  # or an open decoder of another library
 
 
 class Clip(Protocol):
@@ -69,6 +71,10 @@ def open_clip(source: Source, limits: Limits | None = None, *, errors: str = "st
     """Open an entry of a data set; every failure is a VideoReadError that names it. `errors` is that of `read_frames`."""
     if isinstance(source, FrameFolder):
         yield _FrameReader(source)
+        return
+    if isinstance(source, Stretch):
+        with _named(None), open_stretch(source, limits or Limits(), errors) as clip:
+            yield clip
         return
     if is_decoder(source):
         yield DecoderReader(source, limits)

@@ -8,6 +8,7 @@ where the test list is another one; in the releases it is the same list, and the
 import os
 
 from videomae.data.lists.manifests import Manifest
+from videomae.data.stretches import Stretch, named
 from videomae.training.runs import FINAL
 
 BEST = "best"  # the model folder of the best validation; both names are values of FinetuneRecipe.test_weights
@@ -39,6 +40,8 @@ def chosen_on_the_test(weights: str, validation: Manifest | None, test: Manifest
 
 
 def _video(manifest: Manifest, index: int) -> str:
-    """What tells a video from the others: its file, or its name in a table or shard."""
+    """What tells a video from the others: its file and times, or its name in a table or shard."""
     source = manifest.source(index)
+    if isinstance(source, Stretch) and isinstance(source.source, str):
+        return named(os.path.abspath(source.source), source.start_seconds, source.end_seconds)
     return os.path.abspath(source) if isinstance(source, str) else manifest.path(index)

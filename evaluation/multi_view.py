@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import time
@@ -33,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 from videomae.attentive_probe_videomae import VideoMAEForAttentiveProbe
 from videomae.configuration_videomae import IMAGENET_MEAN, IMAGENET_STD
 from videomae.data.lists.label_names import class_columns, find_names, names_of
-from videomae.data.lists.manifests import Manifest
+from videomae.data.lists.manifests import WHOLE, Manifest
 from videomae.data.transforms import EvalTransform, normalise
 from videomae.data.video_dataset import VideoDataset
 from videomae.evaluation.validation import chance, shown_confusion
@@ -481,14 +482,18 @@ def problem_of(model: VideoMAEPreTrainedModel, manifest: Manifest) -> str:
 
 def entry(manifest: Manifest, index: int) -> dict[str, Any]:
     label = manifest.label(index)
-    return {"path": manifest.path(index), "label": label.tolist() if isinstance(label, torch.Tensor) else label}
+    row = {"path": manifest.path(index), "label": label.tolist() if isinstance(label, torch.Tensor) else label}
+    if manifest.stretches is not None:
+        start, end = manifest.stretch(index) or WHOLE
+        row |= {"start_seconds": start, "end_seconds": end if end < math.inf else None}
+    return row
 
 
 def manifest_sha256(manifest: Manifest) -> str:
     """A hash of what is tested: names and labels, in order; sizes too where the entries are files."""
     digest = hashlib.sha256()
     for index in range(len(manifest)):
-        row, source = entry(manifest, index), manifest.source(index)
+        row, source = entry(manifest, index), manifest.file_source(index)
         size = os.path.getsize(source) if isinstance(source, str) and os.path.isfile(source) else None
         digest.update(json.dumps([row["path"], row["label"], size]).encode())
     return digest.hexdigest()

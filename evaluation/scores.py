@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from videomae.data.lists.groups import group_of
 from videomae.data.lists.manifests import some_of
 from videomae.evaluation.score_tables import ScoreTable
 from videomae.files import today, write_json
@@ -38,12 +39,13 @@ def report(
         resamples = 1000 if table.scores.size < LARGE else 200
     scored, codes, names = table.scored(bins), None, []
     if groups is not None:
-        if missing := [path for path in table.paths if path not in groups]:
+        found = [group_of(groups, path) for path in table.paths]
+        if missing := [path for path, group in zip(table.paths, found) if group is None]:
             raise ValueError(
                 f"{len(missing)} of {len(table)} videos have no {group_column}: {some_of(missing, 3)}; paths must be "
                 "written as in the table of scores"
             )
-        names, codes = np.unique([groups[path] for path in table.paths], return_inverse=True)
+        names, codes = np.unique(found, return_inverse=True)
     ranges = intervals(scored, groups=codes, resamples=resamples, seed=seed)
     headline = {
         name: {

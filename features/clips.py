@@ -17,11 +17,13 @@ import torch.nn.functional as F
 
 from videomae.configuration_videomae import VideoMAEConfig
 from videomae.data.sources import FrameFolder, Source, TarMember, open_clip, read_member
+from videomae.data.stretches import Stretch
 from videomae.image_processing_videomae import frame_at_size, normalized
 from videomae.modeling_videomae import VideoMAEForVideoClassification, VideoMAEModel
 from videomae.models import DTYPES, open_config, open_model, open_processor, weights_sha256
 from videomae.sampling_videomae import ClipSampling, inference_clip, test_clips
-from videomae.video_io import Limits, VideoReader, VideoReadError, iter_frames, walk_windows
+from videomae.video_io import Limits, VideoReader, VideoReadError, iter_frames
+from videomae.video_windows import walk_windows
 
 LIMITS = Limits()
 # What of a processor's settings decides about pixels, and so belongs into a manifest.
@@ -190,6 +192,10 @@ def _frames_of(source: Source, fps: float | None, threads: int, errors: str):
     if isinstance(source, FrameFolder):
         with open_clip(source) as clip:
             return VideoFacts(clip.num_frames, fps), lambda needed: _stored_frames(clip, needed, fps)
+    if isinstance(source, Stretch):
+        with open_clip(source, LIMITS, errors=errors) as clip:
+            facts = VideoFacts(clip.num_frames, clip.fps or fps, clip.truncated)
+        return facts, lambda needed: _frames_of_stretch(source, needed, errors)
     if isinstance(source, TarMember):
         source = read_member(source)
     with VideoReader(source, errors=errors, limits=LIMITS) as reader:
@@ -203,6 +209,14 @@ def _stored_frames(clip, needed, fps: float | None) -> Iterator[tuple[int, float
     for index in range(clip.num_frames):
         picture = clip.read([index])[0].numpy() if needed(index) else None
         yield index, index / rate, (index + 1) / rate, picture
+
+
+def _frames_of_stretch(source, needed, errors: str) -> Iterator[tuple[int, float, float, np.ndarray | None]]:
+    """The frames of a stretch, numbered and timed from its first, as `iter_frames` gives those of a file."""
+    with open_clip(source, LIMITS, errors=errors) as clip:
+        pictures = clip.one_by_one(range(clip.num_frames))
+        for index, picture in enumerate(pictures):
+            yield index, clip.begins(index), clip.begins(index + 1), picture if needed(index) else None
 
 
 # -------------------------------------------------------------------------------------------------------- pixels

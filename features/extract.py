@@ -9,6 +9,7 @@ Exit codes: 0 every video has its features; 1 some videos could not be read (the
 """
 
 import json
+import math
 import os
 import queue
 import shutil
@@ -28,6 +29,7 @@ from tqdm.auto import tqdm
 from videomae.choices import REFERENCE_STRIDES
 from videomae.data.lists.manifests import Manifest
 from videomae.data.sources import VIDEO_SUFFIXES, FrameFolder, Source, TarMember
+from videomae.data.stretches import Stretch, named, parsed, times_in_a_file_name
 from videomae.features.clips import (
     Clip,
     FeatureEncoder,
@@ -148,18 +150,21 @@ def entries_of(manifest: Manifest) -> list[Entry]:
     """Every video of the data once, in its order; a video that a list names twice is one video.
 
     A file is called after its video, without the suffix; where that would name two alike, with it, and for stretches
-    of one folder of frames, with their frames.
+    of one folder of frames, with their frames, of one file with their times.
     """
     videos: dict[tuple, tuple[Source, str]] = {}
     for index in range(len(manifest)):
         source, path = manifest.source(index), _writable(manifest.path(index))
         stretch = (source.first, source.count) if isinstance(source, FrameFolder) else ()
         videos.setdefault((path, *stretch), (source, path))
-    counts: Counter[str] = Counter(_without_suffix(path) for _, path in videos.values())
+    files = {path: parsed(path)[0] if isinstance(source, Stretch) else path for source, path in videos.values()}
+    counts: Counter[str] = Counter(_without_suffix(file) for file in set(files.values()))
     paths = Counter(path for _, path in videos.values())
     entries = []
     for source, path in videos.values():
-        name = _without_suffix(path) if counts[_without_suffix(path)] == 1 else path
+        name = _without_suffix(files[path]) if counts[_without_suffix(files[path])] == 1 else files[path]
+        if isinstance(source, Stretch):
+            name += times_in_a_file_name(source.start_seconds, source.end_seconds)
         if paths[path] > 1 and isinstance(source, FrameFolder):
             name = f"{path}.{source.first}-{source.first + source.count - 1}"
         entries.append(Entry(source, path, name))
@@ -180,8 +185,11 @@ def _without_suffix(path: str) -> str:
     return (plain.with_suffix("") if plain.suffix.lower() in VIDEO_SUFFIXES else plain).as_posix()
 
 
-def stamp_of(source: Source) -> dict[str, int] | None:
+def stamp_of(source: Source) -> dict[str, Any] | None:
     """What shows whether a source has changed; None where it cannot be found."""
+    if isinstance(source, Stretch):
+        whole = stamp_of(source.source)
+        return whole and {**whole, "stretch": named("", source.start_seconds, source.end_seconds)}
     if isinstance(source, (dict, bytes)):  # of a table
         return None
     path = (
@@ -197,6 +205,16 @@ def stamp_of(source: Source) -> dict[str, int] | None:
     if isinstance(source, FrameFolder):
         return {"modified_ns": status.st_mtime_ns, "first": source.first, "count": source.count}
     return stamp
+
+
+def _times(source: Source) -> dict[str, float | None]:
+    """Where a stretch lies in its file, for the record of its features; they count from its start."""
+    if not isinstance(source, Stretch):
+        return {}
+    return {
+        "start_seconds": source.start_seconds,
+        "end_seconds": None if math.isinf(source.end_seconds) else source.end_seconds,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -401,6 +419,7 @@ class VideoFeatures:
         self.file.close()
         record = {
             "path": self.entry.path,
+            **_times(self.entry.source),
             "file": self.file.path.relative_to(self.folder.path).as_posix(),
             "shape": self.file.shape,
             "sha256": sha256_of(self.file.path),

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up. A module may import from its own row and from the rows before it.
 TRAVELS = {
     "configuration_videomae", "masking_videomae", "inputs_videomae", "modeling_videomae", "modeling_videomae_detection",
-    "roi_align_videomae", "token_reduction_videomae", "attentive_probe_videomae", "sampling_videomae", "video_source", "video_container", "video_download", "video_packets", "video_pictures", "video_decoder", "video_io", "video_windows",
+    "roi_align_videomae", "token_reduction_videomae", "attentive_probe_videomae", "sampling_videomae", "video_source", "video_container", "video_download", "video_packets", "video_pictures", "video_decoder", "video_io", "video_windows", "video_live", "video_live_sources",
     "image_processing_videomae", "video_processing_videomae", "pipeline_videomae", "pipeline_videomae_detection",
 }  # fmt: skip
 FLOORS = (
@@ -20,11 +20,11 @@ FLOORS = (
     {"data"},
     {"metrics"},
     {"training", "pictures"},
-    {"evaluation"},
+    {"evaluation", "features"},
     {"inference", "model_cards"},
     {"conversion"},
     {"publishing"},
-    {"train_pretrain", "train_classification", "train_detection", "convert_original_checkpoint", "features"},
+    {"train_pretrain", "train_classification", "train_detection", "convert_original_checkpoint"},
     {"app", "inspection"},
     {"commands"},
 )

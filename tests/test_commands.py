@@ -81,6 +81,7 @@ def test_help_a_misspelt_option_and_a_missing_file_need_neither_torch_nor_transf
     arguments = {
         "evaluate": ["missing/model/folder", "list.csv"],
         "detect": ["missing.mp4", "--model", "owner/name", "--whole_frame"],
+        "label": ["missing.mp4", "--model", "owner/name"],
         "visualize": ["owner/name", "missing.mp4"],
         "app": ["missing"],
         "features": ["owner/name", "missing.csv", "out"],
@@ -126,6 +127,7 @@ def test_one_thing_has_one_name_in_all_commands():
         "doctor",
         "visualize",
         "detect",
+        "label",
         "train-detection",
         "app",
     }

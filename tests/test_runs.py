@@ -62,6 +62,8 @@ def test_a_resume_that_finds_nothing_says_so(tmp_path):
     assert "has no checkpoint yet; starting from the beginning" in said[-1]
     with pytest.raises(ValueError, match=r"nowhere holds no run to resume and --recipe is missing; choose one of"):
         asked(PretrainOptions, PRETRAINING, output=str(tmp_path / "nowhere"), resume="auto")
+    with pytest.raises(ValueError, match=r"^--recipe is missing; .* small-data is the one for a set of your own$"):
+        asked(FinetuneOptions, FINETUNING)
 
 
 def asked(options_class, recipes, **given):

@@ -67,6 +67,24 @@ def test_decoders_make_a_batch_and_the_pipeline_takes_them(video):
     assert pipe([Decoder(video)] * 2, views="test", batch_size=2) == [pipe(str(video), views="test")] * 2
 
 
+@pytest.mark.parametrize("options", [{}, {"hop_frames": 7, "sampling": {"stride_frames": 1}}, {"hop_frames": 80}])
+def test_windows_of_a_decoder_are_those_of_its_file(video, options):
+    model = VideoMAEForVideoClassification(VideoMAEConfig(**TINY)).eval()
+    pipe = VideoClassificationPipeline(model=model, video_processor=VideoMAEVideoProcessor(**SMALL))
+    decoder, asked = Decoder(video), []
+    read = decoder.get_frames_at
+    decoder.get_frames_at = lambda indices: asked.extend(indices) or read(indices)
+    theirs, ours = (list(pipe.windows(source, **options, progress=False)) for source in (decoder, str(video)))
+    assert len(theirs) == len(ours) > 1 and len(set(asked)) == len(asked)  # each frame once
+    for one, other in zip(theirs, ours):
+        assert (one["first_frame"], one["last_frame"]) == (other["first_frame"], other["last_frame"])
+        assert one["start_seconds"] == pytest.approx(other["start_seconds"], abs=1e-6)
+        assert one["end_seconds"] == pytest.approx(other["end_seconds"], abs=1e-6)
+        assert one["scores"] == other["scores"]
+    with pytest.raises(ValueError, match="hop_frames must be at least 1, not 0"):
+        next(pipe.windows(decoder, hop_frames=0))
+
+
 def test_an_entry_of_a_data_set_may_be_a_decoder(video):
     with open_clip(Decoder(video)) as clip:
         assert (clip.num_frames, clip.truncated) == (90, False)

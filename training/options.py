@@ -22,6 +22,7 @@ from videomae.command_line import (
     Parser,
     UsageError,
     add_fields,
+    background_option,
     check_path,
     check_paths,
     checked_values,
@@ -164,6 +165,7 @@ class FinetuneOptions(RunOptions):
     cache_dir: str | None = cache_dir_option()
     cache_gib: float | None = cache_gib_option()
     class_names: str | None = option(None, "run", "file with the class names, for lists that have numbers", kind="file")
+    background: str | None = background_option("run")
 
     validate_every: int = option(1, "validation", "epochs between validations, one clip a video (0: only at the end)")
     early_stopping: int = option(0, "validation", "stop after this many validations without a better one (0: never)")
@@ -338,6 +340,7 @@ def asked_for(
             found = f"{options.output} holds no run to resume and " if options.resume != "never" else ""
             raise UsageError(
                 f"{found}--recipe is missing; choose one of {', '.join(recipes)} or the path of a recipe.yaml"
+                + "; small-data is the one for a set of your own" * ("small-data" in recipes)
             )
     try:
         return recipe_from(arguments, recipes), options

@@ -1,4 +1,4 @@
-"""Folders as manifests: a sub-folder per class, of video files or of folders of frame images."""
+"""Folders as manifests: a sub-folder per class, of video files or of folders of frame images; and videos found by name."""
 
 import os
 from collections import Counter
@@ -59,6 +59,32 @@ def read_folder(path: Path, options: ReadOptions) -> Manifest:
     _refuse_unknown(path, unknown)
     if not len(builder):
         raise ValueError(f"{path} holds no videos and no folders of frames")
+    return builder.build()
+
+
+def find_by_name(root: Path, origin: Path) -> dict[str, str]:
+    """Every video below the root, relative to it, by file name without its suffix; two of one name are an error."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root} with the videos of {origin}; give root")
+    found: dict[str, str] = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in VIDEO_SUFFIXES:
+                continue
+            path = os.path.relpath(os.path.join(folder, name), root)
+            if stem in found:
+                raise ValueError(f"two videos of one name below {root}: {found[stem]} and {path}; remove one")
+            found[stem] = path
+    return found
+
+
+def matched(builder: Builder, missing: list[str], options: ReadOptions) -> Manifest:
+    if missing and (options.missing == "error" or not len(builder)):
+        raise ValueError(
+            f"{builder.origin}: {len(missing)} of {len(missing) + len(builder)} videos are not below {builder.root}: "
+            f"{some_of(missing)}; fetch them, give the right root, or pass missing='drop'"
+        )
     return builder.build()
 
 

@@ -1,13 +1,14 @@
 """Groups of videos that must stay together (a patient, a camera, a speaker), and splits that keep them so."""
 
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from videomae.data.lists.list_files import PATH_COLUMNS, has_header, table_rows
-from videomae.data.lists.manifests import Manifest, some_of
+from videomae.data.lists.list_files import END_SECONDS, PATH_COLUMNS, START_SECONDS, has_header, table_rows, times_of
+from videomae.data.lists.manifests import WHOLE, Manifest, some_of
+from videomae.data.stretches import named, parsed
 
 # Names that the column has in the wild, the first found wins; compared in lower case.
 GROUP_COLUMNS = ("group", "group_id", "patient", "patient_id", "subject", "subject_id", "speaker", "person", "camera")
@@ -32,10 +33,11 @@ def read_groups(table: str | os.PathLike, column: str | None = None) -> tuple[st
             raise ValueError(
                 f"{path}, line {line}: {found} is empty; give every video a group, its own name if need be"
             )
-        if groups.setdefault(str(row[video]).strip(), group) != group:
-            raise ValueError(
-                f"{path}, line {line}: {row[video]} is in two groups, {groups[str(row[video]).strip()]} and {group}"
-            )
+        name = str(row[video]).strip()
+        stretch = times_of(row, lower.get(START_SECONDS), lower.get(END_SECONDS), f"{path}, line {line}")
+        name = name if stretch == WHOLE else named(name, *stretch)
+        if groups.setdefault(name, group) != group:
+            raise ValueError(f"{path}, line {line}: {name} is in two groups, {groups[name]} and {group}")
         column = str(found)
     return str(column), groups
 
@@ -44,12 +46,18 @@ def groups_of(manifest: Manifest, table: str | os.PathLike, column: str | None =
     """The group of each video of a manifest, in its order."""
     name, groups = read_groups(table, column)
     paths = [manifest.path(index) for index in range(len(manifest))]
-    if missing := [path for path in paths if path not in groups]:
+    found = [group_of(groups, path) for path in paths]
+    if missing := [path for path, group in zip(paths, found) if group is None]:
         raise ValueError(
             f"{table} has no {name} for {len(missing)} of {len(paths)} videos of {manifest.origin}: {some_of(missing, 3)}; "
             "paths must be written as in the list"
         )
-    return [groups[path] for path in paths]
+    return found
+
+
+def group_of(groups: Mapping[str, str], path: str) -> str | None:
+    """The group of a path; that of a stretch is that of its file."""
+    return groups.get(path, groups.get(parsed(path)[0]))
 
 
 def split_fold(
@@ -70,7 +78,12 @@ def split_share(
 def divided(
     manifest: Manifest, groups: Sequence[Hashable] | None, shares: Sequence[float], chosen: int, *, seed: int
 ) -> tuple[Manifest, Manifest]:
-    """The videos of all other parts, and those of the chosen one, in the order of the list."""
+    """The videos of all other parts, and those of the chosen one, in the order of the list.
+
+    Without groups the stretches of one file stay together: they show the same people and places.
+    """
+    if groups is None and manifest.stretches is not None:
+        groups = [manifest.file(index) for index in range(len(manifest))]
     labels = None if manifest.labels is None else manifest.labels.numpy()
     part_of = parts_of(labels, groups, shares, seed=seed, videos=len(manifest))
     rest, part = np.flatnonzero(part_of != chosen).tolist(), np.flatnonzero(part_of == chosen).tolist()

@@ -6,8 +6,11 @@ are compared wherever both sides have them, and nothing is remapped unless the u
 
 import difflib
 import itertools
+import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from videomae.choices import MATCHES
 
@@ -97,3 +100,22 @@ def side_by_side(data_names: Sequence[str], model_names: Sequence[str], *, most:
     widths = [max(len(row[column]) for row in shown) for column in (0, 1)]
     lines = [f"  {a:>{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in shown]
     return "\n".join(lines + ([f"  and {len(rows) - most} more"] if len(rows) > most else []))
+
+
+def names_beside(origin: str, root: str) -> tuple[str, ...] | None:
+    """The class names of a `labels.txt` in the folder of the list or the root, one a line."""
+    for folder in dict.fromkeys((os.path.dirname(origin), root)):
+        path = Path(folder, "labels.txt")
+        if path.is_file() and str(path) != origin:
+            return _read_class_names(path)
+    return None
+
+
+def _read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """One class a line, in the order of their numbers."""
+    names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    names = [name for name in names if name]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise ValueError(f"{path} lists class {twice[0]!r} twice")
+    return tuple(names)

@@ -14,8 +14,18 @@ import numpy as np
 import torch
 
 from videomae.choices import LABEL_KINDS
-from videomae.data.lists.class_folders import read_class_folders, read_folder
-from videomae.data.lists.list_files import has_header, read_frame_list, read_list, read_table, read_video_list
+from videomae.data.lists.annotations import is_thumos, json_layout, read_activitynet, read_coco, read_json, read_thumos
+from videomae.data.lists.class_folders import find_by_name, matched, read_class_folders, read_folder
+from videomae.data.lists.list_files import (
+    END_SECONDS,
+    START_SECONDS,
+    has_header,
+    read_frame_list,
+    read_list,
+    read_table,
+    read_video_list,
+    times_of,
+)
 from videomae.data.lists.manifests import FRAME_PATTERN, Builder, Manifest, ReadOptions, packed, some_of
 from videomae.data.remote import is_url
 from videomae.data.sources import VIDEO_SUFFIXES
@@ -37,7 +47,7 @@ def recognise(path: Path, options: ReadOptions) -> str:
             return "ucf101"
         if any(HMDB51_FILE.fullmatch(name) for name in names):
             return "hmdb51"
-        return "folders"
+        return "thumos" if is_thumos(names, path) else "folders"
     if path.name == "shards.json":
         return "shards"
     if UCF101_FILE.fullmatch(path.name):
@@ -48,7 +58,7 @@ def recognise(path: Path, options: ReadOptions) -> str:
             f"{path} is named like one video; give a list or table of videos, or the folder that holds them"
         )
     if suffix == ".json":
-        return "something"
+        return json_layout(path)
     if suffix in (".jsonl", ".ndjson", ".parquet"):
         return "table"
     if not has_header(path):
@@ -65,7 +75,7 @@ def read_kinetics(path: Path, options: ReadOptions) -> Manifest:
 
     Videos are found below the root by name, `ID_000010_000020.*` as all downloaders write them, or `ID.*`.
     """
-    found = _by_stem(Path(options.root or path.parent), path)
+    found = find_by_name(Path(options.root or path.parent), path)
     builder, missing = Builder(path, options.root or path.parent, options), []
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
@@ -81,17 +91,12 @@ def read_kinetics(path: Path, options: ReadOptions) -> Manifest:
                 missing.append(f"{row['youtube_id']}{times} (line {reader.line_num})")
             else:
                 builder.add(video, row.get("label") or None, reader.line_num)
-    return _matched(builder, missing, options)
+    return matched(builder, missing, options)
 
 
 def read_something(path: Path, options: ReadOptions) -> Manifest:
     """The JSON files of Something-Something: entries with an id and a template, numbered by a labels.json beside it."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deep for a list of videos") from None
+    entries = read_json(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
         raise ValueError(f"{path} is not a list of entries with an id, as Something-Something's files are")
     names = options.class_names
@@ -103,7 +108,7 @@ def read_something(path: Path, options: ReadOptions) -> Manifest:
             except (ValueError, TypeError, IndexError, RecursionError):
                 raise ValueError(f"{path.parent / beside} is no object of class names and their numbers") from None
     options = ReadOptions(**{**vars(options), "class_names": names})
-    found = _by_stem(Path(options.root or path.parent), path)
+    found = find_by_name(Path(options.root or path.parent), path)
     builder, missing = Builder(path, options.root or path.parent, options), []
     for number, entry in enumerate(entries, 1):
         label = entry.get("template", entry.get("label"))
@@ -113,7 +118,7 @@ def read_something(path: Path, options: ReadOptions) -> Manifest:
             missing.append(f"{entry['id']} (entry {number})")
         else:
             builder.add(video, label, None)
-    return _matched(builder, missing, options)
+    return matched(builder, missing, options)
 
 
 def read_ucf101(path: Path, options: ReadOptions) -> Manifest:
@@ -152,7 +157,7 @@ def read_ucf101(path: Path, options: ReadOptions) -> Manifest:
             builder.add(video, name, line)
         else:
             missing.append(f"{video} (line {line})")
-    return _matched(builder, missing, options)
+    return matched(builder, missing, options)
 
 
 def read_hmdb51(path: Path, options: ReadOptions) -> Manifest:
@@ -178,33 +183,7 @@ def read_hmdb51(path: Path, options: ReadOptions) -> Manifest:
                 builder.add(video, match[1], None)
             else:
                 missing.append(f"{video} ({file.name}, line {line})")
-    return _matched(builder, missing, options)
-
-
-def _by_stem(root: Path, origin: Path) -> dict[str, str]:
-    """Every video below the root, relative to it, by file name without its suffix; two of one name are an error."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root} with the videos of {origin}; give root")
-    found: dict[str, str] = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() not in VIDEO_SUFFIXES:
-                continue
-            path = os.path.relpath(os.path.join(folder, name), root)
-            if stem in found:
-                raise ValueError(f"two videos of one name below {root}: {found[stem]} and {path}; remove one")
-            found[stem] = path
-    return found
-
-
-def _matched(builder: Builder, missing: list[str], options: ReadOptions) -> Manifest:
-    if missing and (options.missing == "error" or not len(builder)):
-        raise ValueError(
-            f"{builder.origin}: {len(missing)} of {len(missing) + len(builder)} videos are not below {builder.root}: "
-            f"{some_of(missing)}; fetch them, give the right root, or pass missing='drop'"
-        )
-    return builder.build()
+    return matched(builder, missing, options)
 
 
 # -- datasets.Dataset --------------------------------------------------------------------------------------------------
@@ -248,8 +227,21 @@ def from_dataset(source: Any, options: ReadOptions) -> Manifest:
     text, ends = packed(b"".join(paths), array("q", map(len, paths)))
     return Manifest(
         origin="datasets.Dataset", root="", text=text, ends=ends, labels=labels, class_names=class_names,
-        table=source, column=video,
+        table=source, column=video, stretches=_stretches_of_rows(source),
     )  # fmt: skip
+
+
+def _stretches_of_rows(source: Any) -> torch.Tensor | None:
+    """The times of the rows of a table, where it has columns of them."""
+    names = [name if name in source.features else None for name in (START_SECONDS, END_SECONDS)]
+    if names == [None, None]:
+        return None
+    rows = source.select_columns([name for name in names if name]).with_format(None)
+    found = [times_of(row, *names, f"row {place}") for place, row in enumerate(rows)]
+    for place, (start, end) in enumerate(found):
+        if end <= start:
+            raise ValueError(f"row {place}: end_seconds={end:g} is not after start_seconds={start:g}; correct them")
+    return torch.tensor([[start, end, 0.0] for start, end in found], dtype=torch.float64)
 
 
 def read_saved(path: Path, options: ReadOptions) -> Manifest:
@@ -302,6 +294,9 @@ LAYOUTS: dict[str, Callable[[Path, ReadOptions], Manifest]] = {
     "something": read_something,
     "ucf101": read_ucf101,
     "hmdb51": read_hmdb51,
+    "activitynet": read_activitynet,
+    "coco": read_coco,
+    "thumos": read_thumos,
     "shards": _read_shards,
     "saved": read_saved,
 }
@@ -318,13 +313,15 @@ def open_manifest(
     layout: str | None = None,
     missing: str = "error",
     pattern: str = FRAME_PATTERN,
+    background: str | None = None,
 ) -> Manifest:
     """Read a data set of any known layout.
 
     source: a list (`path label` or V2's `path start total label` a line; blank, comma or tab), a CSV, TSV, JSONL or
         Parquet file with named columns, a folder with a sub-folder per class (of videos or of frame folders), prepared
         shards (a folder or its URL), a `datasets.Dataset` or the folder of its `save_to_disk`, or the annotation files of Kinetics, Something-Something,
-        UCF101 and HMDB51.
+        UCF101, HMDB51, ActivityNet (and a COCO-like JSON) and THUMOS. Tables and the last three can hold stretches of
+        longer videos, in seconds.
     root: where relative paths start; by default the folder of the list.
     split: which part, where one source has several (train, validation, test; for UCF101 and HMDB51 `train1` ...).
     class_names: the classes in the order of their numbers. Give the training set's (or the checkpoint's) to every other
@@ -335,6 +332,8 @@ def open_manifest(
         that are matched against the disk.
     pattern: names of the images in frame folders that a list gives by start and total. Left alone, it is V2's:
         `img_00001.jpg`, and `image_000001.jpg` where the path holds `AVA2.2`.
+    background: a class for what no stretch of a video covers: each gap of a second or more is an entry; the one behind the
+        last stretch only where the length of the video is given (`duration_seconds` of a table, `duration` of JSON).
     """
 
     if label_kind not in LABEL_KINDS:
@@ -349,6 +348,7 @@ def open_manifest(
         label_kind=label_kind,
         missing=missing,
         pattern=pattern,
+        background=background,
     )
     if isinstance(source, Manifest):
         return source

@@ -10,16 +10,18 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from videomae.data.lists.manifests import Builder, Manifest, ReadOptions, as_integer, some_of
+from videomae.data.lists.manifests import WHOLE, Builder, Manifest, ReadOptions, as_integer, some_of
 from videomae.data.sources import VIDEO_SUFFIXES
+from videomae.data.stretches import seconds_in
 
 # Names that columns have in the wild, the first found wins; compared in lower case.
 PATH_COLUMNS = ("path", "video_path", "filepath", "file_path", "file_name", "filename", "video", "file", "clip", "name")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "label_name", "action", "category", "target", "class_id")
 FIRST_COLUMNS = ("start", "start_frame", "first", "first_frame")
 COUNT_COLUMNS = ("total", "num_frames", "frames", "total_frames", "frame_count")
+START_SECONDS, END_SECONDS, LENGTH_SECONDS = "start_seconds", "end_seconds", "duration_seconds"
 
 
 def read_list(path: Path, options: ReadOptions, columns: tuple[str, ...] | None = None) -> Manifest:
@@ -163,47 +165,86 @@ def _shorten(text: str, most: int = 100) -> str:
 # -- tables: columns with names ----------------------------------------------------------------------------------------
 
 
+class Columns(NamedTuple):
+    """What the columns of a table are called; None for those that it has not."""
+
+    path: str
+    label: str | None
+    first: str | None
+    count: str | None
+    split: str | None
+    start: str | None
+    end: str | None
+    length: str | None
+
+
 def read_table(path: Path, options: ReadOptions) -> Manifest:
-    """A CSV, TSV, JSONL or Parquet file with named columns: a path, and maybe a label, a start and a total."""
+    """A CSV, TSV, JSONL or Parquet file with named columns: a path, and maybe a label, a start and a total, or seconds."""
     builder = Builder(path, options.root or path.parent, options)
-    split, known = options.split, None
-    picks: tuple[str, str | None, str | None, str | None, str | None] = ("", None, None, None, None)
+    split, known, names, timed = options.split, None, None, None
     for line, row in table_rows(path):
-        if row.keys() != known:
-            known, picks = row.keys(), _named_columns(row, path, line)
-        path_column, label_column, first_column, count_column, split_column = picks
-        if split is not None and split_column and row[split_column] != split:
+        if names is None or row.keys() != known:
+            known, names = row.keys(), _named_columns(row, path, line)
+            timed = names.start or names.end
+        if split is not None and names.split and row[names.split] != split:
+            if options.background is not None and timed:
+                times = times_of(row, names.start, names.end, f"{path}, line {line}")
+                builder.elsewhere.setdefault(str(row[names.path]).strip(), []).append(times)
             continue
-        video, label = row.get(path_column), row.get(label_column) if label_column else None
+        video, label = row.get(names.path), row.get(names.label) if names.label else None
         if not isinstance(video, str):
-            raise ValueError(f"{path}, line {line}: {path_column} must be a path, not {video!r}")
+            raise ValueError(f"{path}, line {line}: {names.path} must be a path, not {video!r}")
         if label == "" or (isinstance(label, float) and label != label):
             label = () if options.label_kind == "multi" else None
-        count = as_integer(row[count_column]) if first_column and count_column else None
-        if first_column and count is not None and count > 0:
-            builder.add(video.strip(), label, line, as_integer(row[first_column]) or 0, count)
-        else:
-            builder.add(video.strip(), label.strip() if isinstance(label, str) else label, line)
+        label = label.strip() if isinstance(label, str) else label
+        count = max(as_integer(row[names.count]) or 0, 0) if names.first and names.count else 0
+        first = as_integer(row[names.first]) or 0 if count else 0
+        stretch = times_of(row, names.start, names.end, f"{path}, line {line}") if timed else WHOLE
+        builder.add(video.strip(), label, line, first, count, stretch=stretch)
+        if names.length and (length := _time(row, names.length, 0.0, f"{path}, line {line}")):
+            builder.lengths[video.strip()] = length
     if split is not None and not len(builder):
         raise ValueError(f"{path} has no rows of split {split!r}")
     return builder.build()
 
 
-def _named_columns(
-    row: Mapping[str, Any], path: Path, line: int
-) -> tuple[str, str | None, str | None, str | None, str | None]:
+def times_of(row: Mapping[str, Any], start: str | None, end: str | None, at: str) -> tuple[float, float]:
+    """The times of a row in seconds, by the names of their columns; empty cells mean the start and the end of the file."""
+    first = WHOLE[0] if start is None else _time(row, start, WHOLE[0], at)
+    return first, WHOLE[1] if end is None else _time(row, end, WHOLE[1], at)
+
+
+def _time(row: Mapping[str, Any], name: str, default: float, at: str) -> float:
+    try:
+        return seconds_in(row[name], default)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{at}: {name}={row[name]!r} is no time; give seconds such as 83.5, or h:mm:ss such as 0:01:23.5"
+        ) from None
+
+
+def _named_columns(row: Mapping[str, Any], path: Path, line: int) -> Columns:
     lower = {str(name).strip().lower(): name for name in row}
 
-    def find(names):
+    def find(*names: str) -> Any:
         return next((lower[name] for name in names if name in lower), None)
 
-    video = find(PATH_COLUMNS)
+    video = find(*PATH_COLUMNS)
     if video is None:
         raise ValueError(
             f"{path}, line {line}: no column for the path among {some_of(map(str, row))}; name it one of "
             f"{', '.join(PATH_COLUMNS)}"
         )
-    return video, find(LABEL_COLUMNS), find(FIRST_COLUMNS), find(COUNT_COLUMNS), find(("split", "subset"))
+    found = Columns(
+        video, find(*LABEL_COLUMNS), find(*FIRST_COLUMNS), find(*COUNT_COLUMNS), find("split", "subset"),
+        find(START_SECONDS), find(END_SECONDS), find(LENGTH_SECONDS),
+    )  # fmt: skip
+    if found.first and "end" in lower and not (found.count or found.start or found.end):
+        raise ValueError(
+            f"{path}: columns {found.first} and {lower['end']} without total can mean seconds of a video or frames of a "
+            f"folder; for seconds name them {START_SECONDS} and {END_SECONDS}, for frames give {found.first} and total"
+        )
+    return found
 
 
 def has_header(path: Path) -> bool:

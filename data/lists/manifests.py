@@ -7,23 +7,26 @@ shards.py.
 """
 
 import hashlib
+import math
 import os
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from videomae.choices import MAX_LABELS
+from videomae.data.lists.intervals import first_conflict, gaps
+from videomae.data.lists.label_names import names_beside
 from videomae.data.sources import FrameFolder, Source, TarMember
+from videomae.data.stretches import Stretch, named
 
 FRAME_PATTERN = "img_{:05}.jpg"  # V2's lists mean this one
 MAX_FRAMES = 2**31  # of one folder
+WHOLE = (0.0, math.inf)  # the times of an entry that is a whole file
 # But for parts of its mixed list that it knows by their paths (`HybridVideoMAE` in pretrain_datasets.py).
 SOURCE_PATTERNS = {"AVA2.2": "image_{:06}.jpg"}
 
@@ -37,6 +40,8 @@ class Manifest:
         that the entry is a video file.
     shard, offset, size: for entries inside tar files, `shards[shard]` and where in it.
     table: a datasets.Dataset that holds the videos in `column`.
+    stretches: (N, 3) floats: the start and the end of each entry in its file, in seconds, and its line in the list; an
+        entry that is a whole file starts at 0 and ends at inf.
     """
 
     origin: str
@@ -54,6 +59,7 @@ class Manifest:
     size: torch.Tensor | None = None
     table: Any = None
     column: str | None = None
+    stretches: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -61,23 +67,45 @@ class Manifest:
     def sha256(self, *, labels: bool = False) -> str:
         """Identity of the list: names in their order, with the labels on request; not the contents of the videos."""
         digest = hashlib.sha256(self.text.numpy().tobytes() + self.ends.numpy().tobytes())
+        if self.stretches is not None:
+            digest.update(self.stretches[:, :2].numpy().tobytes())
         if labels and self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 
-    def path(self, index: int) -> str:
-        """The entry's name as the list gives it."""
+    def file(self, index: int) -> str:
+        """The entry's file as the list gives it."""
         start = int(self.ends[index - 1]) if index else 0
         return self.text[start : int(self.ends[index])].numpy().tobytes().decode("utf-8", "surrogateescape")
 
+    def path(self, index: int) -> str:
+        """The entry's name: its file, and behind it the times of a stretch, as in `long.mp4#t=12.5,20`."""
+        stretch = self.stretch(index)
+        return named(self.file(index), *stretch) if stretch else self.file(index)
+
+    def stretch(self, index: int) -> tuple[float, float] | None:
+        """Start and end in seconds (inf: to the end of the file); None for a whole file."""
+        if self.stretches is None:
+            return None
+        start, end, _ = self.stretches[index].tolist()
+        return (start, end) if start > 0 or end < math.inf else None
+
     def source(self, index: int) -> Source:
         """What to open for the entry."""
+        stretch = self.stretch(index)
+        if stretch is None:
+            return self.file_source(index)
+        line = int(self.stretches[index, 2])
+        return Stretch(self.file_source(index), *stretch, f"{self.origin}, line {line}" if line else self.origin)
+
+    def file_source(self, index: int) -> Source:
+        """What to open for the whole file that the entry is of."""
         if self.table is not None:
             return self.table[int(index)][self.column]
         if self.shard is not None and self.offset is not None and self.size is not None:
             shard = os.path.join(self.root, self.shards[int(self.shard[index])])
-            return TarMember(shard, int(self.offset[index]), int(self.size[index]), self.path(index))
-        path = os.path.join(self.root, self.path(index))
+            return TarMember(shard, int(self.offset[index]), int(self.size[index]), self.file(index))
+        path = os.path.join(self.root, self.file(index))
         if self.first is not None and self.count is not None and self.count[index] > 0:
             return FrameFolder(path, int(self.first[index]), int(self.count[index]), self._pattern(index))
         return path
@@ -86,7 +114,7 @@ class Manifest:
         """The names of the images of a frame folder; what the caller chose goes before what V2's list means."""
         if self.pattern != FRAME_PATTERN:
             return self.pattern
-        path = self.path(index)
+        path = self.file(index)
         return next((pattern for source, pattern in SOURCE_PATTERNS.items() if source in path), self.pattern)
 
     @property
@@ -120,8 +148,8 @@ class Manifest:
         else:
             picked = {}
         chosen = torch.as_tensor(list(indices), dtype=torch.int64)
-        names = [self.path(int(index)).encode("utf-8", "surrogateescape") for index in chosen]
-        for name in ("labels", "first", "count", "shard", "offset", "size"):
+        names = [self.file(int(index)).encode("utf-8", "surrogateescape") for index in chosen]
+        for name in ("labels", "first", "count", "shard", "offset", "size", "stretches"):
             column = getattr(self, name)
             picked[name] = None if column is None else column[chosen]
         text, ends = packed(b"".join(names), array("q", map(len, names)))
@@ -181,6 +209,7 @@ class ReadOptions:
     label_kind: str = "class"
     missing: str = "error"
     pattern: str = FRAME_PATTERN
+    background: str | None = None
 
 
 class Builder:
@@ -197,9 +226,22 @@ class Builder:
         self._code_of: dict[Any, int] = {}
         self._lines = array("q")
         self._firsts, self._counts = array("q"), array("q")
+        self._starts, self._ends = array("d"), array("d")  # empty until there is a stretch
+        # For what is background: videos whose length in seconds is known, and stretches that belong to another split.
+        self.lengths: dict[str, float] = {}
+        self.elsewhere: dict[str, list[tuple[float, float]]] = {}
 
-    def add(self, path: str, label: Any, line: int | None, first: int = 0, count: int = 0) -> None:
-        """One entry; `label` None where there is none, `line` for messages."""
+    def add(
+        self,
+        path: str,
+        label: Any,
+        line: int | None,
+        first: int = 0,
+        count: int = 0,
+        *,
+        stretch: tuple[float, float] = WHOLE,
+    ) -> None:
+        """One entry; `label` None where there is none, `line` for messages, `stretch` in seconds."""
         if not path:
             raise ValueError(f"{self._at(line)}: the path is empty")
         if ".." in path and not os.path.isabs(path) and os.path.normpath(path).startswith(".."):
@@ -209,6 +251,13 @@ class Builder:
                 f"{self._at(line)}: frames from {first} on, {count} of them, are more than the {MAX_FRAMES:,} that a folder "
                 "can hold; fix the line"
             )
+        if stretch != WHOLE:
+            self._check_stretch(path, line, count, *stretch)
+            if not self._starts:
+                self._starts, self._ends = array("d", [0.0] * len(self)), array("d", [math.inf] * len(self))
+        if self._starts or stretch != WHOLE:
+            self._starts.append(stretch[0])
+            self._ends.append(stretch[1])
         encoded = path.encode("utf-8", "surrogateescape")
         self._text += encoded
         self._lengths.append(len(encoded))
@@ -235,12 +284,26 @@ class Builder:
             self._first_use.append(line)
         self._codes.append(code)
 
+    def _check_stretch(self, path: str, line: int | None, count: int, start: float, end: float) -> None:
+        if count:
+            raise ValueError(
+                f"{self._at(line)}: {path} is a folder of {count} frames, which have no clock; give their numbers by start "
+                "and total, and leave start_seconds and end_seconds empty"
+            )
+        if end <= start:
+            raise ValueError(
+                f"{self._at(line)}: end_seconds={end:g} of {path} is not after start_seconds={start:g}; exchange or correct "
+                "them"
+            )
+
     def __len__(self) -> int:
         return len(self._lengths)
 
     def build(self) -> Manifest:
         if not len(self):
             raise ValueError(f"{self.origin} lists no videos")
+        if self.options.background is not None:
+            self._add_background(self.options.background)
         codes = torch.frombuffer(self._codes, dtype=torch.int64).clone()
         labels, class_names = self._labels(codes)
         self._refuse_contradictions(codes)
@@ -255,7 +318,26 @@ class Builder:
             first=torch.tensor(self._firsts) if self._counts else None,
             count=torch.tensor(self._counts) if self._counts else None,
             pattern=self.options.pattern,
+            stretches=torch.tensor([self._starts, self._ends, self._lines], dtype=torch.float64).T.contiguous()
+            if self._starts
+            else None,
         )
+
+    def _add_background(self, name: str) -> None:
+        """Entries of class `name` for what no stretch of a video covers."""
+        if self.options.label_kind == "value":
+            raise ValueError(f"background {name!r} is a class, and label_kind='value' has none; leave one of them out")
+        ends = np.cumsum(np.frombuffer(self._lengths, np.int64)).tolist()
+        videos: dict[bytes, list[tuple[float, float]]] = {}
+        for index in range(len(self)):
+            path = bytes(self._text[ends[index] - self._lengths[index] : ends[index]])
+            videos.setdefault(path, []).append((self._starts[index], self._ends[index]) if self._starts else WHOLE)
+        for file in self.lengths:  # also those without any stretch
+            videos.setdefault(file.encode("utf-8", "surrogateescape"), [])
+        for path, stretches in videos.items():
+            file = path.decode("utf-8", "surrogateescape")
+            for stretch in gaps([*stretches, *self.elsewhere.get(file, ())], self.lengths.get(file)):
+                self.add(file, name, None, stretch=stretch)
 
     def _at(self, line: int | None) -> str:
         return f"{self.origin}, line {line}" if line else self.origin
@@ -264,7 +346,7 @@ class Builder:
         """Labels by entry and the class names, from the distinct labels that occurred."""
         names, options = self.options.class_names, self.options
         if names is None and options.label_kind != "value":
-            names = _names_beside(self.origin, self.root)
+            names = names_beside(self.origin, self.root)
         used = list(self._code_of)
         if None in self._code_of:
             if len(used) > 1:
@@ -353,20 +435,45 @@ class Builder:
     def _refuse_contradictions(self, codes: torch.Tensor) -> None:
         """One path under two labels is a mistake; twice under the same label is a repetition."""
         hashes = np.frombuffer(self._hashes, np.int64)
+        if self._starts:
+            self._refuse_overlaps(hashes, codes)
+            return
         order = np.argsort(hashes, kind="stable")
         same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
-        ends = np.cumsum(np.frombuffer(self._lengths, np.int64))
         for i in same:
             one, other = int(order[i]), int(order[i + 1])
             frames = self._counts and self._firsts[one] != self._firsts[other]
             if codes[one] == codes[other] or frames:
                 continue
-            paths = {bytes(self._text[int(ends[k]) - self._lengths[k] : int(ends[k])]) for k in (one, other)}
-            if len(paths) == 1:
+            if self._entry(one) == self._entry(other):
                 raise ValueError(
-                    f"{self._at(self._lines[other])}: {paths.pop().decode(errors='replace')!r} has another label on "
-                    f"line {self._lines[one]}"
+                    f"{self._at(self._lines[other])}: {self._entry(other)!r} has another label on line {self._lines[one]}"
                 )
+
+    def _refuse_overlaps(self, hashes: np.ndarray, codes: torch.Tensor) -> None:
+        """Where each video has one label, the stretches of a file under two labels have no time in common."""
+        starts, ends = np.frombuffer(self._starts), np.frombuffer(self._ends)
+        single = self.options.label_kind == "class"
+        found = first_conflict(hashes, starts, ends, codes.numpy(), overlaps=single)
+        if found is None:
+            return
+        one, other = found
+        labels = list(self._code_of)
+        told = [f"{starts[i]:g} to {ends[i]:g} s as {labels[int(codes[i])]!r}" for i in found]
+        out = (
+            "correct the times, or read several labels with label_kind='multi'"
+            if single
+            else "write both labels in one row"
+        )
+        raise ValueError(
+            f"{self._at(self._lines[other])}: {self._entry(other)!r} from {told[1]} overlaps the stretch from {told[0]}"
+            f"{f' on line {self._lines[one]}' if self._lines[one] else ''}; {out}"
+        )
+
+    def _entry(self, index: int) -> str:
+        """The path of an entry."""
+        end = sum(self._lengths[: index + 1])
+        return bytes(self._text[end - self._lengths[index] : end]).decode(errors="replace")
 
 
 def packed(text: bytes, lengths: array) -> tuple[torch.Tensor, torch.Tensor]:
@@ -387,22 +494,3 @@ def as_integer(label: Any) -> int | None:
 def some_of(names: Iterable[str], most: int = 6) -> str:
     names = list(names)
     return ", ".join(map(repr, names[:most])) + (f" ... ({len(names)} in all)" if len(names) > most else "")
-
-
-def _names_beside(origin: str, root: str) -> tuple[str, ...] | None:
-    """The class names of a `labels.txt` in the folder of the list or the root, one a line."""
-    for folder in dict.fromkeys((os.path.dirname(origin), root)):
-        path = Path(folder, "labels.txt")
-        if path.is_file() and str(path) != origin:
-            return read_class_names(path)
-    return None
-
-
-def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
-    """One class a line, in the order of their numbers."""
-    names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
-    names = [name for name in names if name]
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise ValueError(f"{path} lists class {twice[0]!r} twice")
-    return tuple(names)
