@@ -3,9 +3,8 @@
 videomae make-data FOLDER --clips 400
 
 No single frame tells the class: place, angle, size, shape, colours, background and distractors follow the same
-distributions in all classes, at every moment (in a `centred` set, which is easier, at the middle frame). Left and right are
-classes, so train without horizontal flips. The set serves the demo and the tests; equal arguments give equal bytes under
-one FFmpeg.
+distributions in all classes, at every moment; in a `centred` set, which is easier, in the middle frame only. Left and
+right are classes, so train without horizontal flips. Equal arguments give equal bytes under one FFmpeg.
 """
 
 # T frames  H W pixels
@@ -126,7 +125,7 @@ def render_clip(motion: str, spec: SyntheticSet, seed: int | tuple[int, ...]) ->
         angle, size = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.08) * unit
         _paint(pixels, rng.choice(SHAPES), x, y, angle, size, flicker[:, None] * rng.uniform(60, 200, 3))
     # The actor. It starts anywhere, at any angle, and the plane's edges meet, so at any moment its place and angle are
-    # distributed alike in all classes.
+    # distributed alike in all classes. A centred set moves it afterwards.
     x, y, angle = rng.uniform(0, W), rng.uniform(0, H), rng.uniform(0, 2 * np.pi)
     size, distance = rng.uniform(0.12, 0.25) * unit, rng.uniform(0.6, 1.0) * unit
     turn, orbit = rng.uniform(0.35, 0.6) * 2 * np.pi * progress, rng.uniform(0.8, 1.2) * 2 * np.pi * progress

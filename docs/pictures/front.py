@@ -19,10 +19,12 @@ PICTURE = Path(__file__).with_name("front.png")
 NOTE = "Each rebuilt patch got its own true mean and deviation back, as in the visualiser of the VideoMAE release."
 
 
-def draw(pretrained: str, video: str, classifier: str | None, *, mask_ratio: float, columns: int, height: int) -> bytes:
+def draw(
+    pretrained: str, video: str, classifier: str | None, *, mask_ratio: float, seed: int = 0, columns: int, height: int
+) -> bytes:
     model = open_pretrained(pretrained)
     clip = read_clip(video, open_processor(pretrained, model.config), model.config)
-    rebuilt = rebuilt_clip(model, clip, mask_ratio=mask_ratio)
+    rebuilt = rebuilt_clip(model, clip, mask_ratio=mask_ratio, seed=seed)
     rows, _ = reconstruction_views(rebuilt, ["patch"])
     rows[2] = ("rebuilt", rows[2][1])
     rows[1] = (f"seen\n({1 - float(rebuilt.hidden.float().mean()):.0%})", rows[1][1])
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("video")
     parser.add_argument("--classifier")
     parser.add_argument("--mask_ratio", type=float, default=0.75)
+    parser.add_argument("--seed", type=int, default=0, help="of the mask")
     parser.add_argument("--columns", type=int, default=8)
     parser.add_argument("--height", type=int, default=96)
     options = vars(parser.parse_args())
