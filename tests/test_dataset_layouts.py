@@ -74,6 +74,8 @@ def test_something_something_is_numbered_by_its_labels_file(tmp_path):
     unlabelled = write(tmp_path / "test.json", json.dumps([{"id": "4"}]))
     assert open_manifest(unlabelled, root=tmp_path / "videos").labels is None
     with pytest.raises(ValueError, match="is not a list of entries with an id"):
+        open_manifest(write(tmp_path / "odd.json", "[1]"), root=tmp_path / "videos")
+    with pytest.raises(ValueError, match="is no known list: it holds nothing"):
         open_manifest(write(tmp_path / "odd.json", "{}"))
     with pytest.raises(ValueError, match="is not JSON"):
         open_manifest(write(tmp_path / "broken.json", "[{"))

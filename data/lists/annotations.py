@@ -26,7 +26,7 @@ def json_layout(path: Path) -> str:
         if {"videos", "annotations"} <= data.keys():
             return "coco"
         raise ValueError(
-            f"{path} is no known list: it holds {some_of(data)}. Known are ActivityNet's `database`, `videos` with "
+            f"{path} is no known list: it holds {some_of(data) or 'nothing'}. Known are ActivityNet's `database`, `videos` with "
             "`annotations` and `categories`, and Something-Something's list of entries; for a table write one object a line (.jsonl)"
         )
     return "something"
