@@ -61,12 +61,12 @@ def small_videos(*, clips: int, validation_clips: int, test_clips: int) -> Synth
 
 
 SIZES = {
-    "full": Size(small_videos(clips=1024, validation_clips=80, test_clips=320), 160, 16, 6, 250),
+    "full": Size(small_videos(clips=1024, validation_clips=80, test_clips=320), 160, 16, 4, 250),
     "quick": Size(small_videos(clips=64, validation_clips=16, test_clips=16), 32, 4, 2, 4),
 }
 
 # 32 pixels: at 64 the loss needs some ten times as many clips before it starts to fall. V1's mask: V2's second one halves
-# what a step rebuilds. The fine-tuning is short: from scratch 60 steps are too few, with 100 the arms are 5 points apart
+# what a step rebuilds. The fine-tuning is short: from scratch 40 steps are too few, with 100 the arms are 5 points apart
 # (docs/results.md).
 CLIP = ["--image_size", "32", "--num_frames", "8", "--stride_frames", "2"]
 PRETRAIN_CLIPS, FINETUNE_CLIPS = 16, 16  # of an optimizer step

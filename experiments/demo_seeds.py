@@ -1,7 +1,7 @@
 """The demo over several seeds: is what one run shows a matter of luck?
 
     python experiments/demo_seeds.py                  # 5 seeds, one after the other, each as long as the demo
-    python experiments/demo_seeds.py --quick --seeds 2
+    python experiments/demo_seeds.py --quick --seeds 2 --first 5
 
 Each seed is `videomae demo --seed N` in a process of its own: other videos, first weights, order and masks. What is done
 is kept in --folder, so that the same command continues after an interruption. Prints a table with mean and deviation.
@@ -15,7 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,15 @@ def one_seed(folder: Path, seed: int, size: str) -> dict[str, Any]:
     return json.loads(record.read_text("utf-8"))
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def table(records: Mapping[int, dict[str, Any]]) -> str:
     """One row a seed; then mean and standard deviation over the seeds."""
     rows = []
-    for record in records:
+    for record in records.values():
         shares = [100 * record["figures"][name] for name in COLUMNS]
         rows.append([*shares, shares[2] - shares[1], record["seconds"] / 60])
     head = ["seed", *COLUMNS, "gain", "minutes"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += [f"| {seed} | " + " | ".join(f"{value:.1f}" for value in row) + " |" for seed, row in enumerate(rows)]
+    lines += [f"| {seed} | " + " | ".join(f"{value:.1f}" for value in row) + " |" for seed, row in zip(records, rows)]
     columns = list(zip(*rows))
     if len(rows) > 1:
         means = [f"{statistics.mean(column):.1f} ± {statistics.stdev(column):.1f}" for column in columns]
@@ -62,13 +62,15 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="how many [%(default)s]")
+    parser.add_argument("--first", type=int, default=0, help="the first of them [%(default)s]")
     parser.add_argument("--quick", action="store_true", help="the demo's quick size, to see that everything runs")
     parser.add_argument("--folder", default="runs/demo_seeds", help="where the demos lie [%(default)s]")
     arguments = parser.parse_args(argv)
     if arguments.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {arguments.seeds}")
     size = "quick" if arguments.quick else "full"
-    records = [one_seed(Path(arguments.folder), seed, size) for seed in range(arguments.seeds)]
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    records = {seed: one_seed(Path(arguments.folder), seed, size) for seed in seeds}
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
     print(f"\nTop-1 of the demo ({size}), {datetime.date.today().isoformat()}, {machine}\n\n{table(records)}")
     return 0

@@ -14,11 +14,11 @@ def record(one_frame, scratch, pretrained, seconds):
 
 
 def test_the_table_has_each_seed_and_mean_and_deviation():
-    lines = demo_seeds.table([record(0.12, 0.2, 0.5, 60), record(0.14, 0.3, 0.8, 120)]).splitlines()
+    lines = demo_seeds.table({0: record(0.12, 0.2, 0.5, 60), 1: record(0.14, 0.3, 0.8, 120)}).splitlines()
     assert lines[0] == "| seed | one grey frame | from scratch | pre-trained | gain | minutes |"
     assert lines[2] == "| 0 | 12.0 | 20.0 | 50.0 | 30.0 | 1.0 |"
     assert lines[4] == "| mean | 13.0 ± 1.4 | 25.0 ± 7.1 | 65.0 ± 21.2 | 40.0 ± 14.1 | 1.5 ± 0.7 |"
-    assert len(demo_seeds.table([record(0.12, 0.2, 0.5, 60)]).splitlines()) == 3
+    assert len(demo_seeds.table({0: record(0.12, 0.2, 0.5, 60)}).splitlines()) == 3
 
 
 def test_each_seed_is_the_demo_command_and_is_run_once(tmp_path, monkeypatch, capsys):
