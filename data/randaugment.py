@@ -159,6 +159,8 @@ class RandAugment:
         for (name, argument), given, wanted in zip(drawn, needed, needed[1:]):
             if name in MATRICES:
                 clip = OPERATIONS[name](clip, argument, self.interpolation, Cut(whole, given, wanted))
+            elif name in FRAME_STATISTICS:
+                clip = OPERATIONS[name](clip, argument, wanted.inside(given))
             else:
                 clip = crop(OPERATIONS[name](clip, argument), wanted.inside(given)).contiguous()
         return clip
@@ -208,13 +210,14 @@ def solarize_add(clip: torch.Tensor, amount: float) -> torch.Tensor:
     return out
 
 
-def auto_contrast(clip: torch.Tensor, _: float = 0) -> torch.Tensor:
-    """Stretch each channel of each frame to 0 ... 255."""
+def auto_contrast(clip: torch.Tensor, _: float = 0, wanted: Box | None = None) -> torch.Tensor:
+    """Stretch each channel of each frame to 0 ... 255; of the result the wanted part."""
     low = clip.amin((2, 3), keepdim=True).float()
     high = clip.amax((2, 3), keepdim=True).float()
     flat = high <= low  # one value only: left as it is
     scale = torch.where(flat, 1.0, 255.0 / (high - low).clamp_(min=1))
     low[flat] = 0.0
+    clip = clip if wanted is None else crop(clip, wanted)
     out, truncate = torch.empty_like(clip), Truncate(clip)
     for plane, target, offset, factor in zip(*(values.flatten(0, 1) for values in (clip, out, low, scale))):
         # slightly above the exact product, which truncation would otherwise push one below PIL's double precision
@@ -222,8 +225,8 @@ def auto_contrast(clip: torch.Tensor, _: float = 0) -> torch.Tensor:
     return out
 
 
-def equalize(clip: torch.Tensor, _: float = 0) -> torch.Tensor:
-    """Flatten the histogram of each channel of each frame."""
+def equalize(clip: torch.Tensor, _: float = 0, wanted: Box | None = None) -> torch.Tensor:
+    """Flatten the histogram of each channel of each frame; of the result the wanted part."""
     planes = clip.flatten(0, 1).flatten(1)
     counts = torch.stack([torch.bincount(plane, minlength=256) for plane in planes])
     # PIL: the pixels that do not have the largest value, over 255, make one step of the output
@@ -232,8 +235,9 @@ def equalize(clip: torch.Tensor, _: float = 0) -> torch.Tensor:
     before = counts.cumsum(1) - counts
     tables = torch.where(steps > 0, (before + steps // 2) // steps.clamp(min=1), torch.arange(256))
     tables = tables.clamp_(max=255).to(torch.uint8)
+    clip = clip if wanted is None else crop(clip, wanted).contiguous()
     out = torch.empty_like(clip)
-    for table, plane, target in zip(tables, planes, out.flatten(0, 1).flatten(1)):
+    for table, plane, target in zip(tables, *(values.flatten(0, 1).flatten(1) for values in (clip, out))):
         torch.index_select(table, 0, plane.int(), out=target)
     return out
 
@@ -250,8 +254,10 @@ def brightness(clip: torch.Tensor, factor: float) -> torch.Tensor:
     return _blend(clip, factor, lambda frame: (0.0,) * len(frame))
 
 
-def contrast(clip: torch.Tensor, factor: float) -> torch.Tensor:
-    return _blend(clip, factor, lambda frame: (math.floor(luma(frame).double().mean().item() + 0.5),) * len(frame))
+def contrast(clip: torch.Tensor, factor: float, wanted: Box | None = None) -> torch.Tensor:
+    greys = iter([math.floor(luma(frame).double().mean().item() + 0.5) for frame in clip])
+    clip = clip if wanted is None else crop(clip, wanted)
+    return _blend(clip, factor, lambda frame: (next(greys),) * len(frame))
 
 
 def color(clip: torch.Tensor, factor: float) -> torch.Tensor:
