@@ -1,7 +1,9 @@
 """Small videos for tests, made with PyAV: every frame carries its own number as a pattern that survives compression."""
 
+import contextlib
 import os
 import struct
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -70,7 +72,7 @@ def write_video(
     """
     path = Path(path)
     time_base = Fraction(1, 90000)
-    with av.open(str(path), "w", options=container_options or {}) as container:
+    with same_scheduling(), av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.pix_fmt, stream.options = pix_fmt, options or {}
         stream.codec_context.gop_size = gop
@@ -96,6 +98,19 @@ def write_video(
             container.mux(sound.encode(silence))
             container.mux(sound.encode())
     return path
+
+
+@contextlib.contextmanager
+def same_scheduling() -> Iterator[None]:
+    """SVT-AV1, run by root, makes the calling thread a real-time one, which then starves everything else on its core."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, before, parameters)
 
 
 def write_audio(path: str | Path) -> Path:
