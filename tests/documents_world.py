@@ -175,6 +175,12 @@ def features_of(path):
     assert main(["features", str(path.parent / "FOLDER"), str(path.parent / "VIDEOS"), str(path)]) == 0
 
 
+def stretches_of_videos(path):
+    """The first half second of each file of VIDEOS, labelled."""
+    rows = [f"{video.name},walk,0,0.5\n" for video in sorted((path.parent / "VIDEOS").iterdir())]
+    path.write_text("path,label,start_seconds,end_seconds\n" + "".join(rows))
+
+
 # --------------------------------------------------------------------------------------------------------------- places
 
 PLACES = {
@@ -216,7 +222,7 @@ PLACES = {
 }
 SPECIAL = {
     "docs/detection.md": {"FOLDER": action_detector},
-    "docs/features.md": {"VIDEOS": flat_folder},
+    "docs/features.md": {"VIDEOS": flat_folder, "stretches.csv": stretches_of_videos},
 }
 # What the commands of a guide make themselves; for its Python blocks alone it is laid out.
 MADE = {"runs/door/best", "runs/motion/final", "runs/motion/test/results.json", "OUTPUT"}
