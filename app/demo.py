@@ -61,7 +61,7 @@ def small_videos(*, clips: int, validation_clips: int, test_clips: int) -> Synth
 
 
 SIZES = {
-    "full": Size(small_videos(clips=1024, validation_clips=80, test_clips=320), 160, 16, 4, 250),
+    "full": Size(small_videos(clips=1024, validation_clips=80, test_clips=320), 160, 32, 4, 250),
     "quick": Size(small_videos(clips=64, validation_clips=16, test_clips=16), 32, 4, 2, 4),
 }
 
