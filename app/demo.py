@@ -1,6 +1,6 @@
 """The whole job on videos made from nothing: pre-train, fine-tune, compare with training from scratch, label a file.
 
-    videomae demo                     # some minutes on 2 CPU cores, into ./demo_output
+    videomae demo                     # 2 to 3 minutes on 2 CPU cores, into ./demo_output
     videomae demo --quick             # under a minute, to see that the installation works; learns next to nothing
 
 Each step is the command that it prints, so that any of them can be repeated with other data or options. Steps that are
