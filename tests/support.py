@@ -1,8 +1,10 @@
 """Small things that many tests need: the golden files, a tiny configuration, and a command that is killed again and again."""
 
+import faulthandler
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -117,14 +119,19 @@ def in_two_processes(run: Callable[..., None], folder: Path, *arguments: Any) ->
 
 
 def _joined(rank: int, folder: str, run: Callable[..., None], arguments: tuple) -> None:
+    faulthandler.enable()
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     limit = timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=limit)
     try:
         run(*arguments)
+        dist.barrier()  # neither closes its sockets while the other still reads
     finally:
         dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the threads of a torch backend can abort a process that is done while its interpreter goes down
 
 
 def sharded(model: torch.nn.Module) -> torch.nn.Module:
