@@ -34,7 +34,8 @@ NEARLY_ZERO = 0.01  # the sine of half a degree: matrices are rounded
 
 def orientation(frame: "av.VideoFrame") -> tuple[int, bool]:
     """What makes a picture upright: quarter turns counter-clockwise, then maybe a mirror; other angles are left alone."""
-    side_data = frame.side_data
+    # Not `frame.side_data`: it and the frame refer to each other, and the picture waits for Python's garbage collector.
+    side_data = cast(Any, av.sidedata.sidedata.SideDataContainer)(frame)
     matrix = side_data.get("DISPLAYMATRIX") if len(side_data) else None  # a look-up costs more than a count
     if matrix is None:
         return 0, False

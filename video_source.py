@@ -20,6 +20,7 @@ try:
     import av
     import av.container
     import av.error
+    import av.sidedata.sidedata
     import av.stream
     import av.video.frame
     import av.video.reformatter

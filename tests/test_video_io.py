@@ -1,3 +1,4 @@
+import gc
 import http.server
 import io
 import os
@@ -145,6 +146,24 @@ def test_a_webm_header_without_a_count_is_counted(folder):
 def test_a_variable_rate_is_averaged(folder):
     info = probe(make_kind("h264_variable_rate", folder))
     assert info.duration_seconds == pytest.approx(48 / 15, abs=0.1) and info.fps == pytest.approx(15, rel=0.05)
+
+
+def test_no_picture_outlives_its_use_until_python_collects(clip):
+    """A hundred pictures of a 4K video are 1.2 GB."""
+
+    def alive():
+        return sum(isinstance(one, av.VideoFrame) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        with VideoReader(clip) as reader:
+            reader.read(range(60))
+            assert alive() < 5
+        list(iter_windows(clip, num_frames=16, stride_frames=1, hop_frames=16))
+        assert alive() < 5
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("rotation, matrix", [(90, (0, -1, 1, 0)), (180, (-1, 0, 0, -1)), (270, (0, 1, -1, 0))])
