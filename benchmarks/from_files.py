@@ -8,7 +8,8 @@ Both sides read the same 340x256 H.264 videos with the same threads and take tur
 float32) on the official data path as data_loading.py restates it: decord where installed, else PyAV; PIL frame by frame.
 
 pretrain    Clips a second, V1's and V2's recipe, against a plain loop with torch's AdamW. With V2's recipe the peer also takes
-            its 4 samples from one decode, but masks once, as stock has no decoder mask. A clip is one trained sample.
+            its 4 samples from one decode, but masks once, as stock has no decoder mask. A clip is one trained sample. Each
+            side is a process of its own.
 finetune    Seconds a step of 2 videos x 2 augmented samples: RandAugment, random resized crop, erasing, mixing, AdamW. Outside
             of pre-training the forward and backward passes are nearly everything and the same arithmetic on both sides.
 evaluate    Seconds a video for 5 x 3 views. The peer opens and decodes the file again for every view. Ours is what
@@ -19,11 +20,14 @@ Steps on a GPU are timed by gpu_steps.py.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -41,9 +45,11 @@ from videomae.evaluation.multi_view import Views, score_views, views_dataset
 from videomae.masking_videomae import batch_masks
 from videomae.sampling_videomae import ClipSampling
 from videomae.training.batches import StepPlan, step_batches
+from videomae.training.engines import start_accelerator
 from videomae.training.loop import training_step
 from videomae.training.objective import Objective
 from videomae.training.optimisation import build_optimizer
+from videomae.training.options import RunOptions
 from videomae.training.recipes import FINETUNING, PRETRAINING, PretrainRecipe
 
 from . import data_loading
@@ -70,7 +76,7 @@ def write_videos(folder: Path, count: int, *, repeats: int = 1) -> tuple[list[Pa
 
 def pretrain_ours(args: argparse.Namespace, recipe: PretrainRecipe, config: VideoMAEConfig, listing: Path) -> Iterator:
     """Each `next` is one optimizer step of the trainer's own loop."""
-    accelerator = Accelerator(cpu=True)
+    accelerator = start_accelerator(RunOptions())
     model = VideoMAEForPreTraining(config).train()
     dataset = VideoDataset(
         open_manifest(listing),
@@ -128,7 +134,39 @@ def pretrain_stock(
         yield loss.item()
 
 
-def alternate(args: argparse.Namespace, contenders: dict[str, Iterator]) -> tuple[dict, dict]:
+class OwnProcess:
+    """A side in a process of its own, since the trainer changes how its process keeps memory and a plain loop does not."""
+
+    def __init__(self, side: Callable[..., Iterator], *arguments: Any):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_side, args=(theirs, torch.get_num_threads(), side, arguments))
+        self._process.start()
+
+    def make(self, steps: int) -> tuple[float, float]:
+        """Make so many steps: (seconds, CPU seconds with those of workers)."""
+        self._pipe.send(steps)
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        self._pipe.send(0)
+        self._process.join()
+
+
+def _side(pipe: Connection, threads: int, side: Callable[..., Iterator], arguments: tuple) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    data_loading.SIZE = arguments[0].image_size
+    steps = side(*arguments)
+    while number := pipe.recv():
+        began, before = time.perf_counter(), cpu_seconds()
+        for _ in range(number):
+            next(steps)
+        pipe.send((time.perf_counter() - began, cpu_seconds() - before))
+    steps.close()
+
+
+def alternate(args: argparse.Namespace, contenders: dict[str, OwnProcess]) -> tuple[dict, dict]:
     """Clips a second, and CPU seconds a clip with those of workers: of each contender, one figure a round.
 
     Workers continue to decode while the other side computes, so before a turn the steps that were prepared meanwhile are made
@@ -139,14 +177,11 @@ def alternate(args: argparse.Namespace, contenders: dict[str, Iterator]) -> tupl
     timed = args.steps or 4
     clips = timed * args.batch
     for _ in range(args.rounds):
-        for name, steps in contenders.items():
-            for _ in range(2 * max(args.workers, 1)):
-                next(steps)
-            began, before = time.perf_counter(), cpu_seconds()
-            for _ in range(timed):
-                next(steps)
-            rates[name].append(clips / (time.perf_counter() - began))
-            spent[name].append((cpu_seconds() - before) / clips)
+        for name, side in contenders.items():
+            side.make(2 * max(args.workers, 1))
+            seconds, cpu = side.make(timed)
+            rates[name].append(clips / seconds)
+            spent[name].append(cpu / clips)
     return rates, spent
 
 
@@ -165,8 +200,8 @@ def pretrain(args: argparse.Namespace) -> None:
             recipe = PRETRAINING[name]
             config = VideoMAEConfig.preset(args.preset, version=recipe.version, image_size=args.image_size)
             contenders = {
-                "stock": pretrain_stock(args, recipe, config, paths),
-                "ours": pretrain_ours(args, recipe, config, listing),
+                "stock": OwnProcess(pretrain_stock, args, recipe, config, paths),
+                "ours": OwnProcess(pretrain_ours, args, recipe, config, listing),
             }
             rates, spent = alternate(args, contenders)
             work = (
@@ -185,8 +220,8 @@ def pretrain(args: argparse.Namespace) -> None:
             for side in contenders:
                 rate, cpu = statistics.median(rates[side]), statistics.median(spent[side])
                 print(f"  {side:<6}{rate:8.3f} clips/s {cpu:9.3f} CPU s a clip", flush=True)
-            for steps in contenders.values():
-                steps.close()
+            for side in contenders.values():
+                side.close()
 
 
 # ----------------------------------------------------------------------------------------------------------- fine-tuning

@@ -1,6 +1,9 @@
 """Engines: the traps are errors, the ready configs parse, and FSDP2 (on a CPU mesh) trains and saves as one process does."""
 
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,23 @@ def test_fp16_without_an_accelerator_is_refused():
         pytest.skip("this machine has an accelerator")
     with pytest.raises(ValueError, match="fp16 needs an accelerator"):
         engines.start_accelerator(RunOptions(mixed_precision="fp16"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_training_on_a_cpu_keeps_large_blocks_mapped():
+    """Page faults of a second tensor of 64 MiB, before and after: 16,384 pages, or few where these are as large."""
+    code = """
+import resource, torch
+from videomae.training.engines import keep_memory
+def faults():
+    torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), keep_memory(), faults())
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert int(out[2]) < 20 <= int(out[0])
 
 
 def test_every_block_of_encoder_and_decoder_is_sharded_by_itself():

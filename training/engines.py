@@ -5,6 +5,7 @@ that are each alone. What is sharded is listed once (`blocks_to_shard`), for Acc
 """
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,9 +30,13 @@ from videomae.training.optimisation import Ema
 from videomae.training.options import RunOptions
 from videomae.training.recipes import Recipe
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
 
 def start_accelerator(options: RunOptions) -> Accelerator:
     """The Accelerator of this process, with precision and engine checked; trackers write below the run's folder."""
+    if not torch.accelerator.is_available():
+        keep_memory()
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # several processes on a CPU join only with this flag
         mixed_precision=precision(options.mixed_precision),
@@ -45,6 +50,20 @@ def start_accelerator(options: RunOptions) -> Accelerator:
         if name not in [str(tracker) for tracker in accelerator.log_with]:
             raise ValueError(f"--trackers {name}: its package is not installed; pip install {name}, or leave it out")
     return accelerator
+
+
+def keep_memory() -> None:
+    """Let the C library keep what is freed for the next step, in this process; nothing happens where it is not glibc.
+
+    By itself glibc maps blocks above 32 MiB anew each time, and the kernel clears every page of them: a tenth of a step on a
+    CPU (`python -m benchmarks from_files`; docs/decisions.md).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def start_trackers(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
