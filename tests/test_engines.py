@@ -78,16 +78,17 @@ def test_fp16_without_an_accelerator_is_refused():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_training_on_a_cpu_keeps_large_blocks_mapped():
-    """Page faults of a second tensor of 64 MiB, before and after: 16,384 pages, or few where these are as large."""
+    """Page faults of a tensor of 64 MiB, before and after: 16,384 pages, or few where these are as large."""
     code = """
 import resource, torch
 from videomae.training.engines import keep_memory
 def faults():
-    torch.ones(2**24)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(), keep_memory(), faults())
+def fewest():  # what lies free may be too small for one of them by a few bytes
+    return min(faults() for _ in range(8))
+print(fewest(), keep_memory(), fewest())
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert int(out[2]) < 20 <= int(out[0])
