@@ -121,10 +121,19 @@ def test_the_newest_windows_are_kept_and_what_nobody_sees_is_counted(stream):
 
 def test_frames_that_another_window_shows_are_not_dropped(stream):
     clip = {"num_frames": 4, "stride_frames": 2, "hop_frames": 3}
-    server = TcpStreams(lambda connection: (connection.sendall(stream.read_bytes()), stall(connection)))
-    with LiveReader(server.url, **clip) as reader:
+    data, seen = stream.read_bytes(), threading.Event()
+    half = len(data) // 2
+
+    def serve(connection):
+        connection.sendall(data[:half])
+        seen.wait(20)  # else the first window may be one of the last
+        connection.sendall(data[half:])
+        stall(connection)
+
+    with LiveReader(TcpStreams(serve).url, **clip) as reader:
         first = next(iter(reader))
-        wait_for(lambda: reader._frames > 60)
+        seen.set()
+        wait_for(lambda: reader._frames > first.last_frame + 20)
         second = next(iter(reader))
     assert second.dropped_windows == (second.first_frame - first.first_frame) // 3 - 1
     # a window spans 7 frames
