@@ -142,6 +142,7 @@ class OwnProcess:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_side, args=(theirs, torch.get_num_threads(), side, arguments))
         self._process.start()
+        theirs.close()  # so that a side that fails is an error here, and nobody waits for it
 
     def make(self, steps: int) -> tuple[float, float]:
         """Make so many steps: (seconds, CPU seconds with those of workers)."""
@@ -154,6 +155,7 @@ class OwnProcess:
 
 
 def _side(pipe: Connection, threads: int, side: Callable[..., Iterator], arguments: tuple) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # of loaders, as in the process of a command
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     data_loading.SIZE = arguments[0].image_size

@@ -55,8 +55,8 @@ def start_accelerator(options: RunOptions) -> Accelerator:
 def keep_memory() -> None:
     """Let the C library keep what is freed for the next step, in this process; nothing happens where it is not glibc.
 
-    By itself glibc maps blocks above 32 MiB anew each time, and the kernel clears every page of them: a tenth of a step on a
-    CPU (`python -m benchmarks from_files`; docs/decisions.md).
+    By itself glibc maps blocks above 32 MiB anew each time, and the kernel clears every page of them, a
+    tenth of a step when it was timed (docs/decisions.md).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
